@@ -1,0 +1,47 @@
+# Needs Python 3.11 or newer, make and git. Each target makes the virtual environment .venv first.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARCH ?=
+WORKERS ?= 2
+
+# The first interpreter that runs and is new enough; a name on PATH may be a shim without a version behind it.
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed ## Rank a detector's feature maps on bundled photos (ARCH=resnet50 or efb0)
+	$(BIN)/python src/demo.py $(if $(ARCH),--arch $(ARCH))
+
+# One torch thread a worker: more only compete for the cores.
+test: $(VENV)/.installed-dev ## Run all tests (WORKERS=2 processes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: $(VENV)/.installed-dev ## Check style, format, types and the Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if [ -x $(BIN)/hadolint ]; then echo '$(BIN)/hadolint Dockerfile'; $(BIN)/hadolint Dockerfile; \
+	else echo 'Dockerfile not checked: hadolint has no wheel for this machine'; fi
+
+clean: ## Remove the virtual environment, caches and output
+	rm -rf $(VENV) output build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo 'error: no Python 3.11 or newer found; install it or call make PYTHON=/path/to/python' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
