@@ -70,7 +70,7 @@ def register_architecture(
     if taken:
         raise ValueError(f"architecture name {', '.join(taken)} is already registered")
     architecture = Architecture(
-        canonical, family, build, head, gradcam_layer, tuple(imagenet_files), tuple(mean), tuple(std)
+        canonical, family, build, head, gradcam_layer, tuple(imagenet_files), mean, std
     )
     _registry[canonical] = architecture
     _aliases.update(dict.fromkeys(spellings, canonical))

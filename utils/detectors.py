@@ -154,7 +154,8 @@ def load_detector(
         path = Path(weights)
     target = resolve_device(device)
     model = load_state(path, read_state(path), architecture, outputs)
-    model.eval().requires_grad_(False).to(device=target, memory_format=torch.channels_last)
+    model.eval().requires_grad_(False)
+    model.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Detector(architecture, model, target, path, sha256_file(path), outputs)
 
 
