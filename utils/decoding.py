@@ -24,7 +24,7 @@ def decode_image(path: str | Path) -> np.ndarray:
     """Decode an image file to uint8 RGB of shape (H, W, 3).
 
     Grey is repeated, palettes are looked up, CMYK is converted, alpha is dropped (not blended), of an
-    animation the first frame is taken. Integer grey beyond 8 bits is read as 16 bits and scaled (65535 becomes
+    animation the first frame is taken. Integer grey beyond 8 bits is read as 16 bits and scaled (65535 is
     255), where Pillow would clip; float grey is read as 0..1, or as 0..255 if it goes beyond 1. EXIF rotation
     is not applied, as in the published code (in TIFF files Pillow itself applies it).
 
