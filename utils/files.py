@@ -48,7 +48,7 @@ def as_user_error(error: OSError, path: str | Path | None = None) -> UserError |
     if mend is None:
         return None
     name = path if path is not None else error.filename
-    return UserError(f"cannot write {name}: {mend}" if name is not None else mend)
+    return UserError(f"{name}: {mend}" if name is not None else mend)
 
 
 @contextmanager
