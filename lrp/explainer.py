@@ -1,0 +1,276 @@
+"""The public call: relevance of the input and of layers for a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lrp.canonise import build_program, explained_layers
+from lrp.composites import RuleTable, rule_table
+from lrp.errors import UnknownLayerError
+from lrp.explanation import Absorption, ChannelStatistics, Explanation
+from lrp.operations import Convolution
+from lrp.targets import Target, start_relevance
+
+Visitor = Callable[[str, Tensor], None]
+
+
+@dataclass
+class Record:
+    """A forward pass with the values that the rules will ask for.
+
+    Attributes:
+        values: Saved values by number (see `lrp.program.Step`).
+        reached: Number of the last value computed.
+        output: That value: the logits, or the output of the layer at which the pass stopped.
+    """
+
+    values: dict[int, Tensor]
+    reached: int
+    output: Tensor
+
+    def select(self, samples: Tensor | Sequence[int]) -> Record:
+        """The same pass for some of the samples, in any order and as often as named (indices, not a mask).
+
+        A selection of all samples in order costs nothing; any other copies the saved values.
+        """
+        indices = torch.as_tensor(samples, dtype=torch.long, device=self.output.device)
+        count = self.output.shape[0]
+        if len(indices) == count and bool((indices == torch.arange(count, device=indices.device)).all()):
+            return Record(dict(self.values), self.reached, self.output)
+        values = {number: value.index_select(0, indices) for number, value in self.values.items()}
+        return Record(values, self.reached, self.output.index_select(0, indices))
+
+
+class Explainer:
+    """Layer-wise relevance propagation through one network.
+
+    The network is traced and canonised once, into a program of its own; the model is not touched, so later changes
+    of the model's weights need a new explainer.
+
+    Args:
+        model: A network in evaluation mode, from images (N, 3, H, W) to logits (N, K).
+        rules: A table, or the name of one (`beta0`, `beta1`, `betaada`, `epsilon`, `beta<number>`).
+        family: `resnet` or `efficientnet`; decides the rule of the first convolution when `rules` is a name.
+        published: Compute exactly as the published code (see `lrp.targets` and `lrp.canonise.build_program`).
+        dtype: Floating-point type of the convolutions; torch.bfloat16 is about twice as fast where the processor
+            has it.
+        device: Where to compute; the model's device by default.
+
+    Raises:
+        UnsupportedLayerError: A layer, addition or product cannot be explained; the message names it and its type.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: RuleTable | str = "beta0",
+        *,
+        family: str = "resnet",
+        published: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.program = build_program(model, published=published, dtype=dtype, device=device)
+        self.published = published
+        self.table = rule_table(rules, family) if isinstance(rules, str) else rules
+        self.rules = self.table.assign(self.program)
+        self.layers: list[tuple[str, int]] = explained_layers(self.program)
+        """Name and number of feature maps of every convolution that relevance reaches, in network order."""
+        self._saved = frozenset(
+            value
+            for step, rule in zip(self.program.steps, self.rules, strict=True)
+            if rule.needs_inputs
+            for value in step.inputs
+        )
+        self.program.allow_in_place(self._saved)
+
+    @torch.no_grad()
+    def record(self, inputs: Tensor, *, until: str | None = None, observer: Visitor | None = None) -> Record:
+        """Run forwards and save what the rules will need.
+
+        Args:
+            inputs: Normalised images (N, 3, H, W).
+            until: Stop after this layer instead of at the logits.
+            observer: Called as observer(layer, output) with the (folded) output of the layer `until`.
+        """
+        last = len(self.program.steps) if until is None else self.program.index(until) + 1
+        values = self.program.run(
+            inputs, keep=self._saved, last=last, observed=() if until is None else (until,), observer=observer
+        )
+        output = values[last]
+        return Record({n: v for n, v in values.items() if n in self._saved}, last, output)
+
+    @torch.no_grad()
+    def propagate(
+        self,
+        record: Record,
+        start: Tensor,
+        *,
+        layers: Collection[str] = (),
+        visit: Visitor | None = None,
+        input_relevance: bool = True,
+        conservation: list[Absorption] | None = None,
+        release: bool = True,
+    ) -> Tensor | None:
+        """Walk backwards from the last value of a record.
+
+        Args:
+            record: A forward pass; its saved values are given free on the way unless `release` is False.
+            start: Relevance of the last value computed, same shape as it.
+            layers: Convolutions whose relevance is shown to `visit`.
+            visit: Called as visit(layer, relevance of the convolution's output (N, C, H, W)); the map is not kept.
+            input_relevance: Go on down to the input; otherwise nothing below the last layer asked for is computed.
+            conservation: A list to which one row per step is appended.
+            release: Free saved values as soon as they have been used.
+
+        Returns:
+            Relevance of the input (N, 3, H, W), or None without `input_relevance`.
+
+        Raises:
+            UnknownLayerError: A layer that relevance does not reach.
+        """
+        wanted = set(layers)
+        self.check_layers(wanted)
+        steps = self.program.steps
+        needed = self._needed(wanted, input_relevance, record.reached)
+        first_reader = {}
+        for index in reversed(range(record.reached)):
+            for value in steps[index].inputs:
+                first_reader[value] = index
+        relevance: dict[int, Tensor] = {record.reached: start.clone()}
+        for index in reversed(range(record.reached)):
+            step, rule = steps[index], self.rules[index]
+            received = relevance.pop(index + 1, None)
+            if received is not None:
+                if visit is not None and step.name in wanted:
+                    visit(step.name, received)
+                if any(value in needed for value in step.inputs):
+                    inputs = tuple(record.values[v] for v in step.inputs) if rule.needs_inputs else ()
+                    passed = rule.propagate(
+                        step.operation, inputs, received, nonnegative=step.nonnegative_inputs
+                    )
+                    if conservation is not None:
+                        conservation.append(
+                            _absorption(step.name, step.operation.kind, rule, received, passed)
+                        )
+                    for value, share in zip(step.inputs, passed, strict=True):
+                        if share is None or value not in needed:
+                            continue
+                        if value in relevance:
+                            relevance[value].add_(share)
+                        else:
+                            relevance[value] = share
+            if release:
+                for value in step.inputs:
+                    if first_reader[value] == index:
+                        record.values.pop(value, None)
+        return relevance.get(0) if input_relevance else None
+
+    def explain(
+        self,
+        inputs: Tensor,
+        target: Target = "fake",
+        *,
+        layers: Collection[str] = (),
+        keep: str = "channels",
+        input_relevance: bool = True,
+        conservation: bool = False,
+    ) -> Explanation:
+        """Explain a batch of images.
+
+        Args:
+            inputs: Normalised images (N, 3, H, W).
+            target: `"fake"` or `"real"` for a detector, `"top"` or a class index for a classifier, or one per sample.
+            layers: Convolutions to report; `explainer.layers` names them all.
+            keep: `"channels"` keeps per-channel sums of each layer, `"maps"` the whole maps.
+            input_relevance: Also compute the relevance of the input.
+            conservation: Also report what every step absorbed.
+
+        Raises:
+            ValueError: `keep` or the target is wrong.
+            UnknownLayerError: A layer that the network does not have or that relevance does not reach.
+        """
+        if keep not in ("channels", "maps"):
+            raise ValueError(f"keep must be 'channels' or 'maps', got {keep!r}")
+        self.check_layers(layers)
+        record = self.record(inputs)
+        start = start_relevance(record.output, target, published=self.published)
+        result = Explanation(record.output, start.sum(1))
+
+        def visit(layer: str, relevance: Tensor) -> None:
+            if keep == "maps":
+                result.maps[layer] = relevance
+            else:
+                result.channels[layer] = ChannelStatistics.of(relevance)
+
+        result.input = self.propagate(
+            record,
+            start,
+            layers=layers,
+            visit=visit,
+            input_relevance=input_relevance,
+            conservation=result.conservation if conservation else None,
+        )
+        return result
+
+    def explain_feature_map(
+        self, inputs: Tensor, layer: str, channels: Sequence[int], samples: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Relevance of the input for the largest activation of feature maps of one layer (LRP-max).
+
+        Relevance 1 starts at the largest pixel of the map's output (convolution with its batch norm folded in).
+
+        Args:
+            inputs: Normalised images (N, 3, H, W), run forwards once and only up to the layer.
+            layer: A convolution.
+            channels: Indices of M feature maps.
+            samples: For each of the M the image it belongs to; by default channel m belongs to image m.
+
+        Returns:
+            Input relevance (M, 3, H, W), the largest activations (M,), and their (row, column) positions (M, 2).
+        """
+        self.check_layers([layer])
+        record = self.record(inputs, until=layer)
+        rows = list(range(len(inputs))) if samples is None else list(samples)
+        if len(rows) != len(channels):
+            raise ValueError(f"{len(channels)} channels for {len(rows)} samples")
+        chosen = record.output[rows, list(channels)]
+        flat = chosen.flatten(1)
+        position = flat.argmax(1)
+        start = torch.zeros((len(rows), *record.output.shape[1:]), dtype=flat.dtype, device=flat.device)
+        start = start.contiguous(memory_format=torch.channels_last)
+        width = chosen.shape[-1]
+        row, column = position // width, position % width
+        start[torch.arange(len(rows)), list(channels), row, column] = 1.0
+        relevance = self.propagate(record.select(rows), start)
+        assert relevance is not None
+        return relevance, flat.amax(1), torch.stack([row, column], dim=1)
+
+    def check_layers(self, names: Collection[str]) -> None:
+        """Raise `UnknownLayerError` if a name is not one of a convolution that relevance reaches."""
+        reached = {name for name, _ in self.layers}
+        for name in names:
+            if name in reached:
+                continue
+            step = self.program.steps[self.program.index(name)]
+            why = "only feeds a gate" if isinstance(step.operation, Convolution) else "is not a convolution"
+            raise UnknownLayerError(f"layer {name!r} receives no relevance of feature maps: it {why}")
+
+    def _needed(self, layers: Collection[str], input_relevance: bool, reached: int) -> set[int]:
+        """Values whose relevance has to be computed: those asked for, and all between them and the output."""
+        needed = {0} if input_relevance else set()
+        for index, step in enumerate(self.program.steps[:reached]):
+            if step.name in layers or any(value in needed for value in step.inputs):
+                needed.add(index + 1)
+        return needed
+
+
+def _absorption(
+    name: str, kind: str, rule: object, received: Tensor, passed: Sequence[Tensor | None]
+) -> Absorption:
+    total = sum(float(share.sum(dtype=torch.float64)) for share in passed if share is not None)
+    return Absorption(name, kind, type(rule).__name__, float(received.sum(dtype=torch.float64)), total)

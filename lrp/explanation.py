@@ -1,0 +1,79 @@
+"""What an explanation holds: relevance of the input, of layers, and where relevance was absorbed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Relevance of one layer's feature maps, summed over their pixels.
+
+    Attributes:
+        total: sum over H, W of R, (N, C).
+        positive: sum over H, W of max(R, 0), (N, C).
+        absolute: sum over C, H, W of abs(R), (N,).
+    """
+
+    total: Tensor
+    positive: Tensor
+    absolute: Tensor
+
+    @classmethod
+    def of(cls, relevance: Tensor) -> ChannelStatistics:
+        """Statistics of a relevance map (N, C, H, W), in float64."""
+        if relevance.dtype in (torch.bfloat16, torch.float16):
+            total = relevance.sum((2, 3), dtype=torch.float32).double()
+            positive = relevance.clamp(min=0).sum((2, 3), dtype=torch.float32).double()
+        else:
+            total, positive = relevance.sum((2, 3)).double(), relevance.clamp(min=0).sum((2, 3)).double()
+        # sum abs = 2 sum max(., 0) - sum: no third pass over the map, and no cancellation, as both parts count
+        return cls(total, positive, (2.0 * positive - total).sum(1))
+
+
+@dataclass(frozen=True)
+class Absorption:
+    """Relevance that went into a step and did not come out, summed over the batch.
+
+    Attributes:
+        layer: Name of the step.
+        kind: Kind of operation, e.g. `convolution`.
+        rule: Name of the rule.
+        received: Relevance of its output.
+        passed: Relevance that it handed to its inputs.
+    """
+
+    layer: str
+    kind: str
+    rule: str
+    received: float
+    passed: float
+
+    @property
+    def absorbed(self) -> float:
+        """What biases, stabilisers and one-sided contributions kept: received - passed."""
+        return self.received - self.passed
+
+
+@dataclass
+class Explanation:
+    """Result of `Explainer.explain`.
+
+    Attributes:
+        logits: Output of the network, (N, K).
+        start: Relevance at the explained logit, (N,): +1 or -1 (see `lrp.targets`).
+        input: Relevance of the input, (N, 3, H, W), or None if it was not asked for.
+        maps: By layer, relevance of the convolution's output, (N, C, H, W).
+        channels: By layer, per-channel statistics.
+        conservation: One row per step, from the output to the input, if asked for.
+    """
+
+    logits: Tensor
+    start: Tensor
+    input: Tensor | None = None
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    channels: dict[str, ChannelStatistics] = field(default_factory=dict)
+    conservation: list[Absorption] = field(default_factory=list)
