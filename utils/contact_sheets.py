@@ -142,7 +142,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _shortened(text: str, width: int, size: int = _TEXT) -> str:
-    text = " ".join(text.split())
+    # undecodable bytes of file names cannot be drawn
+    text = " ".join(text.encode("utf-8", errors="replace").decode("utf-8").split())
     font = _font(size)
     if font.getlength(text) <= width:
         return text

@@ -1,0 +1,78 @@
+"""Guided Grad-CAM of a detector or an ImageNet classifier on single images."""
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from utils.attribution_io import select_images
+from utils.attribution_run import Explanation, add_attribution_arguments, load_classifier, run_attribution
+from utils.cli import (
+    add_data_arguments,
+    add_detector_arguments,
+    add_loading_arguments,
+    add_run_arguments,
+    make_parser,
+    run_script,
+)
+from utils.gradcam import gradcam_layer, guided_gradcam
+from utils.targets import parse_target
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(
+        "Guided Grad-CAM (Selvaraju et al., ICCV 2017): pictures, raw arrays, contact sheets and a table.",
+        "python src/gradcam.py --classifier ud --arch resnet50 --blur_jpg 0.5 --images photo.jpg folder/",
+    )
+    parser.add_argument(
+        "--classifier",
+        choices=("ud", "imagenet"),
+        default="ud",
+        help="universal detector or ImageNet classifier",
+    )
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="layer to weight; absent: layer4 of a ResNet, _conv_head of an EfficientNet",
+    )
+    add_attribution_arguments(parser, resize=256)
+    add_detector_arguments(parser)
+    add_data_arguments(parser, required=False)
+    add_loading_arguments(parser, crop="center")
+    add_run_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    image_set, source = select_images(args)
+    detector = load_classifier(args)
+    target = parse_target(args.target, detector.outputs)
+    gradcam_layer(detector, args.layer)
+    layer = args.layer or detector.default_gradcam_layer
+    print(f"{len(image_set)} images: {source}")
+    if args.resume:
+        print("nothing to resume: every image is explained anew")
+
+    def explain(images: Tensor) -> Explanation:
+        with torch.autocast(detector.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+            result = guided_gradcam(detector, images, target, layer)
+        arrays = {"cam": result.cam, "guided_backprop": result.guided_backprop, "logits": result.logits}
+        return Explanation(result.relevance, result.logits, arrays)
+
+    written = run_attribution(
+        args,
+        detector,
+        target,
+        image_set,
+        explain,
+        folder=args.output_dir / "gradcam" / detector.arch / f"{args.classifier}-{target.name}",
+        title=f"Guided Grad-CAM of {detector.arch} ({args.classifier}), {layer}: evidence for {target.name}",
+        facts={"method": "guided Grad-CAM", "layer": layer, "classifier": args.classifier},
+    )
+    for path in written:
+        print(path)
+
+
+if __name__ == "__main__":
+    run_script(main)
