@@ -322,8 +322,8 @@ def _mendable(error: Exception) -> str | None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # torch.OutOfMemoryError by name, so that torch is not imported to look for it; when the CPU's memory is full
-    # torch raises a plain RuntimeError.
+    # torch.OutOfMemoryError goes by its name, so that torch is not imported to look for it; on a CPU torch
+    # raises a plain RuntimeError.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
