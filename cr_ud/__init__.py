@@ -1,0 +1,1 @@
+"""Training and evaluation of universal and of colour-robust detectors."""

@@ -1,0 +1,174 @@
+"""FF-RS, the forensic feature relevance statistic, as a streaming statistic.
+
+Source: Chandrasegaran, Tran, Binder, Cheung, "Discovering Transferable Forensic Features for CNN-generated
+Images Detection", ECCV 2022, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmap_ranking.ranking import Ranking
+
+# Sums of parts and of wholes are rounded separately by the caller: a part may exceed its whole by this share.
+_ROUNDING = 1e-2
+
+
+class FFRS:
+    r"""Mean share of a layer's relevance that is positive and lies in one feature map.
+
+    For sample :math:`i` with relevance :math:`R^{(i)}_l(c, h, w)` at the output of layer :math:`l`, the share
+    of feature map :math:`c` is averaged over the :math:`n` samples:
+
+    .. math::
+        \omega(l_c) = \frac{1}{n} \sum_{i=1}^{n}
+            \frac{\sum_{h,w} \max(R^{(i)}_l(c, h, w), 0)}{\sum_{c',h,w} |R^{(i)}_l(c', h, w)|}
+
+    A sample whose relevance vanishes in a layer contributes 0 there and is counted in `zero_relevance`.
+    Within a layer omega sums to at most 1. Samples are added one after the other in float64, so the state
+    does not depend on how they are batched. Memory: two doubles per map, whatever the number of samples.
+
+    Args:
+        layers: (name, channels) of each layer, in order of depth.
+
+    >>> statistic = FFRS([("conv1", 2)])
+    >>> positive = torch.tensor([[3.0, 0.0], [1.0, 1.0]])
+    >>> statistic.update({"conv1": positive}, {"conv1": torch.tensor([4.0, 2.0])})
+    >>> ranking = statistic.result()
+    >>> [(fmap.key, value) for fmap, value in zip(ranking.maps, ranking.values.tolist())]
+    [('conv1.#0(T=2)', 0.625), ('conv1.#1(T=2)', 0.25)]
+    """
+
+    def __init__(self, layers: Sequence[tuple[str, int]]) -> None:
+        self.layers = tuple((str(name), int(channels)) for name, channels in layers)
+        if not self.layers or len(dict(self.layers)) != len(self.layers):
+            raise ValueError("expected at least one layer and no name twice")
+        self.count = 0
+        self._channels = np.array([channels for _, channels in self.layers], dtype=np.int64)
+        size = int(self._channels.sum())
+        self._total = np.zeros(size)
+        self._squares = np.zeros(size)
+        self._zero = np.zeros(len(self.layers), dtype=np.int64)
+
+    @property
+    def zero_relevance(self) -> dict[str, int]:
+        """Number of samples without any relevance, for each layer that has such samples."""
+        return {name: int(zero) for (name, _), zero in zip(self.layers, self._zero, strict=True) if zero}
+
+    def update(self, positive: Mapping[str, Tensor], absolute: Mapping[str, Tensor]) -> None:
+        """Add the samples of one batch.
+
+        Args:
+            positive: for each layer (N, C), sum over height and width of max(R, 0).
+            absolute: for each layer (N,), sum over channels, height and width of abs(R).
+
+        Raises:
+            ValueError: layers or shapes are not those of the constructor, a sum is negative, or the positive
+                sums of a sample exceed its absolute sum.
+            FloatingPointError: a sum is not finite; names the layer.
+        """
+        names = [name for name, _ in self.layers]
+        if set(positive) != set(names) or set(absolute) != set(names):
+            odd = sorted((set(positive) ^ set(names)) | (set(absolute) ^ set(names)))
+            raise ValueError(f"layers differ from those of the statistic: {', '.join(odd)}")
+        samples = len(absolute[names[0]])
+        for name, channels in self.layers:
+            if positive[name].shape != (samples, channels) or absolute[name].shape != (samples,):
+                raise ValueError(
+                    f"layer {name}: expected shapes ({samples}, {channels}) and ({samples},), "
+                    f"got {tuple(positive[name].shape)} and {tuple(absolute[name].shape)}"
+                )
+        # One transfer for all layers: (N, maps) and (N, layers).
+        parts = _to_float64(torch.cat([positive[name].detach() for name in names], dim=1))
+        wholes = _to_float64(torch.stack([absolute[name].detach() for name in names], dim=1))
+        self._check_numbers(parts, wholes)
+
+        # Where the whole is 0 so is every part, so any divisor gives the share 0.
+        shares = parts / np.repeat(np.where(wholes > 0, wholes, 1.0), self._channels, axis=1)
+        for row in shares:
+            self._total += row
+            self._squares += row * row
+        self._zero += (wholes == 0).sum(axis=0)
+        self.count += samples
+
+    def merge(self, other: FFRS) -> None:
+        """Add the samples of another statistic; raises ValueError if it is over other layers."""
+        if other.layers != self.layers:
+            raise ValueError("cannot merge statistics over different layers")
+        self._total += other._total
+        self._squares += other._squares
+        self._zero += other._zero
+        self.count += other.count
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything needed to go on later, as arrays (copies)."""
+        return {
+            "layers": np.array([name for name, _ in self.layers]),
+            "channels": self._channels.copy(),
+            "count": np.array(self.count, dtype=np.int64),
+            "total": self._total.copy(),
+            "squares": self._squares.copy(),
+            "zero_relevance": self._zero.copy(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> FFRS:
+        """Make a statistic from `state()`."""
+        statistic = cls(list(zip(state["layers"].tolist(), state["channels"].tolist(), strict=True)))
+        statistic.load_state(state)
+        return statistic
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replace all samples by those of `state()`.
+
+        Raises:
+            ValueError: the state is over other layers, or an array has another shape.
+        """
+        layers = tuple(zip(state["layers"].tolist(), state["channels"].tolist(), strict=True))
+        if layers != self.layers:
+            raise ValueError("the saved state is over different layers")
+        for name, own in (("total", self._total), ("squares", self._squares), ("zero_relevance", self._zero)):
+            if state[name].shape != own.shape:
+                raise ValueError(
+                    f"saved state: expected {name} of shape {own.shape}, got {state[name].shape}"
+                )
+        self._total = np.array(state["total"], dtype=np.float64)
+        self._squares = np.array(state["squares"], dtype=np.float64)
+        self._zero = np.array(state["zero_relevance"], dtype=np.int64)
+        self.count = int(state["count"])
+
+    def omega(self) -> np.ndarray:
+        """Omega of each map, (maps,) float64, layer after layer; raises ValueError without samples."""
+        if self.count == 0:
+            raise ValueError("no samples: omega is undefined")
+        return self._total / self.count
+
+    def standard_error(self) -> np.ndarray:
+        """Standard error of omega over samples, (maps,) float64, layer after layer; NaN below two samples."""
+        if self.count < 2:
+            return np.full_like(self._total, np.nan)
+        variance = (self._squares / self.count - self.omega() ** 2) * (self.count / (self.count - 1))
+        return np.sqrt(np.maximum(variance, 0.0) / self.count)
+
+    def result(self) -> Ranking:
+        """All maps by descending omega, ties in layer and channel order; ValueError without samples."""
+        return Ranking.from_values(self.layers, self.omega())
+
+    def _check_numbers(self, parts: np.ndarray, wholes: np.ndarray) -> None:
+        starts = np.concatenate(([0], np.cumsum(self._channels)))
+        for number, (name, _) in enumerate(self.layers):
+            part, whole = parts[:, starts[number] : starts[number + 1]], wholes[:, number]
+            if not (np.isfinite(part).all() and np.isfinite(whole).all()):
+                raise FloatingPointError(f"relevance of layer {name} is not finite")
+            if (part < 0).any() or (part.sum(axis=1) > whole * (1 + _ROUNDING)).any():
+                raise ValueError(
+                    f"layer {name}: positive relevance must lie between 0 and the absolute relevance"
+                )
+
+
+def _to_float64(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().to(torch.float64).numpy()

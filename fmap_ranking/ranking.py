@@ -1,0 +1,293 @@
+"""Rankings of feature maps by omega: reading, writing and the sets of maps an experiment drops."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fmap_ranking.names import FeatureMap, parse_key
+from utils.errors import UserError
+from utils.files import write_text
+
+HEADER = "key,mean_relevance"
+LABELS = ("real", "fake")
+_SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """What a ranking says about one layer; `total`, `maximum` and `mean` are of omega, 0..1."""
+
+    layer: str
+    channels: int
+    ranked: int
+    total: float
+    maximum: float
+    mean: float
+    zeros: int
+    in_top_k: int
+
+
+@dataclass(frozen=True)
+class LayerMatchedDraw:
+    """Maps drawn from the layers of the top k; `shortfall` says how many maps each exhausted layer lacks."""
+
+    maps: tuple[FeatureMap, ...]
+    shortfall: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Feature maps in descending order of omega, their forensic relevance.
+
+    Args:
+        maps: feature maps in file order.
+        values: (len(maps),) float64, omega of each map, 0..1.
+        layers: layer name to number of channels, in order of depth where the detector is known; by default
+            the layers of `maps` in natural order of their names.
+
+    Raises:
+        ValueError: lengths differ, a map occurs twice, a value is negative or not finite, or the order is not
+            descending.
+    """
+
+    maps: tuple[FeatureMap, ...]
+    values: np.ndarray
+    layers: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = np.array(self.values, dtype=np.float64)
+        if values.shape != (len(self.maps),):
+            raise ValueError(f"{len(self.maps)} feature maps but values of shape {values.shape}")
+        if len(set(self.maps)) != len(self.maps):
+            raise ValueError("a feature map occurs twice")
+        if not np.isfinite(values).all() or (values < 0).any():
+            raise ValueError("relevances must be finite and not negative")
+        if (np.diff(values) > 0).any():
+            raise ValueError("relevances must be in descending order")
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+        if not self.layers:
+            found = {fmap.layer: fmap.channels for fmap in self.maps}
+            object.__setattr__(
+                self, "layers", {name: found[name] for name in sorted(found, key=_natural_order)}
+            )
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    @classmethod
+    def from_values(cls, layers: Sequence[tuple[str, int]], values: np.ndarray) -> Ranking:
+        """Rank all maps of a detector; ties stay in layer and channel order.
+
+        Args:
+            layers: (name, channels) in order of depth.
+            values: (sum of channels,) omega of each map, layer after layer.
+        """
+        maps = [FeatureMap(name, index, channels) for name, channels in layers for index in range(channels)]
+        flat = np.asarray(values, dtype=np.float64)
+        if flat.shape != (len(maps),):
+            raise ValueError(f"{len(maps)} feature maps but values of shape {flat.shape}")
+        order = np.argsort(-flat, kind="stable")
+        return cls(tuple(maps[i] for i in order), flat[order], dict(layers))
+
+    def write(self, path: Path) -> None:
+        """Write the ranking as CSV, byte for byte as the published files are written; atomic."""
+        rows = (
+            f"{fmap.key},{value!r}\n" for fmap, value in zip(self.maps, self.values.tolist(), strict=True)
+        )
+        write_text(path, HEADER + "\n" + "".join(rows))
+
+    def check(self) -> None:
+        """Check that omega sums to at most 1 within each layer, as shares of a layer's relevance must.
+
+        Raises:
+            UserError: a layer's sum is larger by more than 1e-6.
+        """
+        for row in self.per_layer_summary():
+            if row.total > 1 + _SUM_TOLERANCE:
+                raise UserError(
+                    f"ranking: relevances of layer {row.layer} sum to {row.total:.6g}, more than 1, so they "
+                    "are not shares of its relevance: compute the ranking again with rank_fmaps.py"
+                )
+
+    def top_k(self, k: int) -> tuple[FeatureMap, ...]:
+        """First k maps. Raises UserError if k is not in 1..number of maps."""
+        self._require(k, len(self), "the number of feature maps in the ranking")
+        return self.maps[:k]
+
+    def low_k(self, k: int) -> tuple[FeatureMap, ...]:
+        """Last k maps of the ranking as written. Raises UserError if k is not in 1..number of maps."""
+        self._require(k, len(self), "the number of feature maps in the ranking")
+        return self.maps[-k:]
+
+    def random_k(self, k: int, seed: int, draw: int = 0) -> tuple[FeatureMap, ...]:
+        """Draw k maps without replacement from those outside the top k, in ranking order.
+
+        Args:
+            k: number of maps.
+            seed, draw: together choose the draw; the same pair gives the same maps.
+
+        Raises:
+            UserError: fewer than k maps are left outside the top k.
+        """
+        self._require(
+            k, len(self) // 2, "half the number of feature maps, so that k are left outside the top k"
+        )
+        chosen = np.random.default_rng([seed, draw]).choice(len(self) - k, size=k, replace=False)
+        return tuple(self.maps[k + i] for i in np.sort(chosen))
+
+    def layer_matched_random_k(self, k: int, seed: int, draw: int = 0) -> LayerMatchedDraw:
+        """Draw, for each layer, as many maps as the top k has there, none of them from the top k.
+
+        A layer with too few maps left gives all it has, and `shortfall` counts what is missing.
+        """
+        wanted = Counter(fmap.layer for fmap in self.top_k(k))
+        left: dict[str, list[int]] = {name: [] for name in wanted}
+        for position in range(k, len(self)):
+            if self.maps[position].layer in left:
+                left[self.maps[position].layer].append(position)
+        generator = np.random.default_rng([seed, draw])
+        chosen: list[int] = []
+        shortfall: dict[str, int] = {}
+        for name in self.layers:
+            count = min(wanted[name], len(left.get(name, ())))
+            if count < wanted[name]:
+                shortfall[name] = wanted[name] - count
+            if count:
+                chosen.extend(generator.choice(left[name], size=count, replace=False).tolist())
+        return LayerMatchedDraw(tuple(self.maps[i] for i in sorted(chosen)), shortfall)
+
+    def per_layer_summary(self, k: int | None = None) -> list[LayerSummary]:
+        """One row for each layer with ranked maps, in the order of `layers`; `in_top_k` is 0 without k."""
+        top = Counter(fmap.layer for fmap in self.top_k(k)) if k is not None else Counter()
+        by_layer: dict[str, list[float]] = {name: [] for name in self.layers}
+        for fmap, value in zip(self.maps, self.values.tolist(), strict=True):
+            by_layer[fmap.layer].append(value)
+        return [
+            LayerSummary(
+                layer=name,
+                channels=self.layers[name],
+                ranked=len(values),
+                total=math.fsum(values),
+                maximum=values[0],
+                mean=math.fsum(values) / len(values),
+                zeros=values.count(0.0),
+                in_top_k=top[name],
+            )
+            for name, values in by_layer.items()
+            if values
+        ]
+
+    def _require(self, k: int, largest: int, meaning: str) -> None:
+        if not 1 <= k <= largest:
+            raise UserError(f"k = {k} is out of range: choose 1 to {largest} ({meaning})")
+
+
+def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking:
+    """Read a ranking file (`key,mean_relevance`, descending).
+
+    Args:
+        path: CSV file.
+        layers: the detector's convolution layers, name to number of channels, in order of depth; every map of
+            the file must then exist in the detector.
+
+    Raises:
+        UserError: the file is missing or unreadable, or a line breaks the format; names file and line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"no ranking at {path}: make it with rank_fmaps.py, or give --relevances") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot read ranking {path} ({error}): give a CSV file with header {HEADER}"
+        ) from None
+    if not lines or lines[0] != HEADER:
+        found = lines[0][:80] if lines else "an empty file"
+        raise UserError(
+            f"{path}, line 1: expected header '{HEADER}', got '{found}': use a file of rank_fmaps.py"
+        )
+    if len(lines) == 1:
+        raise UserError(f"{path}: no feature map below the header: make the ranking again with rank_fmaps.py")
+
+    seen: dict[FeatureMap, int] = {}
+    widths: dict[str, int] = {}
+    values: list[float] = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            fmap, value = _parse_line(line)
+            _check_map(fmap, seen, widths, layers)
+            if values and value > values[-1]:
+                raise ValueError(
+                    f"relevance {value} is larger than the one above; sort the file in descending order"
+                )
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        seen[fmap] = number
+        widths.setdefault(fmap.layer, fmap.channels)
+        values.append(value)
+    return Ranking(tuple(seen), np.array(values), {} if layers is None else dict(layers))
+
+
+def default_ranking_path(arch: str, gan_name: str, tag: str, label: str, root: Path) -> Path:
+    """Place of a ranking file, `<root>/<arch>/<gan_name>_<tag>/<gan_name>-<label>.csv`.
+
+    Args:
+        arch: canonical architecture name, e.g. `resnet50`.
+        gan_name: image set the ranking was computed on, e.g. `progan_val`.
+        tag: augmentation tag of the detector, e.g. `0.5`.
+        label: `fake` or `real`.
+        root: folder of all rankings, e.g. `fmap_relevances`.
+    """
+    if label not in LABELS:
+        raise ValueError(f"label must be one of {LABELS}, got {label!r}")
+    return Path(root) / arch / f"{gan_name}_{tag}" / f"{gan_name}-{label}.csv"
+
+
+def _parse_line(line: str) -> tuple[FeatureMap, float]:
+    fields = line.split(",")
+    if len(fields) != 2:
+        raise ValueError(
+            f"expected key and relevance, got {len(fields)} field(s); correct or remove the line"
+        )
+    try:
+        value = float(fields[1])
+    except ValueError:
+        raise ValueError(f"relevance {fields[1][:80]!r} is not a number; correct the line") from None
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"relevance {value} must be finite and not negative; make the ranking again")
+    return parse_key(fields[0]), value
+
+
+def _check_map(
+    fmap: FeatureMap,
+    seen: Mapping[FeatureMap, int],
+    widths: Mapping[str, int],
+    layers: Mapping[str, int] | None,
+) -> None:
+    if fmap in seen:
+        raise ValueError(f"{fmap.key} is already in line {seen[fmap]}; remove one of the two")
+    if widths.get(fmap.layer, fmap.channels) != fmap.channels:
+        raise ValueError(f"{fmap.key}: layer has {widths[fmap.layer]} channels further up; correct the line")
+    if layers is not None and fmap.layer not in layers:
+        raise ValueError(f"the detector has no layer {fmap.layer}; use the ranking of its own architecture")
+    if layers is not None and layers[fmap.layer] != fmap.channels:
+        raise ValueError(
+            f"{fmap.key}: the detector's layer has {layers[fmap.layer]} channels; "
+            "use the ranking of its own architecture"
+        )
+
+
+def _natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts `_blocks.2` before `_blocks.10`."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part
+    ]

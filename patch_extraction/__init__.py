@@ -1,0 +1,1 @@
+"""Image patches that excite a feature map most, and collages of them."""

@@ -1,0 +1,1 @@
+"""Sensitivity of a detector to the loss of feature maps or colour."""
