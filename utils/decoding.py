@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 CROP_KINDS = ("none", "center", "random")
 # Named, so that a file cannot choose a decoder that runs other programs (EPS) or is seldom exercised.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 # Crops of the published ranking script: RandomResizedCrop(224, scale=(0.99, 1), ratio=(0.99, 1)).
 _RANDOM_SCALE = (0.99, 1.0)
 _RANDOM_RATIO = (0.99, 1.0)
