@@ -1,9 +1,17 @@
 """Fixtures shared by all tests."""
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
+
+# The same examples in every run, and no time limit for one: machines are busy at times.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +21,24 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no reference data: set TFF_SHARED to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden_weights(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Path of the seeded checkpoint of `resnet50` or `efb0` that the golden data were computed with."""
+    script = shared_dir / "reference" / "make_weights.py"
+    spec = importlib.util.spec_from_file_location("make_weights", script)
+    assert spec is not None
+    assert spec.loader is not None
+    make_weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_weights)
+    folder = tmp_path_factory.mktemp("golden_weights")
+
+    def weights(arch: str) -> Path:
+        path = folder / f"{arch}.pth"
+        if not path.exists():
+            arrays = make_weights.state_arrays(arch, 0, script.with_name(f"fc_{arch}_seed0.npz"))
+            torch.save({"model": {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}}, path)
+        return path
+
+    return weights
