@@ -73,8 +73,9 @@ def test_every_flag_of_the_contract_has_a_default() -> None:
 
 
 def test_values_are_taken() -> None:
-    line = "--gan_name a b --have_classes False --num_real 20 --num_instances 0 --save_pt_files False --resume"
-    line += " --skip_bad_images yes --crop random --blur_jpg 0.1 --compat published --precision bf16 --arch EFB0"
+    line = "--gan_name a b --have_classes False --num_real 20 --num_instances 0 --save_pt_files False"
+    line += " --resume --skip_bad_images yes --crop random --blur_jpg 0.1 --compat published --precision bf16"
+    line += " --arch EFB0"
     arguments = full_parser().parse_args(["--dataset_dir", "d", *line.split()])
     assert arguments.gan_name == ["a", "b"]
     assert arguments.have_classes is False
@@ -133,7 +134,9 @@ def test_help_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("requested", "device", "expected"), [(3, "cpu", 3), (0, "cuda", 0), (None, "cpu", 0)])
+@pytest.mark.parametrize(
+    ("requested", "device", "expected"), [(3, "cpu", 3), (0, "cuda", 0), (None, "cpu", 0)]
+)
 def test_number_of_workers(requested: int | None, device: str, expected: int) -> None:
     assert cli.resolve_num_workers(requested, device) == expected
 
@@ -148,7 +151,9 @@ def run(body: str, **options: object) -> subprocess.CompletedProcess[str]:
         "import errno, os, sys\nfrom utils.cli import run_script\nfrom utils.errors import *\n"
         f"def main():\n    {body}\nrun_script(main)\n"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,11 @@ def run(body: str, **options: object) -> subprocess.CompletedProcess[str]:
         ("raise Interrupted('state saved: add --resume')", 130, "interrupted: state saved: add --resume\n"),
         ("os.kill(os.getpid(), 15)", 130, "interrupted\n"),
         ("os.kill(os.getpid(), 2)", 130, "interrupted\n"),
-        ("raise OSError(errno.ENOSPC, 'full', 'x.csv')", 2, "error: x.csv: the disk is full: free some space"),
+        (
+            "raise OSError(errno.ENOSPC, 'full', 'x.csv')",
+            2,
+            "error: x.csv: the disk is full: free some space",
+        ),
         ("raise OSError(errno.EROFS, 'ro', 'x.csv')", 2, "error: x.csv: the file system is read-only"),
         ("raise PermissionError(errno.EACCES, 'no', 'x.csv')", 2, "error: x.csv: permission denied"),
         ("raise MemoryError", 2, "error: out of memory: use a smaller --bsize"),
@@ -207,7 +216,9 @@ def test_output_to_a_full_disk() -> None:
         pytest.skip("this system has no /dev/full")
     code = "from utils.cli import run_script\nrun_script(lambda: print('x'))"
     with full.open("w") as stdout:
-        done = subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, check=False
+        )
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: the disk is full")
     assert done.stderr.count(b"\n") == 1

@@ -18,7 +18,7 @@ SIZES = [(8, 8), (8, 8), (6, 9), (8, 8), (6, 9), (8, 8), (5, 5), (8, 8), (6, 9),
 
 @pytest.fixture
 def images(tmp_path: Path) -> ImageSet:
-    """Ten images of three sizes, in folders 0_real and 1_fake and one without a label; grey value 10 x position."""
+    """Ten images of three sizes, five real, four fake, one unlabelled; grey value 10 x position."""
     for number, (height, width) in enumerate(SIZES):
         folder = tmp_path / ("0_real" if number < 5 else "1_fake" if number < 9 else "unknown")
         folder.mkdir(exist_ok=True)
@@ -74,7 +74,8 @@ def test_batches_hold_what_the_plan_says(images: ImageSet) -> None:
         assert values(batch) == list(batch.positions)
         assert batch.items == tuple(images.items[position] for position in batch.positions)
         assert batch.labels.dtype == torch.int64
-    labels = dict(zip(sum((b.positions for b in got), ()), torch.cat([b.labels for b in got]).tolist(), strict=True))
+    positions = [position for batch in got for position in batch.positions]
+    labels = dict(zip(positions, torch.cat([batch.labels for batch in got]).tolist(), strict=True))
     assert [labels[position] for position in range(10)] == [0] * 5 + [1] * 4 + [-1]
 
 
