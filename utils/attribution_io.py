@@ -140,7 +140,10 @@ class AttributionWriter:
         arrays_path = safe_join(self.folder, "arrays", f"{name}.npz")
         save_picture(overlay_path, blended)
         write_npz(arrays_path, relevance=relevance.astype(np.float32), image=image, **(arrays or {}))
-        caption = [LABEL_NAMES[item.label], f"p({probability_of}) = {_shown(probability)}"]
+        caption = [
+            "no label" if item.label is None else LABEL_NAMES[item.label],
+            f"p({probability_of}) {_shown(probability)}",
+        ]
         if heat.empty:
             caption.append("empty map")
         self._sheets.add([image, blended], [item.name, " \u00b7 ".join(caption)])
@@ -157,9 +160,7 @@ class AttributionWriter:
             )
         )
 
-    def finish(
-        self, *, seed: int | None, device: object, inputs: Mapping[str, str], **facts: object
-    ) -> list[Path]:
+    def finish(self, *, seed: int | None, device: object, inputs: Mapping[str, str], **facts: object) -> list[Path]:
         """Write the table with its provenance and the last contact sheet; returns the sheets and the table.
 
         Args as in `utils.files.write_provenance`.
@@ -188,8 +189,7 @@ def _output_names(image_set: ImageSet) -> dict[str, str]:
         key = _stem(item.name).lower()
         stems[key] = stems.get(key, 0) + 1
     return {
-        item.name: _stem(item.name) if stems[_stem(item.name).lower()] == 1 else item.name
-        for item in image_set.items
+        item.name: _stem(item.name) if stems[_stem(item.name).lower()] == 1 else item.name for item in image_set.items
     }
 
 
@@ -198,8 +198,8 @@ def _stem(name: str) -> str:
 
 
 def _shown(probability: float) -> str:
-    if 0 < probability < 0.001:
-        return "<0.001"
-    if 0.999 < probability < 1:
-        return ">0.999"
-    return f"{probability:.3f}"
+    if probability < 0.001:
+        return "< 0.001"
+    if probability > 0.999:
+        return "> 0.999"
+    return f"= {probability:.3f}"

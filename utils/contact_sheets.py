@@ -12,9 +12,9 @@ from utils.figures import save_picture
 _TILE = 256
 _GAP = 8
 _MARGIN = 24
-_TEXT = 22
-_TITLE = 30
-_LINE = 30
+_TEXT = 26
+_TITLE = 32
+_LINE = 34
 _INK = (20, 20, 20)
 _PAPER = (255, 255, 255)
 
@@ -39,7 +39,7 @@ class ContactSheets:
         panels: int = 2,
         caption_lines: int = 2,
         columns: int = 3,
-        rows: int = 5,
+        rows: int = 4,
         title: str = "",
     ) -> None:
         self.stem = stem
@@ -69,9 +69,7 @@ class ContactSheets:
             entry.paste(tile, (left, (_TILE - tile.height) // 2))
         draw = ImageDraw.Draw(entry)
         for line, text in enumerate(caption):
-            draw.text(
-                (0, _TILE + _GAP + line * _LINE), _shortened(text, self._entry_width), _INK, _font(_TEXT)
-            )
+            draw.text((0, _TILE + _GAP + line * _LINE), _shortened(text, self._entry_width), _INK, _font(_TEXT))
         self._waiting.append(entry)
         if len(self._waiting) == self.columns * self.rows:
             self._write_page()

@@ -1,0 +1,283 @@
+"""Guided Grad-CAM against the published numbers and against its formula; the script from end to end."""
+
+import csv
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from utils.architectures import Architecture
+from utils.detectors import Detector, build_model, load_detector
+from utils.errors import UserError
+from utils.gradcam import guided_gradcam
+from utils.targets import Target, imagenet_categories, parse_target, probabilities
+
+SCRIPT = Path(__file__).resolve().parents[1] / "src" / "gradcam.py"
+
+
+class Block(nn.Module):
+    """Residual block that uses one in-place ReLU twice, as torchvision's do."""
+
+    def __init__(self, outputs: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(6, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.conv1(x))
+        x = self.relu(self.conv2(x) + x)
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def toy(outputs: int = 1) -> Detector:
+    torch.manual_seed(0)
+    architecture = Architecture("toy", "toy", Block, "fc", "conv2")
+    model = Block(outputs).eval().requires_grad_(False)
+    return Detector(architecture, model, torch.device("cpu"), None, "", outputs)
+
+
+def random_images(count: int = 2, size: int = 12) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "efb0"])
+def test_published_numbers(arch: str, shared_dir: Path, golden_weights: Callable[[str], Path]) -> None:
+    detector = load_detector(arch, golden_weights(arch), "cpu")
+    with np.load(shared_dir / "reference" / "golden" / f"guided_gradcam_{arch}.npz") as file:
+        golden = dict(file)
+    pictures = [Image.open(shared_dir / "forensynths_sample" / name).convert("RGB") for name in golden["names"]]
+    images = torch.from_numpy(np.stack([np.asarray(picture)[16:240, 16:240] for picture in pictures]))
+    result = guided_gradcam(detector, images.permute(0, 3, 1, 2), Target("fake", 1))
+    np.testing.assert_allclose(result.cam.numpy(), golden["cam"], atol=1e-3)
+    gradient = result.guided_backprop.permute(0, 2, 3, 1).numpy()
+    for ours, theirs in (
+        (gradient, golden["guided_backprop"]),
+        (result.relevance.numpy(), golden["guided_gradcam_rgbsum"]),
+    ):
+        assert np.abs(ours - theirs).sum() < 1e-3 * np.abs(theirs).sum()
+
+
+@pytest.mark.parametrize("name", ["fake", "real"])
+def test_against_the_formula(name: str) -> None:
+    detector, images = toy(), random_images()
+    sign = 1 if name == "fake" else -1
+    model: Any = detector.model
+    x = detector.preprocess(images)
+    a = model.conv1(x)
+    first = a.relu()
+    maps = model.conv2(first)
+    total = maps + first
+    active = (total > 0).float() * sign * model.fc.weight[0].view(1, -1, 1, 1) / (12 * 12)
+    weights = active.mean(dim=(2, 3), keepdim=True)
+    cam = (weights * maps).sum(dim=1).relu()
+    cam = cam - cam.amin(dim=(1, 2), keepdim=True)
+    cam = cam / cam.amax(dim=(1, 2), keepdim=True)
+    guided = active.clamp(min=0)
+    below = guided + torch.nn.functional.conv_transpose2d(guided, model.conv2.weight, padding=1)
+    below = (below * (a > 0)).clamp(min=0)
+    gradient = torch.nn.functional.conv_transpose2d(below, model.conv1.weight, padding=1)
+    result = guided_gradcam(detector, images, Target(name, 1))
+    torch.testing.assert_close(result.cam, cam, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.guided_backprop, gradient, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(result.relevance, (cam[:, None] * gradient).sum(1), atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(result.logits, model(x))
+
+
+def test_batch_is_the_images_one_by_one() -> None:
+    detector, images, target = toy(5), random_images(3), Target("top", 5)
+    together = guided_gradcam(detector, images, target)
+    for i in range(3):
+        alone = guided_gradcam(detector, images[i : i + 1], target)
+        torch.testing.assert_close(alone.relevance[0], together.relevance[i])
+
+
+def hooks_and_flags(model: nn.Module) -> list[object]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [
+        (name, type(module), module.training, vars(module).get("inplace"), [len(getattr(module, k)) for k in kinds])
+        for name, module in model.named_modules()
+    ] + [(name, p.requires_grad, p.grad is None) for name, p in model.named_parameters()]
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "efb0"])
+@pytest.mark.parametrize("failing_call", [1, 2])
+def test_network_is_left_as_found(arch: str, failing_call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = build_model(arch).eval()
+    layer = {"resnet18": "layer4", "efb0": "_conv_head"}[arch]
+    detector = Detector(Architecture(arch, "f", lambda n: model, "fc", layer), model, torch.device("cpu"), None, "", 1)
+    images = random_images(1, 64)
+    before, state = hooks_and_flags(model), {key: value.clone() for key, value in model.state_dict().items()}
+    logits = guided_gradcam(detector, images, Target("fake", 1)).logits
+    assert hooks_and_flags(model) == before
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    torch.testing.assert_close(model(detector.preprocess(images)), logits)
+
+    calls = []
+
+    def failing(self: Target, values: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == failing_call:
+            raise RuntimeError("in the middle")
+        return values[:, 0]
+
+    monkeypatch.setattr(Target, "score", failing)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        guided_gradcam(detector, images, Target("fake", 1))
+    assert hooks_and_flags(model) == before
+
+
+def test_unknown_layer_lists_the_first_level() -> None:
+    with pytest.raises(UserError, match=r"--layer layer9.*conv1, conv2, relu, fc"):
+        guided_gradcam(toy(), random_images(), Target("fake", 1), "layer9")
+
+
+def test_map_without_positive_values_is_zero() -> None:
+    detector = toy()
+    head: Any = detector.model.get_submodule("fc")
+    head.weight.zero_()
+    result = guided_gradcam(detector, random_images(), Target("fake", 1))
+    assert not result.cam.any()
+    assert not result.relevance.any()
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs", "name"),
+    [(None, 1, "fake"), ("Real", 1, "real"), (None, 1000, "top"), ("7", 1000, "7"), ("007", 1000, "7")],
+)
+def test_targets(text: str | None, outputs: int, name: str) -> None:
+    assert parse_target(text, outputs) == Target(name, outputs)
+
+
+@pytest.mark.parametrize(("text", "outputs"), [("top", 1), ("0", 1), ("fake", 1000), ("1000", 1000), ("-1", 1000)])
+def test_refused_targets(text: str, outputs: int) -> None:
+    with pytest.raises(UserError, match="--target"):
+        parse_target(text, outputs)
+
+
+def test_scores_classes_and_probabilities() -> None:
+    logit = torch.tensor([[2.0], [-1.0]])
+    assert Target("fake", 1).score(logit).tolist() == [2, -1]
+    assert Target("real", 1).score(logit).tolist() == [-2, 1]
+    assert Target("real", 1).classes(logit).tolist() == [0, 0]
+    torch.testing.assert_close(probabilities(logit, Target("real", 1)), torch.sigmoid(logit[:, 0].double()))
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 0.0, 1.0]])
+    assert Target("top", 3).score(logits).tolist() == [3, 5]
+    assert Target("2", 3).score(logits).tolist() == [1, 1]
+    expected = logits.double().softmax(1)
+    torch.testing.assert_close(probabilities(logits, Target("top", 3)), expected.amax(1))
+    torch.testing.assert_close(probabilities(logits, Target("2", 3)), expected[:, 2])
+
+
+def test_imagenet_has_a_thousand_names() -> None:
+    assert len(imagenet_categories()) == 1000
+    assert imagenet_categories()[207] == "golden retriever"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs the script's `main` in this process; its exit codes are tested with `utils.cli`."""
+    spec = importlib.util.spec_from_file_location("gradcam_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def main(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), "--device", "cpu"])
+        script.main()
+
+    return main
+
+
+@pytest.fixture
+def small_set(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for folder, size in (("0_real", (40, 60)), ("1_fake", (64, 48))):
+        path = tmp_path / "data" / "gan" / folder
+        path.mkdir(parents=True)
+        for name in ("a.png", "b.jpg"):
+            Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path / name)
+    return tmp_path / "data"
+
+
+def write_weights(path: Path, outputs: int) -> Path:
+    torch.manual_seed(0)
+    torch.save({"model": build_model("resnet18", outputs).state_dict()}, path)
+    return path
+
+
+def test_script_on_a_data_set(small_set: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+    weights = write_weights(tmp_path / "w.pth", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--output_dir", tmp_path / "out")
+    data = ("--dataset_dir", small_set, "--gan_name", "gan", "--target", "real")
+    run(*common, *data, "--bsize", 3)
+    folder = tmp_path / "out" / "gradcam" / "resnet18" / "ud-real"
+    with (folder / "attributions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["label"]) for row in rows] == [
+        ("gan/0_real/a.png", "0"),
+        ("gan/0_real/b.jpg", "0"),
+        ("gan/1_fake/a.png", "1"),
+        ("gan/1_fake/b.jpg", "1"),
+    ]
+    for row in rows:
+        assert 0 < float(row["probability"]) < 1
+        assert row["explained"] == "real"
+        assert Image.open(folder / row["overlay"]).size == (224, 224)
+        with np.load(folder / row["arrays"]) as arrays:
+            assert arrays["relevance"].shape == (224, 224)
+            assert arrays["image"].shape == (224, 224, 3)
+            np.testing.assert_allclose(
+                (arrays["cam"] * arrays["guided_backprop"]).sum(0), arrays["relevance"], atol=1e-6
+            )
+    record = json.loads((folder / "attributions.csv.json").read_text())
+    assert record["images"] == 4
+    assert record["layer"] == "layer4"
+    assert len(record["inputs"]["weights"]) == 64
+    assert (folder / "contact_sheet_001.png").is_file()
+
+    first = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    run(*common, *data, "--bsize", 3)
+    again = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    assert again == first
+
+
+def test_script_with_an_imagenet_classifier(small_set: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+    weights = write_weights(tmp_path / "w.pth", 1000)
+    run(
+        *("--classifier", "imagenet", "--arch", "resnet18", "--weights", weights, "--output_dir", tmp_path / "out"),
+        *("--images", small_set / "gan" / "1_fake" / "a.png", "--target", 207, "--crop", "none"),
+    )
+    folder = tmp_path / "out" / "gradcam" / "resnet18" / "imagenet-207"
+    with (folder / "attributions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["explained"] == row["probability_of"] == "207 golden retriever"
+    assert Image.open(folder / row["overlay"]).size == (48, 64)
+
+
+def test_script_errors_are_one_line(small_set: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+    weights = write_weights(tmp_path / "w.pth", 1)
+    image = small_set / "gan" / "1_fake" / "a.png"
+    for arguments, pattern in (
+        (("--classifier", "imagenet", "--images", image), "ImageNet weights not found"),
+        (("--weights", weights, "--images", tmp_path / "absent.png"), "no such file"),
+        (("--weights", weights, "--images", image, "--target", "cat"), "fake or real"),
+        (("--weights", weights, "--images", image, "--layer", "layer9"), "no such layer"),
+        (("--weights", weights, "--dataset_dir", small_set), "--gan_name"),
+    ):
+        with pytest.raises(UserError, match=pattern) as caught:
+            run("--arch", "resnet18", *arguments, "--output_dir", tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
