@@ -105,6 +105,4 @@ def compare_rankings(a: Ranking, b: Ranking, ks: Sequence[int]) -> Comparison:
 
 def _layer_shares(a: Ranking, b: Ranking, k: int) -> tuple[LayerShare, ...]:
     counts = {row.layer: row.in_top_k for row in b.per_layer_summary(k)}
-    return tuple(
-        LayerShare(row.layer, row.in_top_k / k, counts[row.layer] / k) for row in a.per_layer_summary(k)
-    )
+    return tuple(LayerShare(row.layer, row.in_top_k / k, counts[row.layer] / k) for row in a.per_layer_summary(k))

@@ -133,9 +133,7 @@ class FFRS:
             raise ValueError("the saved state is over different layers")
         for name, own in (("total", self._total), ("squares", self._squares), ("zero_relevance", self._zero)):
             if state[name].shape != own.shape:
-                raise ValueError(
-                    f"saved state: expected {name} of shape {own.shape}, got {state[name].shape}"
-                )
+                raise ValueError(f"saved state: expected {name} of shape {own.shape}, got {state[name].shape}")
         self._total = np.array(state["total"], dtype=np.float64)
         self._squares = np.array(state["squares"], dtype=np.float64)
         self._zero = np.array(state["zero_relevance"], dtype=np.int64)
@@ -165,9 +163,7 @@ class FFRS:
             if not (np.isfinite(part).all() and np.isfinite(whole).all()):
                 raise FloatingPointError(f"relevance of layer {name} is not finite")
             if (part < 0).any() or (part.sum(axis=1) > whole * (1 + _ROUNDING)).any():
-                raise ValueError(
-                    f"layer {name}: positive relevance must lie between 0 and the absolute relevance"
-                )
+                raise ValueError(f"layer {name}: positive relevance must lie between 0 and the absolute relevance")
 
 
 def _to_float64(tensor: Tensor) -> np.ndarray:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 # Names come from files of other people and end up in folder names: dotted identifiers only, and short enough.
 _LAYER = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
-_KEY = re.compile(
-    r"(?P<layer>[^#]*)\.#(?P<index>0|[1-9][0-9]{0,8})\(T=(?P<channels>[1-9][0-9]{0,8})\)", re.ASCII
-)
+_KEY = re.compile(r"(?P<layer>[^#]*)\.#(?P<index>0|[1-9][0-9]{0,8})\(T=(?P<channels>[1-9][0-9]{0,8})\)", re.ASCII)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -32,13 +30,9 @@ class FeatureMap:
 
     def __post_init__(self) -> None:
         if not _LAYER.fullmatch(self.layer):
-            raise ValueError(
-                f"layer name {self.layer[:80]!r} is not a dotted name of letters, digits and '_'"
-            )
+            raise ValueError(f"layer name {self.layer[:80]!r} is not a dotted name of letters, digits and '_'")
         if not 0 <= self.index < self.channels:
-            raise ValueError(
-                f"layer {self.layer} has {self.channels} channels, so there is no channel {self.index}"
-            )
+            raise ValueError(f"layer {self.layer} has {self.channels} channels, so there is no channel {self.index}")
 
     @property
     def key(self) -> str:

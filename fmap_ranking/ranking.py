@@ -75,9 +75,7 @@ class Ranking:
         object.__setattr__(self, "values", values)
         if not self.layers:
             found = {fmap.layer: fmap.channels for fmap in self.maps}
-            object.__setattr__(
-                self, "layers", {name: found[name] for name in sorted(found, key=_natural_order)}
-            )
+            object.__setattr__(self, "layers", {name: found[name] for name in sorted(found, key=_natural_order)})
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -99,9 +97,7 @@ class Ranking:
 
     def write(self, path: Path) -> None:
         """Write the ranking as CSV, byte for byte as the published files are written; atomic."""
-        rows = (
-            f"{fmap.key},{value!r}\n" for fmap, value in zip(self.maps, self.values.tolist(), strict=True)
-        )
+        rows = (f"{fmap.key},{value!r}\n" for fmap, value in zip(self.maps, self.values.tolist(), strict=True))
         write_text(path, HEADER + "\n" + "".join(rows))
 
     def check(self) -> None:
@@ -137,9 +133,7 @@ class Ranking:
         Raises:
             UserError: fewer than k maps are left outside the top k.
         """
-        self._require(
-            k, len(self) // 2, "half the number of feature maps, so that k are left outside the top k"
-        )
+        self._require(k, len(self) // 2, "half the number of feature maps, so that k are left outside the top k")
         chosen = np.random.default_rng([seed, draw]).choice(len(self) - k, size=k, replace=False)
         return tuple(self.maps[k + i] for i in np.sort(chosen))
 
@@ -207,14 +201,10 @@ def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking
     except FileNotFoundError:
         raise UserError(f"no ranking at {path}: make it with rank_fmaps.py, or give --relevances") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read ranking {path} ({error}): give a CSV file with header {HEADER}"
-        ) from None
+        raise UserError(f"cannot read ranking {path} ({error}): give a CSV file with header {HEADER}") from None
     if not lines or lines[0] != HEADER:
         found = lines[0][:80] if lines else "an empty file"
-        raise UserError(
-            f"{path}, line 1: expected header '{HEADER}', got '{found}': use a file of rank_fmaps.py"
-        )
+        raise UserError(f"{path}, line 1: expected header '{HEADER}', got '{found}': use a file of rank_fmaps.py")
     if len(lines) == 1:
         raise UserError(f"{path}: no feature map below the header: make the ranking again with rank_fmaps.py")
 
@@ -226,9 +216,7 @@ def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking
             fmap, value = _parse_line(line)
             _check_map(fmap, seen, widths, layers)
             if values and value > values[-1]:
-                raise ValueError(
-                    f"relevance {value} is larger than the one above; sort the file in descending order"
-                )
+                raise ValueError(f"relevance {value} is larger than the one above; sort the file in descending order")
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         seen[fmap] = number
@@ -255,9 +243,7 @@ def default_ranking_path(arch: str, gan_name: str, tag: str, label: str, root: P
 def _parse_line(line: str) -> tuple[FeatureMap, float]:
     fields = line.split(",")
     if len(fields) != 2:
-        raise ValueError(
-            f"expected key and relevance, got {len(fields)} field(s); correct or remove the line"
-        )
+        raise ValueError(f"expected key and relevance, got {len(fields)} field(s); correct or remove the line")
     try:
         value = float(fields[1])
     except ValueError:
@@ -288,6 +274,4 @@ def _check_map(
 
 def _natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts `_blocks.2` before `_blocks.10`."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part
-    ]
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part]

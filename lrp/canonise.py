@@ -53,9 +53,7 @@ def build_program(
 def remove_identities(program: Program) -> Program:
     """Drop steps that do nothing in evaluation mode."""
     replaced = {
-        index + 1: step.inputs[0]
-        for index, step in enumerate(program.steps)
-        if isinstance(step.operation, Identity)
+        index + 1: step.inputs[0] for index, step in enumerate(program.steps) if isinstance(step.operation, Identity)
     }
     return without_steps(program, replaced)
 

@@ -79,7 +79,7 @@ class RuleTable:
 
 @dataclass(frozen=True)
 class Family:
-    """What a family of networks asks for: the z-box at the image (published for ResNet) or the same rule as elsewhere."""
+    """What a family of networks asks for: at the image the z-box (published for ResNet), or the rule of the others."""
 
     zbox: bool
 

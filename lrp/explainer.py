@@ -150,13 +150,9 @@ class Explainer:
                     visit(step.name, received)
                 if any(value in needed for value in step.inputs):
                     inputs = tuple(record.values[v] for v in step.inputs) if rule.needs_inputs else ()
-                    passed = rule.propagate(
-                        step.operation, inputs, received, nonnegative=step.nonnegative_inputs
-                    )
+                    passed = rule.propagate(step.operation, inputs, received, nonnegative=step.nonnegative_inputs)
                     if conservation is not None:
-                        conservation.append(
-                            _absorption(step.name, step.operation.kind, rule, received, passed)
-                        )
+                        conservation.append(_absorption(step.name, step.operation.kind, rule, received, passed))
                     for value, share in zip(step.inputs, passed, strict=True):
                         if share is None or value not in needed:
                             continue
@@ -269,8 +265,6 @@ class Explainer:
         return needed
 
 
-def _absorption(
-    name: str, kind: str, rule: object, received: Tensor, passed: Sequence[Tensor | None]
-) -> Absorption:
+def _absorption(name: str, kind: str, rule: object, received: Tensor, passed: Sequence[Tensor | None]) -> Absorption:
     total = sum(float(share.sum(dtype=torch.float64)) for share in passed if share is not None)
     return Absorption(name, kind, type(rule).__name__, float(received.sum(dtype=torch.float64)), total)

@@ -27,7 +27,7 @@ class Operation(ABC):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute the step's output from its inputs."""
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:  # noqa: B027 (most operations own nothing)
         """Move the parameters, if there are any, to a device and floating-point type."""
 
     def preserves_sign(self) -> bool:
@@ -133,23 +133,17 @@ class Convolution(LinearOperation):
         padding, explicit = self._padding(x)
         if explicit is not None:
             x = F.pad(x, explicit)
-        x = x.to(
-            weight.dtype
-        )  # the mean before a squeeze-and-excitation gate is in float32 even in a bf16 network
+        x = x.to(weight.dtype)  # the mean before a squeeze-and-excitation gate is in float32 even in a bf16 network
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         padding, explicit = self._padding(like)
         height, width = like.shape[-2:]
         left, right, top, bottom = explicit or (0, 0, 0, 0)
-        # One element stands for the input, of which the backward pass needs the shape only.
-        shape = (
-            upstream.shape[0],
-            weight.shape[1] * self.groups,
-            height + top + bottom,
-            width + left + right,
-        )
-        placeholder = upstream.new_empty(1).expand(shape)
+        shape = (upstream.shape[0], like.shape[1], height + top + bottom, width + left + right)
+        # The backward pass wants the input for its shape and memory format only.
+        reads_input = explicit is None and like.shape == shape and like.dtype == upstream.dtype
+        placeholder = like if reads_input else _empty_channels_last(shape, upstream)
         result = torch.ops.aten.convolution_backward(
             upstream,
             placeholder,
@@ -166,6 +160,10 @@ class Convolution(LinearOperation):
         if explicit is not None:
             result = result[..., top : top + height, left : left + width]
         return result
+
+
+def _empty_channels_last(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 class Dense(LinearOperation):
@@ -280,9 +278,7 @@ class Sum(Operation):
     def forward(self, *inputs: Tensor) -> Tensor:
         if any(value.shape != inputs[0].shape for value in inputs):
             shapes = " and ".join(str(tuple(value.shape)) for value in inputs)
-            raise UnsupportedLayerError(
-                f"addition {self.name!r} broadcasts shapes {shapes}: not a residual sum"
-            )
+            raise UnsupportedLayerError(f"addition {self.name!r} broadcasts shapes {shapes}: not a residual sum")
         total = inputs[0] + inputs[1]
         for value in inputs[2:]:
             total = total + value

@@ -27,17 +27,20 @@ Relevances = tuple[Tensor | None, ...]
 
 
 def stabilize(denominator: Tensor, *, epsilon: float = 0.0, at_zero: float = 1e-12) -> Tensor:
-    """b + epsilon * sign(b), and `at_zero` where b is exactly zero: the one place that guards a division.
+    """b + epsilon * sign(b), zero counting as positive; with epsilon = 0, `at_zero` where b is exactly zero.
+
+    The one place that guards a division.
 
     Args:
         denominator: Any shape; overwritten, because it is always a fresh tensor here.
         epsilon: Added away from zero.
-        at_zero: Value that replaces an exact zero.
+        at_zero: Value that replaces an exact zero if epsilon is 0.
     """
-    zero = denominator == 0
     if epsilon:
-        denominator.add_(torch.sign(denominator), alpha=epsilon)
-    return denominator.masked_fill_(zero, at_zero)
+        # Without a minus zero `copysign` takes zero for positive; a sum is minus zero only if all its terms are, and
+        # then they take no relevance anyway.
+        return denominator.add_(torch.copysign(denominator.new_tensor(epsilon), denominator))
+    return denominator.masked_fill_(denominator == 0, at_zero)
 
 
 def stabilize_nonnegative(denominator: Tensor, *, at_zero: float = 1e-12) -> Tensor:
@@ -48,7 +51,7 @@ def stabilize_nonnegative(denominator: Tensor, *, at_zero: float = 1e-12) -> Ten
 class Rule(Protocol):
     """What the explainer asks of a rule."""
 
-    needs_inputs: bool
+    needs_inputs: ClassVar[bool]
     """Whether `propagate` reads the input values; where not, they are not kept."""
 
     def propagate(
@@ -133,7 +136,7 @@ class Epsilon:
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
     ) -> Relevances:
         output = operation.forward(*inputs)
-        ratio = relevance / stabilize(output, epsilon=self.epsilon, at_zero=self.epsilon)
+        ratio = relevance / stabilize(output, epsilon=self.epsilon)
         if isinstance(operation, LinearOperation):
             return (operation.adjoint(ratio, operation.weight, inputs[0]).mul_(inputs[0]),)
         return tuple(g * x for g, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
@@ -149,7 +152,7 @@ class EpsilonSum:
     def propagate(
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
     ) -> Relevances:
-        total = stabilize(operation.forward(*inputs), epsilon=self.epsilon, at_zero=self.epsilon)
+        total = stabilize(operation.forward(*inputs), epsilon=self.epsilon)
         ratio = torch.div(relevance, total, out=total)
         return tuple(value * ratio for value in inputs)
 
@@ -212,7 +215,7 @@ class AdaptiveBeta:
 
 
 class _Contributions:
-    """Positive and negative contributions z_ij of a linear layer, summed over i (`total`) or spread over i (`share`)."""
+    """Positive and negative contributions z_ij of a linear layer, summed (`total`) or spread (`share`) over i."""
 
     def __init__(self, operation: LinearOperation, x: Tensor, *, nonnegative: bool) -> None:
         self._operation = operation
@@ -267,11 +270,9 @@ class ZBox:
         # The two bounds see the same constant image; padding makes its response depend on the place, so it is
         # computed, once for the batch.
         ones = torch.ones_like(x[:1])
-        bound = (
-            linear.apply(ones, linear.part("+")) * self.low + linear.apply(ones, linear.part("-")) * self.high
-        )
+        bound = linear.apply(ones, linear.part("+")) * self.low + linear.apply(ones, linear.part("-")) * self.high
         total = linear.apply(x, linear.weight) - bound
-        ratio = relevance / stabilize(total, epsilon=self.epsilon, at_zero=self.epsilon)
+        ratio = relevance / stabilize(total, epsilon=self.epsilon)
         # x w - low w+ - high w- = (x - low) w+ + (x - high) w-
         share = linear.adjoint(ratio, linear.part("+"), x).mul_(x - self.low)
         return (share.addcmul_(linear.adjoint(ratio, linear.part("-"), x), x - self.high),)

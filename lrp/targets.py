@@ -41,9 +41,7 @@ def start_relevance(logits: Tensor, target: Target, *, published: bool = False) 
     for row, wanted in enumerate(targets):
         if wanted in (FAKE, REAL):
             if outputs != 1:
-                raise ValueError(
-                    f"target {wanted!r} needs a one-logit detector; the network has {outputs} outputs"
-                )
+                raise ValueError(f"target {wanted!r} needs a one-logit detector; the network has {outputs} outputs")
             columns.append(0)
             signs.append(1.0 if wanted == FAKE else -1.0)
             continue

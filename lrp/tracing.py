@@ -238,9 +238,7 @@ def trace(model: nn.Module) -> Program:
         name = str(node.target) if node.op == "call_module" else _place(node)
         if name in seen:
             if isinstance(operation, Convolution | Dense | BatchNorm):
-                raise UnsupportedLayerError(
-                    f"layer {name!r} ({origin}) is used twice; give each use its own module"
-                )
+                raise UnsupportedLayerError(f"layer {name!r} ({origin}) is used twice; give each use its own module")
             name = f"{name}@{node.name}"
         seen.add(name)
         tensors = [argument for argument in node.all_input_nodes if argument in numbers]
@@ -285,14 +283,14 @@ def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[Operation,
         return (Addition() if word == "addition" else Product()), str(name)
     if node.target is torch.cat:
         dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        return Concatenation(int(dim)), str(name)
+        if not isinstance(dim, int):
+            raise UnsupportedLayerError(f"{where}: the dimension of a concatenation must be a number")
+        return Concatenation(dim), str(name)
     builder_function = FUNCTIONS.get(node.target)
     if builder_function is None:
         known = sorted({key if isinstance(key, str) else key.__name__ for key in FUNCTIONS})
         raise UnsupportedLayerError(f"{where} has no rule; supported functions are {', '.join(known)}")
     try:
-        return builder_function(
-            *node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "input"}
-        ), str(name)
+        return builder_function(*node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "input"}), str(name)
     except (UnsupportedLayerError, TypeError) as error:
         raise UnsupportedLayerError(f"{where}: {error}") from error

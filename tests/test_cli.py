@@ -134,9 +134,7 @@ def test_help_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("requested", "device", "expected"), [(3, "cpu", 3), (0, "cuda", 0), (None, "cpu", 0)]
-)
+@pytest.mark.parametrize(("requested", "device", "expected"), [(3, "cpu", 3), (0, "cuda", 0), (None, "cpu", 0)])
 def test_number_of_workers(requested: int | None, device: str, expected: int) -> None:
     assert cli.resolve_num_workers(requested, device) == expected
 
@@ -151,9 +149,7 @@ def run(body: str, **options: object) -> subprocess.CompletedProcess[str]:
         "import errno, os, sys\nfrom utils.cli import run_script\nfrom utils.errors import *\n"
         f"def main():\n    {body}\nrun_script(main)\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, **options
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +212,7 @@ def test_output_to_a_full_disk() -> None:
         pytest.skip("this system has no /dev/full")
     code = "from utils.cli import run_script\nrun_script(lambda: print('x'))"
     with full.open("w") as stdout:
-        done = subprocess.run(
-            [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: the disk is full")
     assert done.stderr.count(b"\n") == 1

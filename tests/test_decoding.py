@@ -224,9 +224,7 @@ def test_no_crop_returns_the_image() -> None:
     assert Crop("none")(image, seed=0, name="a") is image
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(256, 256), (300, 299), (200, 400), (400, 200), (1, 1), (3, 50)]
-)
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (300, 299), (200, 400), (400, 200), (1, 1), (3, 50)])
 def test_random_crop_resizes_its_box_as_torchvision(height: int, width: int) -> None:
     image = colours(height, width)
     crop = Crop("random")(image, seed=3, name="a.png")

@@ -282,7 +282,11 @@ def test_other_architecture_is_recognised(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("held", "wanted", "pattern"),
-    [(1000, 1, "1000 outputs where 1 .*ImageNet"), (1, 1000, "1 outputs where 1000 .*detector"), (7, 1, "7 outputs")],
+    [
+        (1000, 1, "1000 outputs where 1 .*ImageNet"),
+        (1, 1000, "1 outputs where 1000 .*detector"),
+        (7, 1, "7 outputs"),
+    ],
 )
 def test_other_number_of_outputs(tiny: str, tmp_path: Path, held: int, wanted: int, pattern: str) -> None:
     path = save(tmp_path / "w.pth", TinyNet(held).state_dict())

@@ -74,9 +74,7 @@ def test_full_disk_in_earnest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     real_open = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, *args, **kwargs: real_open(Path("/dev/full"), *args, **kwargs)
-    )
+    monkeypatch.setattr(Path, "open", lambda self, *args, **kwargs: real_open(Path("/dev/full"), *args, **kwargs))
     with pytest.raises(UserError, match=r"scores\.csv: the disk is full"):
         files.write_csv(tmp_path / "scores.csv", ["a"], [["b" * 100_000]])
     assert names(tmp_path) == []
@@ -209,9 +207,7 @@ def test_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Path(files.__file__).resolve().parent.parent / "src" / "rank_fmaps.py"
     monkeypatch.setattr("sys.argv", [str(script), "--bsize", "4"])
     table = tmp_path / "scores.csv"
-    written = files.write_provenance(
-        table, seed=3, device="cpu", inputs={"weights": "ab"}, counts={"real": 2}
-    )
+    written = files.write_provenance(table, seed=3, device="cpu", inputs={"weights": "ab"}, counts={"real": 2})
     first = written.read_bytes()
     record = json.loads(first)
     assert written == tmp_path / "scores.csv.json"
@@ -242,9 +238,7 @@ def test_harmless_names_stay(text: str) -> None:
     assert files.safe_name(text) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["", ".", "..", "../x", "/etc", "a\nb", "a\0b", "-rf", ".hidden", "é" * 300, "\udcff"]
-)
+@pytest.mark.parametrize("text", ["", ".", "..", "../x", "/etc", "a\nb", "a\0b", "-rf", ".hidden", "é" * 300, "\udcff"])
 def test_harmful_names_are_made_harmless(text: str, tmp_path: Path) -> None:
     name = files.safe_name(text)
     assert files.is_plain_name(name)

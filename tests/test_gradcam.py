@@ -105,7 +105,13 @@ def test_batch_is_the_images_one_by_one() -> None:
 def hooks_and_flags(model: nn.Module) -> list[object]:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [
-        (name, type(module), module.training, vars(module).get("inplace"), [len(getattr(module, k)) for k in kinds])
+        (
+            name,
+            type(module),
+            module.training,
+            vars(module).get("inplace"),
+            [len(getattr(module, k)) for k in kinds],
+        )
         for name, module in model.named_modules()
     ] + [(name, p.requires_grad, p.grad is None) for name, p in model.named_parameters()]
 
@@ -257,7 +263,16 @@ def test_script_on_a_data_set(small_set: Path, tmp_path: Path, run: Callable[...
 def test_script_with_an_imagenet_classifier(small_set: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     weights = write_weights(tmp_path / "w.pth", 1000)
     run(
-        *("--classifier", "imagenet", "--arch", "resnet18", "--weights", weights, "--output_dir", tmp_path / "out"),
+        *(
+            "--classifier",
+            "imagenet",
+            "--arch",
+            "resnet18",
+            "--weights",
+            weights,
+            "--output_dir",
+            tmp_path / "out",
+        ),
         *("--images", small_set / "gan" / "1_fake" / "a.png", "--target", 207, "--crop", "none"),
     )
     folder = tmp_path / "out" / "gradcam" / "resnet18" / "imagenet-207"

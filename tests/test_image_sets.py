@@ -153,9 +153,7 @@ def test_order_does_not_depend_on_the_file_system(flat: Path, monkeypatch: pytes
     assert names(find_image_set(flat, "gan")) == expected
 
 
-def test_digest_follows_names_and_sizes_not_place_or_time(
-    flat: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_digest_follows_names_and_sizes_not_place_or_time(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     digest = find_image_set(flat, "gan").digest()
     moved = tmp_path_factory.mktemp("moved")
     (flat / "gan").rename(moved / "gan")

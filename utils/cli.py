@@ -97,9 +97,7 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def add_bool(parser: argparse._ActionsContainer, flag: str, *, default: bool, help: str) -> None:
     """Add a flag that works alone (`--flag`) and with a value (`--flag False`)."""
-    parser.add_argument(
-        flag, type=parse_bool, nargs="?", const=True, default=default, metavar="True|False", help=help
-    )
+    parser.add_argument(flag, type=parse_bool, nargs="?", const=True, default=default, metavar="True|False", help=help)
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser, *, arch: str | None = "resnet50") -> None:
@@ -211,9 +209,7 @@ def add_run_arguments(
     """Add --output_dir, --device, --seed, --compat, --resume and --wandb."""
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, default=output_dir, metavar="DIR", help=output_help)
-    group.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="auto: a GPU if there is one"
-    )
+    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="auto: a GPU if there is one")
     group.add_argument("--seed", type=parse_count, default=0, metavar="N", help="of all random choices")
     group.add_argument(
         "--compat",
@@ -242,9 +238,7 @@ def progress(
     """A tqdm bar on standard error, silent where that is not a terminal."""
     from tqdm import tqdm
 
-    return tqdm(
-        iterable, total=total, desc=description, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty()
-    )
+    return tqdm(iterable, total=total, desc=description, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
 
 
 class GracefulInterrupt:

@@ -149,17 +149,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             contents = {
-                name.removesuffix(".npy"): np.lib.format.read_array(
-                    io.BytesIO(archive.read(name)), allow_pickle=False
-                )
+                name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
                 for name in archive.namelist()
             }
     except PermissionError as error:
         raise UserError(f"cannot read {path}: permission denied: change its permissions") from error
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(
-            f"{path} is damaged or not an .npz of plain arrays: remove it and make it anew"
-        ) from error
+        raise UserError(f"{path} is damaged or not an .npz of plain arrays: remove it and make it anew") from error
     return contents
 
 
@@ -173,9 +169,7 @@ def sha256_file(path: str | Path) -> str:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror}): check the path and its permissions"
-        ) from error
+        raise UserError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from error
 
 
 def sha256_text(lines: Iterable[str]) -> str:
@@ -244,9 +238,7 @@ def safe_join(root: str | Path, *parts: str) -> Path:
         UserError: the path would lie outside `root`.
     """
     root = Path(root)
-    inside = all(
-        "\0" not in part and not Path(part).is_absolute() and ".." not in Path(part).parts for part in parts
-    )
+    inside = all("\0" not in part and not Path(part).is_absolute() and ".." not in Path(part).parts for part in parts)
     joined = root.joinpath(*parts) if inside else root
     if not inside or not joined.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{'/'.join(parts)!r} leads out of {root}: use a name that stays below it")

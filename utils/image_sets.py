@@ -102,9 +102,7 @@ def find_image_set(
         for label in sorted(set(labels)):
             label_folder = class_folder / LABEL_FOLDERS[label]
             if not label_folder.is_dir():
-                raise UserError(
-                    f"no folder {label_folder}: add it, with images in it, or remove {class_folder}"
-                )
+                raise UserError(f"no folder {label_folder}: add it, with images in it, or remove {class_folder}")
             names = _image_names(label_folder)
             if not names:
                 raise UserError(f"no images in {label_folder}: put some there ({_extension_list()})")
@@ -138,10 +136,7 @@ def find_loose_images(paths: Sequence[str | Path]) -> ImageSet:
         else:
             raise UserError(f"no such file or folder: {path}: check the path")
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in given]))
-    items = (
-        ImageItem(path, path.relative_to(root).as_posix(), _label_from_parents(path), "", "")
-        for path in found
-    )
+    items = (ImageItem(path, path.relative_to(root).as_posix(), _label_from_parents(path), "", "") for path in found)
     return ImageSet(root, tuple(items))
 
 
@@ -165,9 +160,7 @@ def composition(image_set: ImageSet) -> tuple[Counter[tuple[str, str]], str | No
     if all(abs(shares["real"].get(kind, 0.0) - shares["fake"].get(kind, 0.0)) <= 0.05 for kind in kinds):
         return counts, None
     texts = {
-        label: ", ".join(
-            f"{count} {kind}" for (owner, kind), count in sorted(counts.items()) if owner == label
-        )
+        label: ", ".join(f"{count} {kind}" for (owner, kind), count in sorted(counts.items()) if owner == label)
         for label in shares
     }
     return counts, (
@@ -199,9 +192,7 @@ def _class_names(folder: Path, have_classes: bool | Literal["auto"]) -> list[str
     direct = _has_label_folders(folder)
     label_folders = set(LABEL_FOLDERS.values())
     classes = [
-        name
-        for name in _folder_names(folder)
-        if name not in label_folders and _has_label_folders(folder / name)
+        name for name in _folder_names(folder) if name not in label_folders and _has_label_folders(folder / name)
     ]
     if have_classes == "auto" and direct and classes:
         raise UserError(

@@ -61,9 +61,7 @@ def plan_batches(image_set: ImageSet, batch_size: int, crop: Crop) -> Plan:
         raise UserError(f"batch size is {batch_size}: use --bsize of at least 1")
     count = len(image_set)
     if crop.kind != "none":
-        return tuple(
-            tuple(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)
-        )
+        return tuple(tuple(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size))
     plan: list[tuple[int, ...]] = []
     window = _WINDOW_IN_BATCHES * batch_size
     for first in range(0, count, window):
@@ -71,9 +69,7 @@ def plan_batches(image_set: ImageSet, batch_size: int, crop: Crop) -> Plan:
         for position in range(first, min(first + window, count)):
             by_size.setdefault(_size_or_own_group(image_set.items[position], position), []).append(position)
         for group in by_size.values():
-            plan.extend(
-                tuple(group[start : start + batch_size]) for start in range(0, len(group), batch_size)
-            )
+            plan.extend(tuple(group[start : start + batch_size]) for start in range(0, len(group), batch_size))
     return tuple(plan)
 
 
