@@ -38,9 +38,7 @@ def golden_weights(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         path = folder / f"{arch}.pth"
         if not path.exists():
             arrays = make_weights.state_arrays(arch, 0, script.with_name(f"fc_{arch}_seed0.npz"))
-            torch.save(
-                {"model": {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}}, path
-            )
+            torch.save({"model": {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}}, path)
         return path
 
     return weights

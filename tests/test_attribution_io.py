@@ -45,9 +45,7 @@ def test_bundled_photos_are_the_last_resort() -> None:
 def test_given_images_go_before_the_data_set(tmp_path: Path) -> None:
     write_images(tmp_path, "x/1_fake/a.png", "one.png", "set/gan/0_real/r.png", "set/gan/1_fake/f.png")
     image_set, source = select_images(
-        arguments(
-            images=[tmp_path / "x", tmp_path / "one.png"], dataset_dir=tmp_path / "set", gan_name=["gan"]
-        )
+        arguments(images=[tmp_path / "x", tmp_path / "one.png"], dataset_dir=tmp_path / "set", gan_name=["gan"])
     )
     assert [(item.name, item.label) for item in image_set.items] == [("x/1_fake/a.png", 1), ("one.png", None)]
     assert "--images" in source
@@ -97,10 +95,7 @@ def test_images_of_one_stem_do_not_overwrite_each_other(tmp_path: Path) -> None:
         )
     *sheets, table = writer.finish(seed=0, device="cpu", inputs={})
     assert len(sheets) == 1
-    pictures = {
-        path.relative_to(tmp_path / "out").as_posix()
-        for path in (tmp_path / "out").rglob("overlays/**/*.png")
-    }
+    pictures = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("overlays/**/*.png")}
     assert pictures == {f"overlays/{name}.png" for name in ("a.png", "a.jpg", "A.bmp", "b", "sub/a")}
     lines = table.read_text().splitlines()
     assert len(lines) == 6

@@ -46,9 +46,7 @@ class TinyNet(nn.Module):
 
 @pytest.fixture
 def tiny() -> Iterator[str]:
-    register_architecture(
-        "tiny", TinyNet, family="tiny", head="head", gradcam_layer="conv", aliases=["tiny-net"]
-    )
+    register_architecture("tiny", TinyNet, family="tiny", head="head", gradcam_layer="conv", aliases=["tiny-net"])
     register_architecture(
         "tiny-wide", lambda outputs: TinyNet(outputs, 8), family="tiny", head="head", gradcam_layer="conv"
     )
@@ -169,9 +167,7 @@ def test_preprocess_refuses_other_input(tiny: str, tmp_path: Path, images: torch
         detector.preprocess(images)
 
 
-@pytest.mark.parametrize(
-    "form", ["model", "bare", "module.", "legacy", "half", "no counters", "safetensors", "fp16"]
-)
+@pytest.mark.parametrize("form", ["model", "bare", "module.", "legacy", "half", "no counters", "safetensors", "fp16"])
 def test_accepted_forms(tiny: str, tmp_path: Path, form: str) -> None:
     net = TinyNet(1)
     state = {key: value.half().to(value.dtype) for key, value in net.state_dict().items()}
@@ -194,9 +190,7 @@ def test_accepted_forms(tiny: str, tmp_path: Path, form: str) -> None:
     else:
         torch.save(state, path)
     loaded = load_detector("Tiny-Net", path, "cpu").model.state_dict()
-    assert {key: value.dtype for key, value in loaded.items()} == {
-        k: v.dtype for k, v in net.state_dict().items()
-    }
+    assert {key: value.dtype for key, value in loaded.items()} == {k: v.dtype for k, v in net.state_dict().items()}
     for key, value in state.items():
         assert torch.equal(loaded[key], value), key
 
@@ -245,9 +239,7 @@ def test_malicious_pickle_does_not_run(tiny: str, tmp_path: Path, zipped: bool) 
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_that_are_no_checkpoints(
-    tiny: str, tmp_path: Path, content: bytes, pattern: str, suffix: str
-) -> None:
+def test_files_that_are_no_checkpoints(tiny: str, tmp_path: Path, content: bytes, pattern: str, suffix: str) -> None:
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
     assert re.search(pattern, refusal(tiny, path))
@@ -259,9 +251,7 @@ def test_truncated_checkpoint(tiny: str, tmp_path: Path) -> None:
     assert "not a readable checkpoint" in refusal(tiny, path)
 
 
-@pytest.mark.parametrize(
-    "content", [torch.zeros(3), [1, 2], {}, {"model": {}}, {"epoch": 3}, {"model": {"a": "b"}}]
-)
+@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {}, {"model": {}}, {"epoch": 3}, {"model": {"a": "b"}}])
 def test_contents_that_are_no_state(tiny: str, tmp_path: Path, content: Any) -> None:
     assert "not a checkpoint" in refusal(tiny, save(tmp_path / "w.pth", content))
 
@@ -287,9 +277,7 @@ def test_other_architecture_is_recognised(tiny: str, tmp_path: Path) -> None:
     assert "looks like tiny-wide" in refusal(tiny, path)
     path = save(tmp_path / "r.pth", {"model": build_model("resnet18", 1).state_dict()})
     assert "looks like resnet18" in refusal("efb0", path)
-    assert "no registered architecture" in refusal(
-        "resnet34", save(tmp_path / "x.pth", {"x": torch.zeros(2)})
-    )
+    assert "no registered architecture" in refusal("resnet34", save(tmp_path / "x.pth", {"x": torch.zeros(2)}))
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ def test_published_numbers(arch: str, shared_dir: Path, golden_weights: Callable
     detector = load_detector(arch, golden_weights(arch), "cpu")
     with np.load(shared_dir / "reference" / "golden" / f"guided_gradcam_{arch}.npz") as file:
         golden = dict(file)
-    pictures = [
-        Image.open(shared_dir / "forensynths_sample" / name).convert("RGB") for name in golden["names"]
-    ]
+    pictures = [Image.open(shared_dir / "forensynths_sample" / name).convert("RGB") for name in golden["names"]]
     images = torch.from_numpy(np.stack([np.asarray(picture)[16:240, 16:240] for picture in pictures]))
     result = guided_gradcam(detector, images.permute(0, 3, 1, 2), Target("fake", 1))
     np.testing.assert_allclose(result.cam.numpy(), golden["cam"], atol=1e-3)
@@ -124,9 +122,7 @@ def test_network_is_left_as_found(arch: str, failing_call: int, monkeypatch: pyt
     torch.manual_seed(0)
     model = build_model(arch).eval()
     layer = {"resnet18": "layer4", "efb0": "_conv_head"}[arch]
-    detector = Detector(
-        Architecture(arch, "f", lambda n: model, "fc", layer), model, torch.device("cpu"), None, "", 1
-    )
+    detector = Detector(Architecture(arch, "f", lambda n: model, "fc", layer), model, torch.device("cpu"), None, "", 1)
     images = random_images(1, 64)
     before, state = hooks_and_flags(model), {key: value.clone() for key, value in model.state_dict().items()}
     logits = guided_gradcam(detector, images, Target("fake", 1)).logits
@@ -170,9 +166,7 @@ def test_targets(text: str | None, outputs: int, name: str) -> None:
     assert parse_target(text, outputs) == Target(name, outputs)
 
 
-@pytest.mark.parametrize(
-    ("text", "outputs"), [("top", 1), ("0", 1), ("fake", 1000), ("1000", 1000), ("-1", 1000)]
-)
+@pytest.mark.parametrize(("text", "outputs"), [("top", 1), ("0", 1), ("fake", 1000), ("1000", 1000), ("-1", 1000)])
 def test_refused_targets(text: str, outputs: int) -> None:
     with pytest.raises(UserError, match="--target"):
         parse_target(text, outputs)
@@ -266,9 +260,7 @@ def test_script_on_a_data_set(small_set: Path, tmp_path: Path, run: Callable[...
     assert again == first
 
 
-def test_script_with_an_imagenet_classifier(
-    small_set: Path, tmp_path: Path, run: Callable[..., None]
-) -> None:
+def test_script_with_an_imagenet_classifier(small_set: Path, tmp_path: Path, run: Callable[..., None]) -> None:
     weights = write_weights(tmp_path / "w.pth", 1000)
     run(
         *(

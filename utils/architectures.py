@@ -69,9 +69,7 @@ def register_architecture(
     taken = sorted(spellings & set(_aliases))
     if taken:
         raise ValueError(f"architecture name {', '.join(taken)} is already registered")
-    architecture = Architecture(
-        canonical, family, build, head, gradcam_layer, tuple(imagenet_files), mean, std
-    )
+    architecture = Architecture(canonical, family, build, head, gradcam_layer, tuple(imagenet_files), mean, std)
     _registry[canonical] = architecture
     _aliases.update(dict.fromkeys(spellings, canonical))
     return architecture
@@ -131,9 +129,7 @@ def _register_resnet(depth: int) -> None:
         return torchvision.models.get_model(name, weights=None, num_classes=outputs)
 
     files = [PurePosixPath(weights.url).name for weights in torchvision.models.get_model_weights(name)]
-    register_architecture(
-        name, build, family="resnet", head="fc", gradcam_layer="layer4", imagenet_files=files
-    )
+    register_architecture(name, build, family="resnet", head="fc", gradcam_layer="layer4", imagenet_files=files)
 
 
 def _register_efficientnet(scale: int) -> None:

@@ -160,9 +160,7 @@ class AttributionWriter:
             )
         )
 
-    def finish(
-        self, *, seed: int | None, device: object, inputs: Mapping[str, str], **facts: object
-    ) -> list[Path]:
+    def finish(self, *, seed: int | None, device: object, inputs: Mapping[str, str], **facts: object) -> list[Path]:
         """Write the table with its provenance and the last contact sheet; returns the sheets and the table.
 
         Args as in `utils.files.write_provenance`.
@@ -191,8 +189,7 @@ def _output_names(image_set: ImageSet) -> dict[str, str]:
         key = _stem(item.name).lower()
         stems[key] = stems.get(key, 0) + 1
     return {
-        item.name: _stem(item.name) if stems[_stem(item.name).lower()] == 1 else item.name
-        for item in image_set.items
+        item.name: _stem(item.name) if stems[_stem(item.name).lower()] == 1 else item.name for item in image_set.items
     }
 
 

@@ -113,9 +113,7 @@ def run_attribution(
             classes = target.classes(result.logits).tolist()
             arrays = {name: values.float().cpu().numpy() for name, values in result.arrays.items()}
             for row, item in enumerate(batch.items):
-                explained = (
-                    target.name if detector.outputs == 1 else _class_name(classes[row], detector.outputs)
-                )
+                explained = target.name if detector.outputs == 1 else _class_name(classes[row], detector.outputs)
                 writer.add(
                     item,
                     pictures[row],

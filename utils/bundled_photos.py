@@ -39,7 +39,5 @@ def bundled_photos() -> list[tuple[str, Path]]:
         root = Path(spec.origin).parent / rest
         photos += [(Path(name).stem, root / name) for name in names if (root / name).is_file()]
     if not photos:
-        raise UserError(
-            "no bundled photos: install scikit-image and scikit-learn, or give --images FILE_OR_FOLDER"
-        )
+        raise UserError("no bundled photos: install scikit-image and scikit-learn, or give --images FILE_OR_FOLDER")
     return photos

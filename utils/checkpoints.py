@@ -59,9 +59,7 @@ def _read_pth(path: Path) -> Mapping[str, object]:
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not content:
-        raise UserError(
-            f"weights {path} are not a checkpoint: expected a dictionary of tensors, or of one as 'model'"
-        )
+        raise UserError(f"weights {path} are not a checkpoint: expected a dictionary of tensors, or of one as 'model'")
     return content
 
 
@@ -86,15 +84,11 @@ def _checked_tensor(path: Path, key: str, value: object) -> Tensor:
             "expected a dictionary of tensors, or one under the key 'model'"
         )
     if value.is_quantized or value.is_complex() or value.layout is not torch.strided:
-        raise UserError(
-            f"weights {path}: {key!r} is not a plain tensor: save the weights as float32 or float16"
-        )
+        raise UserError(f"weights {path}: {key!r} is not a plain tensor: save the weights as float32 or float16")
     if not value.is_floating_point():
         return value.clone()
     if not bool(torch.isfinite(value).all()):
-        raise UserError(
-            f"weights {path}: {key!r} is not finite (NaN or infinite values): the file is damaged"
-        )
+        raise UserError(f"weights {path}: {key!r} is not finite (NaN or infinite values): the file is damaged")
     # a copy, so that no tensor stays mapped to a file that may be replaced
     return value.to(torch.float32, copy=True)
 
@@ -121,9 +115,7 @@ def load_state(path: Path, state: State, architecture: Architecture, outputs: in
         raise UserError(f"weights {path} have {rows} outputs where {outputs} expected: {_outputs_hint(rows)}")
     if lookalikes or not _mostly_alike(found, expected):
         guess = f"looks like {lookalikes[0]}" if lookalikes else "is of no registered architecture"
-        raise UserError(
-            f"weights {path} are not of {name}: the checkpoint {guess}; make --arch and --weights match"
-        )
+        raise UserError(f"weights {path} are not of {name}: the checkpoint {guess}; make --arch and --weights match")
     raise UserError(f"weights {path} do not fit {name}: {_first_difference(found, expected)}")
 
 

@@ -69,9 +69,7 @@ class ContactSheets:
             entry.paste(tile, (left, (_TILE - tile.height) // 2))
         draw = ImageDraw.Draw(entry)
         for line, text in enumerate(caption):
-            draw.text(
-                (0, _TILE + _GAP + line * _LINE), _shortened(text, self._entry_width), _INK, _font(_TEXT)
-            )
+            draw.text((0, _TILE + _GAP + line * _LINE), _shortened(text, self._entry_width), _INK, _font(_TEXT))
         self._waiting.append(entry)
         if len(self._waiting) == self.columns * self.rows:
             self._write_page()

@@ -141,9 +141,7 @@ def load_detector(
     architecture = get_architecture(arch)
     if weights is None:
         if blur_jpg is None:
-            raise UserError(
-                "no weights given: name the checkpoint with --weights, or the recipe with --blur_jpg"
-            )
+            raise UserError("no weights given: name the checkpoint with --weights, or the recipe with --blur_jpg")
         path = default_weights_path(arch, blur_jpg)
         if not path.exists():
             raise UserError(
@@ -172,8 +170,7 @@ def load_imagenet_classifier(
         files = " or ".join(get_architecture(arch).imagenet_files) or "a checkpoint with 1000 outputs"
         where = "" if weights is None else f" or at {imagenet_weights_path(arch)}"
         raise UserError(
-            f"ImageNet weights not found: put {files} at {path}{where} "
-            "(docs/data_and_weights.md says where to get it)"
+            f"ImageNet weights not found: put {files} at {path}{where} (docs/data_and_weights.md says where to get it)"
         )
     return load_detector(arch, path, device, outputs=1000)
 
@@ -190,9 +187,7 @@ def replace_squeeze_excite(model: nn.Module, imagenet_checkpoint: str | Path) ->
     path = Path(imagenet_checkpoint)
     own = {key: tensor for key, tensor in model.state_dict().items() if _SQUEEZE_EXCITE.search(key)}
     if not own:
-        raise UserError(
-            "--compat_se is for EfficientNet only: this network has no squeeze-excite convolutions"
-        )
+        raise UserError("--compat_se is for EfficientNet only: this network has no squeeze-excite convolutions")
     state: Mapping[str, Tensor] = read_state(path)
     for key, tensor in own.items():
         if key not in state or state[key].shape != tensor.shape:

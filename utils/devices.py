@@ -24,7 +24,5 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise UserError(
-                f"device {name} is not there ({count} CUDA devices found): use --device cpu or auto"
-            )
+            raise UserError(f"device {name} is not there ({count} CUDA devices found): use --device cpu or auto")
     return device

@@ -56,9 +56,7 @@ class _Score(nn.Module):
         return self.target.score(self.model(x))
 
 
-def guided_gradcam(
-    detector: Detector, images: Tensor, target: Target, layer: str | None = None
-) -> GuidedGradCam:
+def guided_gradcam(detector: Detector, images: Tensor, target: Target, layer: str | None = None) -> GuidedGradCam:
     """Guided Grad-CAM of the target's score; hooks are gone and the network is as before when it returns.
 
     Args:
