@@ -186,8 +186,8 @@ def add_save_pt_files(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_ranking_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --topk and --relevances."""
+def add_ranking_arguments(parser: argparse.ArgumentParser, *, relevances: bool = True) -> None:
+    """Add --topk and, for steps that read a ranking, --relevances."""
     group = parser.add_argument_group("feature maps")
     group.add_argument(
         "--topk",
@@ -195,6 +195,8 @@ def add_ranking_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="number of top-ranked feature maps; absent: the paper's 114 for resnet50 and 27 for efb0",
     )
+    if not relevances:
+        return
     group.add_argument(
         "--relevances",
         type=Path,

@@ -1,0 +1,36 @@
+"""Relevance of single images as files: the map as a tensor, and the picture of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.figures import save_picture
+from utils.files import atomic_path, safe_join
+from utils.heatmaps import overlay, render_heatmap
+from utils.image_sets import ImageItem
+
+
+class RelevanceFiles:
+    """Writes `<folder>/<image name>.pt` and `.png` for every image added; keeps nothing in memory.
+
+    The .pt file holds a dict of plain values, readable with `torch.load(..., weights_only=True)`: `relevance`
+    (H, W) float32, summed over RGB and positive where it speaks for the image's label, `probability` (p(fake)) and
+    `label`.
+
+    Args:
+        folder: Where everything goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, item: ImageItem, image: np.ndarray, relevance: np.ndarray, probability: float) -> None:
+        """Write one image (H, W, 3) uint8 and its relevance (H, W)."""
+        path = safe_join(self.folder, f"{item.name}.pt")
+        content = {"relevance": torch.from_numpy(relevance.copy()), "probability": probability, "label": item.label}
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+        save_picture(path.with_suffix(".png"), overlay(image, render_heatmap(relevance)))
