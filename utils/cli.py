@@ -206,21 +206,30 @@ def add_ranking_arguments(parser: argparse.ArgumentParser, *, relevances: bool =
 
 
 def add_run_arguments(
-    parser: argparse.ArgumentParser, *, output_dir: Path | None = Path("output"), output_help: str = "results"
+    parser: argparse.ArgumentParser,
+    *,
+    output_dir: Path | None = Path("output"),
+    output_help: str = "results",
+    compat: bool = True,
+    resume: bool = True,
+    wandb: bool = True,
 ) -> None:
-    """Add --output_dir, --device, --seed, --compat, --resume and --wandb."""
+    """Add --output_dir, --device, --seed, and --compat, --resume and --wandb unless the script has no use for them."""
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, default=output_dir, metavar="DIR", help=output_help)
     group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="auto: a GPU if there is one")
     group.add_argument("--seed", type=parse_count, default=0, metavar="N", help="of all random choices")
-    group.add_argument(
-        "--compat",
-        choices=("none", "published"),
-        default="none",
-        help="published: compute as the published code does, faults included",
-    )
-    add_bool(group, "--resume", default=False, help="go on from the state an interrupted run has saved")
-    add_bool(group, "--wandb", default=False, help="log to Weights & Biases, if it is installed")
+    if compat:
+        group.add_argument(
+            "--compat",
+            choices=("none", "published"),
+            default="none",
+            help="published: compute as the published code does, faults included",
+        )
+    if resume:
+        add_bool(group, "--resume", default=False, help="go on from the state an interrupted run has saved")
+    if wandb:
+        add_bool(group, "--wandb", default=False, help="log to Weights & Biases, if it is installed")
 
 
 def resolve_num_workers(requested: int | None, device_type: str) -> int:

@@ -270,7 +270,19 @@ def _command() -> list[str]:
     program = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path("python")
     inside = program.is_relative_to(_PROJECT_ROOT)
     name = program.relative_to(_PROJECT_ROOT).as_posix() if inside else program.name
-    return [name, *sys.argv[1:]]
+    return [name, *_without_resume(sys.argv[1:])]
+
+
+def _without_resume(arguments: Sequence[str]) -> list[str]:
+    """The arguments but for --resume: a resumed run leaves the same files as one that was never interrupted."""
+    kept: list[str] = []
+    after_flag = False
+    for argument in arguments:
+        is_value = after_flag and argument.lower() in ("true", "false", "1", "0", "yes", "no")
+        after_flag = argument == "--resume"
+        if not (after_flag or is_value or argument.startswith("--resume=")):
+            kept.append(argument)
+    return kept
 
 
 def _versions() -> dict[str, str]:

@@ -197,6 +197,9 @@ def run_pass(
             if interrupt.requested and finished < len(plan):
                 hint = "nothing was saved" if saved is None else f"state saved, {state.hint if state else ''}"
                 raise Interrupted(f"after {finished} of {len(plan)} batches; {hint}")
+        if saved is not None and finished > start:
+            # Whatever stops the writing of results, the images need not be seen again.
+            saved.save(collectors, report, len(plan))
     if ranks.world_size > 1:
         _merge_ranks(collectors, report, ranks, image_set)
     return report
