@@ -36,7 +36,7 @@ class PassBatch:
 
     def __init__(self, batch: Batch, preprocess: Callable[[Tensor], Tensor]) -> None:
         self.batch = batch
-        self._preprocess = preprocess
+        self.preprocess = preprocess
         self._memory: dict[Hashable, Any] = {}
 
     @property
@@ -57,7 +57,7 @@ class PassBatch:
     @property
     def inputs(self) -> Tensor:
         """Normalised input of the network, (N, 3, H, W) float32; made once and not to be written to."""
-        return self.memo("inputs", lambda: self._preprocess(self.batch.images))
+        return self.memo("inputs", lambda: self.preprocess(self.batch.images))
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What `compute` returned when somebody first asked for `key` in this batch."""
@@ -192,14 +192,18 @@ def run_pass(
             report.images += len(batch.items)
             bar.update(sum(len(positions) for positions in plan[finished : batch.index]))
             finished = batch.index
-            if saved is not None and (interrupt.requested or saved.is_due()) and finished < len(plan):
+            if interrupt.requested:
+                break
+            if saved is not None and saved.is_due() and finished < len(plan):
                 saved.save(collectors, report, finished)
-            if interrupt.requested and finished < len(plan):
-                hint = "nothing was saved" if saved is None else f"state saved, {state.hint if state else ''}"
-                raise Interrupted(f"after {finished} of {len(plan)} batches; {hint}")
+        else:
+            finished = len(plan)
         if saved is not None and finished > start:
-            # Whatever stops the writing of results, the images need not be seen again.
-            saved.save(collectors, report, len(plan))
+            # Also after the last batch: whatever stops the writing of results, the images need not be seen again.
+            saved.save(collectors, report, finished)
+        if interrupt.requested:
+            hint = "nothing was saved" if state is None else f"state saved, {state.hint}"
+            raise Interrupted(f"after {finished} of {len(plan)} batches; {hint}")
     if ranks.world_size > 1:
         _merge_ranks(collectors, report, ranks, image_set)
     return report
@@ -247,10 +251,13 @@ class _StateFile:
             return 0
         arrays = read_npz(self.path)
         try:
-            conditions = json.loads(str(arrays.pop("conditions")))
-            made = json.loads(str(arrays.pop("progress")))
-        except (KeyError, ValueError) as error:
+            conditions = dict(json.loads(str(arrays.pop("conditions"))))
+            self._check(conditions)
+            return self._restore(arrays, collectors, report, image_set)
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path} is not a saved state: remove it, or run without --resume") from error
+
+    def _check(self, conditions: Mapping[str, str]) -> None:
         keys = sorted(conditions.keys() | self.conditions.keys())
         different = [
             f"{key} (was {conditions.get(key, 'absent')}, is {self.conditions.get(key, 'absent')})"
@@ -262,6 +269,10 @@ class _StateFile:
                 f"{self.path} was saved under other conditions: {'; '.join(different)}: "
                 "give the same arguments, or run without --resume"
             )
+
+    @staticmethod
+    def _restore(arrays: State, collectors: Sequence[Collector], report: PassReport, image_set: ImageSet) -> int:
+        made = json.loads(str(arrays.pop("progress")))
         for collector in collectors:
             prefix = f"{collector.name}/"
             collector.load_state({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
