@@ -4,7 +4,7 @@ from lrp.canonise import build_program
 from lrp.composites import FAMILIES, RULE_NAMES, RuleTable, rule_table
 from lrp.errors import UnknownLayerError, UnsupportedLayerError
 from lrp.explainer import Explainer, Record
-from lrp.explanation import Absorption, ChannelStatistics, Explanation
+from lrp.explanation import Absorption, ChannelStatistics, Explanation, MapExplanation
 from lrp.tracing import register_module
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ChannelStatistics",
     "Explainer",
     "Explanation",
+    "MapExplanation",
     "Record",
     "RuleTable",
     "UnknownLayerError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lrp.canonise import build_program, explained_layers
 from lrp.composites import RuleTable, rule_table
 from lrp.errors import UnknownLayerError
-from lrp.explanation import Absorption, ChannelStatistics, Explanation
+from lrp.explanation import Absorption, ChannelStatistics, Explanation, MapExplanation
 from lrp.operations import Convolution
 from lrp.targets import Target, start_relevance
 
@@ -89,18 +89,24 @@ class Explainer:
         self.program.allow_in_place(self._saved)
 
     @torch.no_grad()
-    def record(self, inputs: Tensor, *, until: str | None = None, observer: Visitor | None = None) -> Record:
+    def record(
+        self,
+        inputs: Tensor,
+        *,
+        until: str | None = None,
+        observed: Collection[str] = (),
+        observer: Visitor | None = None,
+    ) -> Record:
         """Run forwards and save what the rules will need.
 
         Args:
             inputs: Normalised images (N, 3, H, W).
             until: Stop after this layer instead of at the logits.
-            observer: Called as observer(layer, output) with the (folded) output of the layer `until`.
+            observed: Names of layers whose (folded) output is shown to `observer`.
+            observer: Called as observer(layer, output); the output may be overwritten afterwards.
         """
         last = len(self.program.steps) if until is None else self.program.index(until) + 1
-        values = self.program.run(
-            inputs, keep=self._saved, last=last, observed=() if until is None else (until,), observer=observer
-        )
+        values = self.program.run(inputs, keep=self._saved, last=last, observed=observed, observer=observer)
         output = values[last]
         return Record({n: v for n, v in values.items() if n in self._saved}, last, output)
 
@@ -110,17 +116,19 @@ class Explainer:
         record: Record,
         start: Tensor,
         *,
+        at: str | None = None,
         layers: Collection[str] = (),
         visit: Visitor | None = None,
         input_relevance: bool = True,
         conservation: list[Absorption] | None = None,
         release: bool = True,
     ) -> Tensor | None:
-        """Walk backwards from the last value of a record.
+        """Walk backwards from the last value of a record, or from the output of a layer below it.
 
         Args:
             record: A forward pass; its saved values are given free on the way unless `release` is False.
-            start: Relevance of the last value computed, same shape as it.
+            start: Relevance of the value where the walk begins, same shape as it.
+            at: Begin at the output of this layer.
             layers: Convolutions whose relevance is shown to `visit`.
             visit: Called as visit(layer, relevance of the convolution's output (N, C, H, W)); the map is not kept.
             input_relevance: Go on down to the input; otherwise nothing below the last layer asked for is computed.
@@ -136,13 +144,14 @@ class Explainer:
         wanted = set(layers)
         self.check_layers(wanted)
         steps = self.program.steps
-        needed = self._needed(wanted, input_relevance, record.reached)
+        reached = record.reached if at is None else self.program.index(at) + 1
+        needed = self._needed(wanted, input_relevance, reached)
         first_reader = {}
-        for index in reversed(range(record.reached)):
+        for index in reversed(range(reached)):
             for value in steps[index].inputs:
                 first_reader[value] = index
-        relevance: dict[int, Tensor] = {record.reached: start.clone()}
-        for index in reversed(range(record.reached)):
+        relevance: dict[int, Tensor] = {reached: start.clone()}
+        for index in reversed(range(reached)):
             step, rule = steps[index], self.rules[index]
             received = relevance.pop(index + 1, None)
             if received is not None:
@@ -229,22 +238,65 @@ class Explainer:
         Returns:
             Input relevance (M, 3, H, W), the largest activations (M,), and their (row, column) positions (M, 2).
         """
-        self.check_layers([layer])
-        record = self.record(inputs, until=layer)
         rows = list(range(len(inputs))) if samples is None else list(samples)
         if len(rows) != len(channels):
             raise ValueError(f"{len(channels)} channels for {len(rows)} samples")
-        chosen = record.output[rows, list(channels)]
-        flat = chosen.flatten(1)
-        position = flat.argmax(1)
-        start = torch.zeros((len(rows), *record.output.shape[1:]), dtype=flat.dtype, device=flat.device)
-        start = start.contiguous(memory_format=torch.channels_last)
-        width = chosen.shape[-1]
-        row, column = position // width, position % width
-        start[torch.arange(len(rows)), list(channels), row, column] = 1.0
-        relevance = self.propagate(record.select(rows), start)
-        assert relevance is not None
-        return relevance, flat.amax(1), torch.stack([row, column], dim=1)
+        wanted = {layer: list(zip(rows, channels, strict=True))}
+        (found,) = self.explain_feature_maps(inputs, wanted, batch_size=max(1, len(rows)))
+        return found.relevance, found.value, torch.stack([found.row, found.column], dim=1)
+
+    def explain_feature_maps(
+        self, inputs: Tensor, wanted: Mapping[str, Sequence[tuple[int, int]]], *, batch_size: int = 16
+    ) -> Iterator[MapExplanation]:
+        """LRP-max for any number of feature maps of any layers, from one forward pass.
+
+        Relevance 1 starts at the largest pixel of each map (convolution with its batch norm folded in; with
+        `published` of its positive part, so at the first pixel of a map without any).
+
+        Args:
+            inputs: Normalised images (N, 3, H, W), run forwards once and only up to the deepest layer.
+            wanted: By layer (sample, channel) pairs: whose map, and which.
+            batch_size: Most maps to walk backwards from at once.
+
+        Yields:
+            Explanations of at most `batch_size` maps of one layer, in the order of `wanted` within each layer, the
+            deepest layer first.
+
+        Raises:
+            UnknownLayerError: A layer that the network does not have or that relevance does not reach.
+        """
+        wanted = {layer: pairs for layer, pairs in wanted.items() if pairs}
+        self.check_layers(wanted)
+        depth = {layer: self.program.index(layer) + 1 for layer in wanted}
+        deepest_first = sorted(wanted, key=depth.__getitem__, reverse=True)
+        if not deepest_first:
+            return
+        shapes: dict[str, torch.Size] = {}
+        peaks: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def find_peaks(layer: str, output: Tensor) -> None:
+            samples, channels = zip(*wanted[layer], strict=True)
+            maps = output[list(samples), list(channels)].flatten(1)
+            value, place = (maps.clamp(min=0) if self.published else maps).max(1)
+            shapes[layer], peaks[layer] = output.shape[1:], (value, place)
+
+        record = self.record(inputs, until=deepest_first[0], observed=wanted, observer=find_peaks)
+        for layer in deepest_first:
+            for number in [number for number in record.values if number >= depth[layer]]:
+                del record.values[number]
+            values, places = peaks[layer]
+            for first in range(0, len(values), batch_size):
+                part = slice(first, first + batch_size)
+                value, place = values[part], places[part]
+                samples, channels = torch.tensor(wanted[layer][part], device=value.device).unbind(1)
+                width = shapes[layer][-1]
+                start = torch.zeros((len(value), *shapes[layer]), dtype=value.dtype, device=value.device)
+                start = start.contiguous(memory_format=torch.channels_last)
+                row, column = place // width, place % width
+                start[torch.arange(len(value), device=value.device), channels, row, column] = 1.0
+                relevance = self.propagate(record.select(samples), start, at=layer)
+                assert relevance is not None
+                yield MapExplanation(layer, samples, channels, relevance, value, row, column)
 
     def check_layers(self, names: Collection[str]) -> None:
         """Raise `UnknownLayerError` if a name is not one of a convolution that relevance reaches."""

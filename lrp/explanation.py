@@ -77,3 +77,25 @@ class Explanation:
     maps: dict[str, Tensor] = field(default_factory=dict)
     channels: dict[str, ChannelStatistics] = field(default_factory=dict)
     conservation: list[Absorption] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class MapExplanation:
+    """LRP-max of M feature maps of one layer.
+
+    Attributes:
+        layer: Name of the convolution.
+        samples: Image that each map belongs to, (M,).
+        channels: Index of each map, (M,).
+        relevance: Relevance of the input, (M, 3, H, W).
+        value: Largest value of each map, batch norm folded in, (M,).
+        row, column: Where in the map it is, and the relevance starts, (M,).
+    """
+
+    layer: str
+    samples: Tensor
+    channels: Tensor
+    relevance: Tensor
+    value: Tensor
+    row: Tensor
+    column: Tensor
