@@ -46,16 +46,17 @@ class Ranks:
 
 
 @contextmanager
-def process_group() -> Iterator[Ranks]:
+def process_group(backend: str = "gloo") -> Iterator[Ranks]:
     """Join the group that `torchrun` has described in the environment, if there is one, and leave it at the end.
 
-    States are gathered through the CPU (gloo), also on machines with GPUs.
+    States are gathered through the CPU (gloo), also on machines with GPUs; training, which reduces gradients on
+    the GPUs, asks for `cpu:gloo,cuda:nccl`.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Ranks()
         return
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group(backend)
     try:
         yield Ranks(torch.distributed.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
     finally:

@@ -1,0 +1,73 @@
+"""When the learning rate drops and when training ends: the early stopping of Wang et al. (CVPR 2020)."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+_FACTOR = 0.1
+_LEAST_GAIN = 0.001
+_LEAST_GAIN_AFTER_DROP = 0.002
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from a validation: keep the weights as the best, the learning rate has dropped, stop."""
+
+    is_best: bool = False
+    dropped: bool = False
+    stop: bool = False
+
+
+@dataclass
+class PlateauSchedule:
+    """Divide the learning rate by ten when validation accuracy stalls; stop when it would fall below `least_lr`.
+
+    An epoch counts as progress if it beats the reference accuracy by at least 0.001 (0.002 after a drop);
+    the reference is the accuracy of the last epoch with progress. After `patience` epochs without, the rate drops.
+
+    Attributes:
+        lr: current learning rate.
+        patience: epochs without progress until a drop.
+        least_lr: training stops instead of going below it.
+        compat: "published" starts anew after a drop, so that the first epoch then always becomes the best, even
+            if it is worse than before, and calls only epochs with progress the best; by default the reference
+            stays, and the best is the epoch of the highest accuracy.
+        reference: accuracy that progress is measured from, None before the first epoch.
+        best: highest accuracy so far.
+        waiting: epochs without progress.
+        drops: how often the rate has dropped.
+    """
+
+    lr: float = 1e-4
+    patience: int = 5
+    least_lr: float = 1e-6
+    compat: Literal["none", "published"] = "none"
+    reference: float | None = None
+    best: float | None = None
+    waiting: int = 0
+    drops: int = 0
+
+    def update(self, accuracy: float) -> Decision:
+        """Take the validation accuracy (0..1) of an epoch and say what follows."""
+        highest = self.best is None or accuracy > self.best
+        if highest:
+            self.best = accuracy
+        gain = _LEAST_GAIN_AFTER_DROP if self.drops else _LEAST_GAIN
+        if self.reference is None or accuracy >= self.reference + gain:
+            self.reference, self.waiting = accuracy, 0
+            return Decision(is_best=highest or self.compat == "published")
+        is_best = highest and self.compat != "published"
+        self.waiting += 1
+        if self.waiting < self.patience:
+            return Decision(is_best)
+        lowered = self.lr * _FACTOR
+        if lowered < self.least_lr:
+            return Decision(is_best, stop=True)
+        self.lr, self.waiting = lowered, 0
+        self.drops += 1
+        if self.compat == "published":
+            self.reference = None
+        return Decision(is_best, dropped=True)
+
+    def state(self) -> dict[str, float | int | str | None]:
+        """All fields as plain values."""
+        return asdict(self)

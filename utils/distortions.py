@@ -1,0 +1,80 @@
+"""What is done to images to test or train detectors: greyscale, blur, JPEG, scaling. uint8 RGB in and out."""
+
+import io
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+JPEG_ENCODERS = ("cv2", "pil")
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+def grayscale(image: np.ndarray) -> np.ndarray:
+    """Luma (ITU-R 601-2, as Pillow computes it) in three equal channels: (H, W, 3) to (H, W, 3)."""
+    luma = np.asarray(Image.fromarray(image).convert("L"))
+    return np.repeat(luma[:, :, None], 3, axis=2)
+
+
+def blur(image: np.ndarray, sigma: float, *, truncated: bool = False) -> np.ndarray:
+    """Gaussian blur of each channel, mirrored at the border, cut at four sigma; sigma in pixels.
+
+    Args:
+        image: (H, W, 3).
+        sigma: standard deviation; below 0.125 the image is unchanged.
+        truncated: compute as the published code, which writes every one-dimensional pass into integers: about
+            one grey level darker than rounding once at the end.
+    """
+    if truncated:
+        result = image.copy()
+        for channel in range(image.shape[2]):
+            gaussian_filter(result[:, :, channel], sigma, output=result[:, :, channel])
+        return result
+    blurred = gaussian_filter(image.astype(np.float32), (sigma, sigma, 0.0))
+    return np.rint(blurred).astype(np.uint8)
+
+
+def jpeg(image: np.ndarray, quality: int, encoder: Literal["cv2", "pil"] | str) -> np.ndarray:
+    """Compress and decompress with OpenCV's or Pillow's encoder at their defaults (both 4:2:0).
+
+    Raises:
+        ValueError: for another encoder.
+    """
+    if encoder == "cv2":
+        done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if done else None
+        if decoded is None:
+            raise ValueError(f"OpenCV cannot encode an image of shape {image.shape} as JPEG")
+        return np.ascontiguousarray(decoded[:, :, ::-1])
+    if encoder == "pil":
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
+        with Image.open(buffer, formats=("JPEG",)) as decoded_image:
+            return np.array(decoded_image)
+    raise ValueError(f"unknown JPEG encoder {encoder!r}: use one of {', '.join(JPEG_ENCODERS)}")
+
+
+def resize_shorter_side(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
+    """Scale so that the shorter side has `size` pixels, as torchvision's Resize does for Pillow images."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    return _resized(image, size * height // short, size * width // short, interpolation)
+
+
+def rescale(image: np.ndarray, factor: float, interpolation: str = "bilinear") -> np.ndarray:
+    """Scale both sides by `factor`, to at least one pixel."""
+    height, width = image.shape[:2]
+    return _resized(image, max(1, round(height * factor)), max(1, round(width * factor)), interpolation)
+
+
+def _resized(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.array(Image.fromarray(image).resize((width, height), INTERPOLATIONS[interpolation]))
