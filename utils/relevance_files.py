@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ class RelevanceFiles:
         """Write one image (H, W, 3) uint8 and its relevance (H, W)."""
         path = safe_join(self.folder, f"{item.name}.pt")
         content = {"relevance": torch.from_numpy(relevance.copy()), "probability": probability, "label": item.label}
+        # By way of memory: torch writes the name of a file into it, and hides a full disk in an error of its own.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
         with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(buffer.getvalue())
         save_picture(path.with_suffix(".png"), overlay(image, render_heatmap(relevance)))
