@@ -88,7 +88,7 @@ def name_residual_sums(program: Program) -> Program:
     """Turn additions of two tensors into sums, which the rules know.
 
     Raises:
-        UnsupportedLayerError: An addition takes the network's input or the same tensor twice: not a residual.
+        UnsupportedLayerError: An addition takes the same tensor twice: not a residual.
     """
     for step in program.steps:
         if isinstance(step.operation, Addition):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp.errors import UnknownLayerError
-from lrp.operations import Activation, Convolution, LinearOperation, Operation
+from lrp.operations import Activation, Convolution, Flatten, LinearOperation, Operation
 
 Edit = Callable[[Tensor], Tensor]
 Observer = Callable[[str, Tensor], None]
@@ -142,7 +142,9 @@ class Program:
         for step in self.steps:
             if isinstance(step.operation, Activation):
                 (value,) = step.inputs
-                step.operation.in_place = value != 0 and len(readers[value]) == 1 and value not in needed
+                # A flattened tensor shares its memory with the tensor that was flattened.
+                own = value != 0 and not isinstance(self.steps[value - 1].operation, Flatten)
+                step.operation.in_place = own and len(readers[value]) == 1 and value not in needed
 
 
 def without_steps(program: Program, replaced: Mapping[int, int]) -> Program:

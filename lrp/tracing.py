@@ -123,6 +123,8 @@ def _named(name: str) -> ModuleBuilder:
 
 MODULES: dict[type[nn.Module], ModuleBuilder] = {
     nn.Conv2d: _convolution,
+    Conv2dDynamicSamePadding: _convolution,
+    Conv2dStaticSamePadding: _convolution,
     nn.Linear: lambda module: Dense(module.weight, module.bias),
     nn.BatchNorm2d: _batch_norm,
     nn.MaxPool2d: _max_pool,
@@ -149,7 +151,7 @@ MODULES: dict[type[nn.Module], ModuleBuilder] = {
 
 def _mean(*args: Any, **kwargs: Any) -> Operation:
     dims = kwargs.get("dim", args[0] if args else None)
-    if sorted(d % 4 for d in dims or ()) != [2, 3]:
+    if not isinstance(dims, tuple | list) or sorted(d % 4 for d in dims) != [2, 3]:
         raise UnsupportedLayerError("a mean over other dimensions than height and width")
     keep = bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False))
     return AveragePool(lambda x: x.mean((-2, -1), keepdim=keep, dtype=_at_least_float32(x)))
@@ -187,6 +189,8 @@ FUNCTIONS: dict[Any, Callable[..., Operation]] = {
 }
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+IN_PLACE = (operator.iadd, operator.imul, "add_", "mul_")
+IN_PLACE_ARGUMENT = (F.relu, F.relu6, F.silu)
 
 
 def register_module(kind: type[nn.Module], builder: ModuleBuilder) -> None:
@@ -195,7 +199,9 @@ def register_module(kind: type[nn.Module], builder: ModuleBuilder) -> None:
 
 
 def _builder_for(module: nn.Module) -> ModuleBuilder | None:
-    return next((MODULES[kind] for kind in type(module).__mro__ if kind in MODULES), None)
+    kind = next((kind for kind in type(module).__mro__ if kind in MODULES), None)
+    # A subclass that computes something else is not what it inherits from.
+    return MODULES[kind] if kind is not None and type(module).forward is kind.forward else None
 
 
 class _Tracer(fx.Tracer):
@@ -210,8 +216,10 @@ def trace(model: nn.Module) -> Program:
         UnsupportedLayerError: The model cannot be traced, or a module, function, addition or product in it has no
             counterpart in `lrp.operations`; the message names the place and the type.
     """
-    if model.training:
-        raise UnsupportedLayerError("the model is in training mode; call model.eval() before explaining it")
+    training = next((name for name, module in model.named_modules() if module.training), None)
+    if training is not None:
+        place = f"layer {training!r}" if training else f"the model ({type(model).__name__})"
+        raise UnsupportedLayerError(f"{place} is in training mode; call model.eval() before explaining it")
     try:
         graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
@@ -241,12 +249,31 @@ def trace(model: nn.Module) -> Program:
                 raise UnsupportedLayerError(f"layer {name!r} ({origin}) is used twice; give each use its own module")
             name = f"{name}@{node.name}"
         seen.add(name)
-        tensors = [argument for argument in node.all_input_nodes if argument in numbers]
-        if isinstance(operation, Addition | Product) and len(node.all_input_nodes) == 1:
-            tensors = tensors * 2  # x + x, x * x
+        tensors: list[fx.Node] = []
+        fx.map_arg((node.args, node.kwargs), tensors.append)  # unlike all_input_nodes, a tensor read twice comes twice
+        if not isinstance(operation, Identity):
+            _check_overwriting(node, name, origin, tensors[0], modules)
         steps.append(Step(name, operation, tuple(numbers[argument] for argument in tensors), origin))
         numbers[node] = len(steps)
     return Program(steps)
+
+
+def _check_overwriting(node: fx.Node, name: str, origin: str, value: fx.Node, modules: dict[str, nn.Module]) -> None:
+    """Refuse a step that overwrites a tensor which is read afterwards: steps of a program leave their inputs alone."""
+    if node.op == "call_module":
+        overwrites = bool(getattr(modules[str(node.target)], "inplace", False))
+    else:
+        given = node.kwargs.get("inplace", len(node.args) > 1 and node.target in IN_PLACE_ARGUMENT and node.args[1])
+        overwrites = given is True or node.target in IN_PLACE
+    if not overwrites:
+        return
+    order = {other: place for place, other in enumerate(node.graph.nodes)}
+    later = [other for other in value.users if order[other] > order[node]]
+    if later:
+        raise UnsupportedLayerError(
+            f"{name!r} of type {origin} overwrites its input, which {_place(later[0])!r} reads afterwards; "
+            "let it work out of place"
+        )
 
 
 def _place(node: fx.Node) -> str:
@@ -276,11 +303,11 @@ def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[Operation,
     if node.op == "get_attr":
         raise UnsupportedLayerError(f"{where}: a bare parameter in forward has no rule; wrap it in a module")
     if node.target in ADDITIONS or node.target in PRODUCTS:
-        word = "addition" if node.target in ADDITIONS else "product"
+        word = "an addition" if node.target in ADDITIONS else "a product"
         operands = [a for a in node.args if isinstance(a, fx.Node)]
         if len(operands) != 2 or node.kwargs:
-            raise UnsupportedLayerError(f"{where}: an {word} that is not of two tensors cannot be canonised")
-        return (Addition() if word == "addition" else Product()), str(name)
+            raise UnsupportedLayerError(f"{where}: {word} that is not of two tensors cannot be canonised")
+        return (Addition() if node.target in ADDITIONS else Product()), str(name)
     if node.target is torch.cat:
         dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         if not isinstance(dim, int):

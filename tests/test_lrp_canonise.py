@@ -1,0 +1,446 @@
+"""Tracing and canonisation: the program computes what the model computes, or stops and says where and why."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from efficientnet_pytorch import EfficientNet
+from lrp_networks import GatedNet, TinyResNet, images, randomize
+from torch import Tensor, nn
+
+from lrp import Explainer, UnknownLayerError, UnsupportedLayerError, build_program, register_module
+from lrp.canonise import explained_layers
+from lrp.operations import Activation, BatchNorm, Convolution, Operation
+from lrp.tracing import MODULES
+from utils.detectors import architectures, build_model
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"residual": TinyResNet, "gated": GatedNet}
+SMALL = ("resnet18", "resnet50", "efb0")
+
+
+def assert_same_output(model: nn.Module, x: Tensor, folded: tuple[bool, ...] = (True, False)) -> None:
+    """Folded or not, the program's output is the model's."""
+    with torch.no_grad():
+        expected = model(x)
+    # an output that ignores its input would agree with anything
+    assert float((expected[0] - expected[1]).abs().max()) > 1e-3 * float(expected.abs().max())
+    for fold in folded:
+        program = build_program(model, fold=fold, dtype=torch.float64)
+        assert any(isinstance(step.operation, BatchNorm) for step in program.steps) != fold
+        found = program.run(x)[program.output]
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-10 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_tiny_networks_compute_the_same(network: str) -> None:
+    assert_same_output(randomize(NETWORKS[network]()), images(3))
+
+
+# 40 pixels: even and odd sizes on the way down, so that same padding is asymmetric and symmetric
+@pytest.mark.parametrize(
+    "arch", [arch if arch in SMALL else pytest.param(arch, marks=pytest.mark.slow) for arch in architectures()]
+)
+def test_registered_architectures_compute_the_same(arch: str) -> None:
+    folded = (True, False) if arch in SMALL else (True,)
+    gain = 2.0 if arch.startswith("ef") else 1.0  # swish and gates make signals smaller
+    assert_same_output(randomize(build_model(arch, outputs=3), gain=gain), images(2, size=40), folded)
+
+
+def test_bias_of_the_convolution_is_folded_too() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    assert_same_output(randomize(net), images(2, size=6))
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False), nn.Flatten())
+    assert_same_output(plain.double().eval(), images(2, size=6))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_published_keeps_the_factor_of_neutralised_batch_norms(network: str) -> None:
+    model = randomize(NETWORKS[network]())
+    explicit = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in explicit.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.div_((1.0 + module.eps) ** 0.5)
+                module.bias.div_((1.0 + module.eps) ** 0.5)
+        expected, plain = explicit(images()), model(images())
+    program = build_program(model, published=True, dtype=torch.float64)
+    found = program.run(images())[program.output]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(found, plain, rtol=1e-7, atol=0.0)
+
+
+def snapshot(model: nn.Module) -> list[Any]:
+    """All of a model that an explanation might disturb."""
+    tensors = [
+        (name, tensor.numpy().tobytes(), tensor.stride(), tensor.dtype) for name, tensor in model.state_dict().items()
+    ]
+    flags = [(name, parameter.requires_grad, parameter.grad) for name, parameter in model.named_parameters()]
+    modules = [
+        (
+            name,
+            type(module),
+            module.training,
+            len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks),
+            sorted(vars(module)),
+        )
+        for name, module in model.named_modules()
+    ]
+    return [tensors, flags, modules, nn.Module.__call__, nn.Module.__getattr__]
+
+
+class Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = TinyResNet()
+        self.norm = nn.GroupNorm(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.inner(x)[:, :, None, None])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_model_is_left_as_found(network: str) -> None:
+    model = randomize(NETWORKS[network]())
+    next(iter(model.parameters())).requires_grad_(False)
+    model.register_forward_hook(lambda module, args, output: None)
+    x = images()
+    before, pixels = snapshot(model), x.clone()
+    explainer = Explainer(model, "beta1", dtype=torch.float64)
+    layers = [name for name, _ in explainer.layers]
+    explainer.explain(x, "fake", layers=layers, conservation=True)
+    explainer.explain_feature_map(x, layers[-1], [0, 1])
+    assert snapshot(model) == before
+    build_program(model, published=True, dtype=torch.bfloat16).run(x)
+    assert snapshot(model) == before
+    assert torch.equal(x, pixels)
+
+
+def test_model_is_left_as_found_after_exceptions() -> None:
+    broken = randomize(Broken())
+    before = snapshot(broken)
+    with pytest.raises(UnsupportedLayerError):
+        Explainer(broken)
+    assert snapshot(broken) == before
+
+    model = randomize(TinyResNet())
+    before = snapshot(model)
+    explainer = Explainer(model, dtype=torch.float64)
+
+    def fail(layer: str, relevance: Tensor) -> None:
+        raise RuntimeError("in the middle")
+
+    record = explainer.record(images())
+    with pytest.raises(RuntimeError, match="in the middle"):
+        explainer.propagate(record, torch.ones_like(record.output), layers=["layer1.conv1"], visit=fail)
+    with pytest.raises(UnknownLayerError):
+        explainer.explain(images(), layers=["layer9"])
+    assert snapshot(model) == before
+    # and the explainer still works
+    assert explainer.explain(images()).input is not None
+
+
+def test_later_changes_of_the_model_do_not_reach_the_program() -> None:
+    model = randomize(TinyResNet())
+    program = build_program(model, dtype=torch.float64)
+    before = program.run(images())[program.output]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(program.run(images())[program.output], before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_memory_format_and_types(dtype: torch.dtype) -> None:
+    program = build_program(randomize(GatedNet()), dtype=dtype)
+    for step in program.steps:
+        if isinstance(step.operation, Convolution):
+            assert step.operation.weight.dtype == dtype
+            assert step.operation.weight.is_contiguous(memory_format=torch.channels_last)
+            assert step.operation.part("+").is_contiguous(memory_format=torch.channels_last)
+    values = program.run(images(), keep=range(program.output))
+    maps = [value for value in values.values() if value.dim() == 4 and value.shape[-1] > 1]
+    assert len(maps) > 5
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in maps)
+    assert {value.dtype for value in maps} == {dtype}
+    # the dense layer, and so the logits, are in float32 at least
+    assert values[program.output].dtype == torch.promote_types(dtype, torch.float32)
+
+
+@pytest.mark.parametrize(("arch", "layers", "channels"), [("resnet50", 53, 26560), ("efb0", 49, 21008)])
+def test_explained_layers(arch: str, layers: int, channels: int) -> None:
+    found = explained_layers(build_program(build_model(arch).eval()))
+    assert (len(found), sum(count for _, count in found)) == (layers, channels)
+    program = build_program(build_model(arch).eval())
+    left_out = {name for name, _ in program.convolutions()} - {name for name, _ in found}
+    assert all("._se_" in name for name in left_out)
+    assert bool(left_out) == (arch == "efb0")
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "efb0"])
+def test_order_of_layers_is_the_published_one(arch: str, shared_dir: Path) -> None:
+    golden = json.loads((shared_dir / "reference" / "golden" / f"hooked_layers_{arch}.json").read_text())
+    found = explained_layers(build_program(build_model(arch).eval()))
+    assert found == [(name, channels) for name, channels in golden["layers"]]
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class PositiveHalf(nn.Conv2d):
+    """Inherits from a convolution and is none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.clamp(min=0), self.bias)
+
+
+class Net(nn.Module):
+    """Two convolutions, and in between what `middle(net, x)` does."""
+
+    def __init__(self, middle: Callable[["Net", Tensor], Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.middle = middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.middle(self, self.a(x))).mean((2, 3))
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.relu(x), x
+
+
+UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "norm after activation": (
+        lambda: Net(lambda net, x: net.norm(torch.relu(x)), norm=nn.BatchNorm2d(4)),
+        r"batch norm 'norm' \(BatchNorm2d\) does not follow a convolution of its own",
+    ),
+    "norm and another reader": (
+        lambda: Net(lambda net, x: net.norm(x) + x, norm=nn.BatchNorm2d(4)),
+        r"batch norm 'norm' \(BatchNorm2d\) does not follow a convolution of its own",
+    ),
+    "norm at the input": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1), nn.Flatten()),
+        r"batch norm '0' \(BatchNorm2d\)",
+    ),
+    "norm without statistics": (
+        lambda: Net(lambda net, x: net.norm(x), norm=nn.BatchNorm2d(4, track_running_stats=False)),
+        r"layer 'norm' of type BatchNorm2d: a batch norm without running statistics",
+    ),
+    "unknown layer": (
+        lambda: Net(lambda net, x: net.odd(x), odd=nn.PixelShuffle(2)),
+        r"layer 'odd' of type PixelShuffle has no rule; supported are .*Conv2d.*register_module",
+    ),
+    "unknown layer deep inside": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), nn.GroupNorm(2, 4))),
+        r"layer '1\.1' of type GroupNorm has no rule",
+    ),
+    "unknown function": (
+        lambda: Net(lambda net, x: torch.erf(x)),
+        r"'erf' of type erf has no rule; supported functions are .*relu",
+    ),
+    "unknown method": (lambda: Net(lambda net, x: x.cumsum(1)), r"'cumsum' of type cumsum has no rule"),
+    "subclass with its own forward": (
+        lambda: Net(lambda net, x: net.clamped(x), clamped=PositiveHalf(4, 4, 1)),
+        r"'clamped\.\w+' of type",
+    ),
+    "constant added": (lambda: Net(lambda net, x: x + 3.0), r"'add' of type add: an addition that is not of two"),
+    "constant added on the left": (lambda: Net(lambda net, x: 3.0 + x), r"'add' of type add: an addition"),
+    "scaled addition": (
+        lambda: Net(lambda net, x: torch.add(x, torch.relu(x), alpha=2)),
+        r"'add' of type add: an addition",
+    ),
+    "subtraction": (lambda: Net(lambda net, x: x - torch.relu(x)), r"'sub' of type sub has no rule"),
+    "constant factor": (
+        lambda: Net(lambda net, x: net.scaled(x), scaled=Scaled(0.5)),
+        r"'scaled\.mul' of type mul: a product that is not of two tensors",
+    ),
+    "tensor added to itself": (
+        lambda: Net(lambda net, x: x + x),
+        r"addition 'add' of type add adds a tensor to itself",
+    ),
+    "product without a sigmoid": (
+        lambda: Net(lambda net, x: x * torch.relu(x)),
+        r"product 'mul' of type mul is not signal \* sigmoid",
+    ),
+    "square": (lambda: Net(lambda net, x: x * x), r"product 'mul' of type mul is not signal \* sigmoid"),
+    "product of two sigmoids": (
+        lambda: Net(lambda net, x: torch.sigmoid(net.c(x)) * torch.sigmoid(x), c=nn.Conv2d(4, 4, 1)),
+        r"product 'mul' of type mul is not signal \* sigmoid",
+    ),
+    "parameter in forward": (
+        lambda: Net(lambda net, x: x + net.fc.weight, fc=nn.Linear(4, 4)),
+        r"'fc_weight' of type fc\.weight: a bare parameter in forward has no rule",
+    ),
+    "layer used twice": (
+        lambda: Net(lambda net, x: net.c(torch.relu(net.c(x))), c=nn.Conv2d(4, 4, 1)),
+        r"layer 'c' \(Conv2d\) is used twice",
+    ),
+    "two inputs": (TwoInputs, "TwoInputs takes more than one input"),
+    "two outputs": (TwoOutputs, "TwoOutputs must return one tensor"),
+    "control flow": (
+        lambda: Net(lambda net, x: x if x.sum() > 0 else torch.relu(x)),
+        r"Net cannot be traced \(.*control flow.*\)",
+    ),
+    "reflecting padding": (
+        lambda: Net(lambda net, x: net.c(x), c=nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
+        r"layer 'c' of type Conv2d: padding mode 'reflect'",
+    ),
+    "mean over channels": (
+        lambda: Net(lambda net, x: x + x.mean(1, keepdim=True)),
+        r"'mean' of type mean: a mean over other dimensions",
+    ),
+    "overwritten by a module": (
+        lambda: Net(lambda net, x: net.act(x) + x, act=nn.ReLU(inplace=True)),
+        r"'act' of type ReLU overwrites its input, which 'add' reads afterwards",
+    ),
+    "overwritten by a function": (
+        lambda: Net(lambda net, x: F.relu(x, inplace=True) + x),
+        r"'relu' of type relu overwrites its input, which 'add' reads afterwards",
+    ),
+    "overwritten by a sum": (
+        lambda: Net(lambda net, x: x.add_(net.c(x)) + x, c=nn.Conv2d(4, 4, 1)),
+        r"'add_' of type add_ overwrites its input, which 'add' reads afterwards",
+    ),
+    "asymmetric static padding": (
+        lambda: EfficientNet.from_name("efficientnet-b0", image_size=64),
+        r"layer '_conv_stem' of type Conv2dStaticSamePadding: asymmetric static padding",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_unsupported_networks_are_refused_by_name(case: str) -> None:
+    build, message = UNSUPPORTED[case]
+    with pytest.raises(UnsupportedLayerError, match=message) as caught:
+        build_program(build().eval())
+    assert "\n" not in str(caught.value)
+
+
+def test_training_mode_is_refused() -> None:
+    with pytest.raises(UnsupportedLayerError, match=r"the model \(TinyResNet\) is in training mode; call model.eval()"):
+        build_program(TinyResNet())
+    part = TinyResNet().eval()
+    part.layer1.bn2.train()
+    with pytest.raises(UnsupportedLayerError, match=r"layer 'layer1\.bn2' is in training mode"):
+        build_program(part)
+
+
+def test_broadcasting_addition_is_refused() -> None:
+    net = Net(lambda net, x: x + F.adaptive_avg_pool2d(x, 1)).eval()
+    program = build_program(net)
+    with pytest.raises(UnsupportedLayerError, match=r"addition 'add' broadcasts shapes \(2, 4, 12, 12\) and"):
+        program.run(images())
+
+
+def one_by_one(channels: int = 4) -> nn.Conv2d:
+    return nn.Conv2d(channels, 4, 1)
+
+
+def several_activations() -> nn.Module:
+    return nn.Sequential(nn.LeakyReLU(0.2), nn.ELU(), nn.GELU(), nn.Tanh(), nn.Hardswish())
+
+
+# What looks like the cases above and is fine.
+SUPPORTED: dict[str, Callable[[], nn.Module]] = {
+    "concatenation with itself": lambda: Net(
+        lambda net, x: net.c(torch.cat([x, torch.relu(x), x], 1)), c=one_by_one(12)
+    ),
+    "in-place activation, read before": lambda: Net(lambda net, x: net.c(x) + F.relu(x, inplace=True), c=one_by_one()),
+    "in-place dropout, read afterwards": lambda: Net(
+        lambda net, x: net.drop(x) + net.c(x), drop=nn.Dropout(inplace=True), c=one_by_one()
+    ),
+    "activation used twice": lambda: Net(
+        lambda net, x: net.act(net.c(net.act(x))), act=nn.ReLU(inplace=True), c=one_by_one()
+    ),
+    "swish by hand": lambda: Net(lambda net, x: x * torch.sigmoid(x)),
+    "gate on the left": lambda: Net(lambda net, x: F.sigmoid(net.c(x)) * x, c=one_by_one()),
+    "functions": lambda: Net(lambda net, x: F.avg_pool2d(F.max_pool2d(F.relu6(F.silu(x)), 2), 2, stride=1)),
+    "activations": lambda: Net(lambda net, x: net.acts(x), acts=several_activations()),
+    "image added": lambda: nn.Sequential(ImageSkip(), nn.Flatten(), nn.Linear(3 * 12 * 12, 1)),
+    "activation of a flattened map that is read again": lambda: FlattenedTwice(),
+}
+
+
+class ImageSkip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.c(x) + x)
+
+
+class FlattenedTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(3, 2, 1)
+        self.d = nn.Conv2d(2, 2, 1)
+        self.fc = nn.Linear(2 * 12 * 12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c(x)
+        return self.fc(torch.relu(torch.flatten(x, 1))) + self.d(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("case", SUPPORTED)
+def test_supported_networks_compute_the_same(case: str) -> None:
+    model = randomize(SUPPORTED[case]())
+    with torch.no_grad():
+        expected = model(images())
+    # as the explainer runs it: saved values kept, activations in place
+    explainer = Explainer(model, "epsilon", dtype=torch.float64)
+    record = explainer.record(images())
+    torch.testing.assert_close(record.output, expected, rtol=1e-12, atol=1e-12)
+    saved = {number: value.clone() for number, value in record.values.items()}
+    fresh = build_program(model, dtype=torch.float64).run(images(), keep=list(saved))
+    for number, value in saved.items():
+        torch.testing.assert_close(value, fresh[number], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("subclass", [nn.Conv2d, nn.ReLU])
+def test_subclasses_that_only_inherit_are_known(subclass: type[nn.Module]) -> None:
+    child = type("Child", (subclass,), {})
+    model = nn.Sequential(child(3, 2, 1) if subclass is nn.Conv2d else child(), nn.Flatten()).eval()
+    assert build_program(model).steps[0].origin == "Child"
+
+
+class Mish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.tanh(F.softplus(x))
+
+
+def test_register_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a copy, so that what is registered here stays here
+    monkeypatch.setattr("lrp.tracing.MODULES", dict(MODULES))
+    model = randomize(Net(lambda net, x: net.mish(x), mish=Mish()))
+    with pytest.raises(UnsupportedLayerError, match=r"'mish\.softplus' of type softplus has no rule"):
+        build_program(model)
+
+    def mish(module: Any) -> Operation:
+        return Activation("tanh", module.forward)
+
+    register_module(Mish, mish)
+    program = build_program(model, dtype=torch.float64)
+    assert [step.origin for step in program.steps] == ["Conv2d", "Mish", "Conv2d", "mean"]
+    with torch.no_grad():
+        torch.testing.assert_close(program.run(images())[program.output], model(images()))
