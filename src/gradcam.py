@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from utils.attribution_io import select_images
-from utils.attribution_run import Explanation, add_attribution_arguments, load_classifier, run_attribution
+from utils.attribution_run import (
+    Explanation,
+    add_attribution_arguments,
+    attribution_folder,
+    evidence_for,
+    load_classifier,
+    run_attribution,
+)
 from utils.cli import (
     add_data_arguments,
     add_detector_arguments,
@@ -16,7 +23,7 @@ from utils.cli import (
     run_script,
 )
 from utils.gradcam import gradcam_layer, guided_gradcam
-from utils.targets import parse_target
+from utils.targets import Target, parse_target
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,7 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     add_detector_arguments(parser)
     add_data_arguments(parser, required=False)
     add_loading_arguments(parser, crop="center")
-    add_run_arguments(parser)
+    # one way of computing, no state to go on from
+    add_run_arguments(parser, compat=False, resume=False, wandb=False)
     return parser.parse_args()
 
 
@@ -50,28 +58,26 @@ def main() -> None:
     target = parse_target(args.target, detector.outputs)
     gradcam_layer(detector, args.layer)
     layer = args.layer or detector.default_gradcam_layer
-    print(f"{len(image_set)} images: {source}")
-    if args.resume:
-        print("nothing to resume: every image is explained anew")
 
-    def explain(images: Tensor) -> Explanation:
+    def explain(images: Tensor, target: Target) -> Explanation:
         with torch.autocast(detector.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
             result = guided_gradcam(detector, images, target, layer)
         arrays = {"cam": result.cam, "guided_backprop": result.guided_backprop, "logits": result.logits}
         return Explanation(result.relevance, result.logits, arrays)
 
-    written = run_attribution(
+    for line in run_attribution(
         args,
         detector,
         target,
         image_set,
         explain,
-        folder=args.output_dir / "gradcam" / detector.arch / f"{args.classifier}-{target.name}",
-        title=f"Guided Grad-CAM of {detector.arch} ({args.classifier}), {layer}: evidence for {target.name}",
-        facts={"method": "guided Grad-CAM", "layer": layer, "classifier": args.classifier},
-    )
-    for path in written:
-        print(path)
+        source=source,
+        folder=attribution_folder(args, "gradcam", detector.arch, target.name),
+        title=f"Guided Grad-CAM of {detector.arch}, {layer}: evidence for {evidence_for(target)}",
+        inputs={"weights": detector.sha256, "images": image_set.digest()},
+        facts={"method": "guided Grad-CAM", "layer": layer},
+    ):
+        print(line)
 
 
 if __name__ == "__main__":

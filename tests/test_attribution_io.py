@@ -1,6 +1,7 @@
 """Which images the attribution scripts explain, how they scale them, and what they call their results."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from utils.attribution_io import AttributionWriter, ResizedCrop, select_images
 from utils.bundled_photos import bundled_photos
+from utils.contact_sheets import ContactSheets
 from utils.decoding import decode_image
 from utils.errors import UserError
 from utils.files import read_npz
@@ -106,3 +108,36 @@ def test_images_of_one_stem_do_not_overwrite_each_other(tmp_path: Path) -> None:
         assert arrays["logits"].tolist() == [number]
         assert (arrays["relevance"] == number - 1).all()
     assert '"empty_maps": 2' in (tmp_path / "out" / "attributions.csv.json").read_text()
+
+
+def test_captions_and_order_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[Sequence[str]] = []
+    add = ContactSheets.add
+
+    def listening(self: ContactSheets, pictures: Sequence[np.ndarray], caption: Sequence[str]) -> None:
+        captions.append(caption)
+        add(self, pictures, caption)
+
+    monkeypatch.setattr(ContactSheets, "add", listening)
+    image_set = find_loose_images([write_images(tmp_path / "in", "0_real/a.png", "1_fake/b.png", "c.png")])
+    writer = AttributionWriter(tmp_path / "out", image_set, title="t")
+    for item, relevance, probability in zip(reversed(image_set.items), (1.0, -1.0, 0.0), (0.5, 1.0, 0.0), strict=True):
+        writer.add(
+            item,
+            decode_image(item.path),
+            np.full((6, 8), relevance),
+            probability=probability,
+            probability_of="fake",
+            explained="real" if item.label == 0 else "fake",
+        )
+    *_, table = writer.finish(seed=0, device="cpu", inputs={})
+    assert captions == [
+        ["c.png", "no label \u00b7 p(fake) = 0.500", "evidence for fake"],
+        ["1_fake/b.png", "fake \u00b7 p(fake) > 0.999", "no evidence for fake (empty map)"],
+        ["0_real/a.png", "real \u00b7 p(fake) < 0.001", "no evidence for real (empty map)"],
+    ]
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == [
+        "0_real/a.png",
+        "1_fake/b.png",
+        "c.png",
+    ]

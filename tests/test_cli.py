@@ -72,6 +72,12 @@ def test_every_flag_of_the_contract_has_a_default() -> None:
     }
 
 
+def test_scripts_leave_out_run_flags_they_have_no_use_for() -> None:
+    parser = cli.make_parser("Do something.", "python src/x.py")
+    cli.add_run_arguments(parser, compat=False, resume=False, wandb=False)
+    assert sorted(vars(parser.parse_args([]))) == ["device", "output_dir", "seed"]
+
+
 def test_values_are_taken() -> None:
     line = "--gan_name a b --have_classes False --num_real 20 --num_instances 0 --save_pt_files False"
     line += " --resume --skip_bad_images yes --crop random --blur_jpg 0.1 --compat published --precision bf16"

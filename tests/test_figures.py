@@ -121,6 +121,15 @@ def test_names_of_any_kind_can_be_written(tmp_path: Path) -> None:
     assert len(sheets.finish()) == 1
 
 
+def test_long_titles_go_on_in_another_line(tmp_path: Path) -> None:
+    heights = []
+    for title in ("word", "word " * 20, "word " * 60):
+        sheets = ContactSheets(tmp_path / "sheet", title=title)
+        sheets.add([np.zeros((4, 4, 3), np.uint8)] * 2, ["name"])
+        heights.append(Image.open(sheets.finish()[0]).height)
+    assert heights[0] < heights[1] < heights[2]
+
+
 def test_sheets_refuse_another_number_of_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected 2 pictures"):
         ContactSheets(tmp_path / "sheet").add([np.zeros((4, 4, 3), np.uint8)], ["one"])

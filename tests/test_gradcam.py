@@ -18,7 +18,7 @@ from utils.architectures import Architecture
 from utils.detectors import Detector, build_model, load_detector
 from utils.errors import UserError
 from utils.gradcam import guided_gradcam
-from utils.targets import Target, imagenet_categories, parse_target, probabilities
+from utils.targets import Target, class_name, imagenet_categories, parse_target, probabilities
 
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "gradcam.py"
 
@@ -160,13 +160,22 @@ def test_map_without_positive_values_is_zero() -> None:
 
 @pytest.mark.parametrize(
     ("text", "outputs", "name"),
-    [(None, 1, "fake"), ("Real", 1, "real"), (None, 1000, "top"), ("7", 1000, "7"), ("007", 1000, "7")],
+    [
+        (None, 1, "fake"),
+        ("Label", 1, "label"),
+        ("Real", 1, "real"),
+        (None, 1000, "top"),
+        ("7", 1000, "7"),
+        ("007", 1000, "7"),
+    ],
 )
 def test_targets(text: str | None, outputs: int, name: str) -> None:
     assert parse_target(text, outputs) == Target(name, outputs)
 
 
-@pytest.mark.parametrize(("text", "outputs"), [("top", 1), ("0", 1), ("fake", 1000), ("1000", 1000), ("-1", 1000)])
+@pytest.mark.parametrize(
+    ("text", "outputs"), [("top", 1), ("0", 1), ("fake", 1000), ("1000", 1000), ("-1", 1000), ("label", 1000)]
+)
 def test_refused_targets(text: str, outputs: int) -> None:
     with pytest.raises(UserError, match="--target"):
         parse_target(text, outputs)
@@ -184,6 +193,24 @@ def test_scores_classes_and_probabilities() -> None:
     expected = logits.double().softmax(1)
     torch.testing.assert_close(probabilities(logits, Target("top", 3)), expected.amax(1))
     torch.testing.assert_close(probabilities(logits, Target("2", 3)), expected[:, 2])
+
+
+def test_default_target_of_a_detector() -> None:
+    assert parse_target(None, 1, default="label").name == "label"
+    assert parse_target(None, 1000, default="label").name == "top"
+
+
+def test_target_label_is_each_image_s_label_else_the_decision() -> None:
+    logits = torch.tensor([[2.0], [2.0], [2.0], [-1.0], [0.0]])
+    target = Target("label", 1).of(torch.tensor([0, 1, -1, -1, -1]))
+    assert target.classes(logits).tolist() == [0, 1, 1, 0, 0]
+    assert target.score(logits).tolist() == [-2, 2, 2, 1, 0]
+    assert Target("label", 1).classes(logits).tolist() == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("index", "outputs", "name"), [(1, 1, "fake"), (0, 1, "real"), (3, 7, "3")])
+def test_names_of_classes(index: int, outputs: int, name: str) -> None:
+    assert class_name(index, outputs) == name
 
 
 def test_imagenet_has_a_thousand_names() -> None:
@@ -229,7 +256,7 @@ def test_script_on_a_data_set(small_set: Path, tmp_path: Path, run: Callable[...
     common = ("--arch", "resnet18", "--weights", weights, "--output_dir", tmp_path / "out")
     data = ("--dataset_dir", small_set, "--gan_name", "gan", "--target", "real")
     run(*common, *data, "--bsize", 3)
-    folder = tmp_path / "out" / "gradcam" / "resnet18" / "ud-real"
+    folder = tmp_path / "out" / "gradcam" / "resnet18" / "ud_0.5-real"
     with (folder / "attributions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["label"]) for row in rows] == [
@@ -258,6 +285,29 @@ def test_script_on_a_data_set(small_set: Path, tmp_path: Path, run: Callable[...
     run(*common, *data, "--bsize", 3)
     again = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     assert again == first
+
+
+def test_script_explains_each_image_for_its_label(small_set: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+    weights = write_weights(tmp_path / "w.pth", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--images", small_set)
+    for target in ("fake", "real", "label"):
+        run(*common, "--target", target, "--output_dir", tmp_path / target)
+
+    def results(target: str) -> list[tuple[str, np.ndarray]]:
+        folder = tmp_path / target / "gradcam" / "resnet18" / f"ud_0.5-{target}"
+        with (folder / "attributions.csv").open() as file:
+            return [(row["explained"], np.load(folder / row["arrays"])["relevance"]) for row in csv.DictReader(file)]
+
+    for number, (explained, relevance) in enumerate(results("label")):
+        assert explained == ("real", "real", "fake", "fake")[number]
+        np.testing.assert_array_equal(relevance, results(explained)[number][1])
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--wandb", "--compat"])
+def test_script_has_no_flag_that_would_do_nothing(flag: str, run: Callable[..., None]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(flag, "published")
+    assert exit_.value.code == 2
 
 
 def test_script_with_an_imagenet_classifier(small_set: Path, tmp_path: Path, run: Callable[..., None]) -> None:

@@ -96,7 +96,8 @@ class AttributionWriter:
     """Writes results image by image: overlay, raw arrays, contact sheets, and at the end a table.
 
     Below `folder`: `overlays/<name>.png`, `arrays/<name>.npz`, `contact_sheet_<page>.png`, `attributions.csv`
-    and its provenance. Maps are not kept after `add`.
+    and its provenance, its rows in the order of the set. A sheet shows of every image the image itself, the heat
+    map, and the overlay of the two. Maps are not kept after `add`.
 
     Args:
         folder: where everything goes.
@@ -108,7 +109,10 @@ class AttributionWriter:
         self.folder = folder
         self.title = title
         self._names = _output_names(image_set)
-        self._sheets = ContactSheets(folder / "contact_sheet", title=title)
+        self._sheets = ContactSheets(
+            folder / "contact_sheet", panels=3, caption_lines=3, columns=2, rows=5, title=title
+        )
+        self._order = {item.name: position for position, item in enumerate(image_set.items)}
         self._rows: list[tuple[object, ...]] = []
 
     def add(
@@ -140,13 +144,13 @@ class AttributionWriter:
         arrays_path = safe_join(self.folder, "arrays", f"{name}.npz")
         save_picture(overlay_path, blended)
         write_npz(arrays_path, relevance=relevance.astype(np.float32), image=image, **(arrays or {}))
+        label = "no label" if item.label is None else LABEL_NAMES[item.label]
         caption = [
-            "no label" if item.label is None else LABEL_NAMES[item.label],
-            f"p({probability_of}) {_shown(probability)}",
+            item.name,
+            f"{label} \u00b7 p({probability_of}) {_shown(probability)}",
+            f"no evidence for {explained} (empty map)" if heat.empty else f"evidence for {explained}",
         ]
-        if heat.empty:
-            caption.append("empty map")
-        self._sheets.add([image, blended], [item.name, " \u00b7 ".join(caption)])
+        self._sheets.add([image, heat.rgb, blended], caption)
         self._rows.append(
             (
                 item.name,
@@ -167,7 +171,8 @@ class AttributionWriter:
         """
         sheets = self._sheets.finish()
         table = self.folder / "attributions.csv"
-        write_csv(table, COLUMNS, self._rows)
+        # images come in batches of equal size
+        write_csv(table, COLUMNS, sorted(self._rows, key=lambda row: self._order[str(row[0])]))
         empty = sum(row[COLUMNS.index("empty")] == 1 for row in self._rows)
         write_provenance(
             table,

@@ -1,8 +1,8 @@
 """The loop of every attribution script: images in, explanations out."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -11,9 +11,10 @@ from utils.attribution_io import AttributionWriter, ResizedCrop, add_image_argum
 from utils.cli import parse_count, progress, resolve_num_workers
 from utils.decoding import Crop
 from utils.detectors import Detector, load_detector, load_imagenet_classifier
+from utils.errors import UserError
 from utils.image_sets import ImageSet
 from utils.loading import SkippedImage, iterate_batches
-from utils.targets import Target, imagenet_categories, probabilities
+from utils.targets import LABEL, TOP, Target, class_name, probabilities
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,26 @@ class Explanation:
     """What a method says of a batch.
 
     Attributes:
-        relevance: (N, H, W), signed; positive is evidence for the target.
+        relevance: (N, H, W), signed; positive is evidence for the explained class.
         logits: (N, outputs) of the network.
         arrays: further raw arrays, (N, ...) each, stored beside the relevance of each image.
+        reversed: (N,) bool, images whose positive relevance is evidence against the explained class; None for none.
     """
 
     relevance: Tensor
     logits: Tensor
-    arrays: Mapping[str, Tensor]
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    reversed: Tensor | None = None
 
 
-def add_attribution_arguments(parser: ArgumentParser, *, resize: int) -> None:
-    """Add `--images`, `--target` and `--resize` to a parser that has the shared arguments."""
+def add_attribution_arguments(parser: ArgumentParser, *, resize: int, target: str = "fake") -> None:
+    """Add `--images`, `--target` (of a detector `target` by default) and `--resize` to a parser."""
     add_image_arguments(parser)
     parser.add_argument(
         "--target",
         metavar="NAME",
-        help="what to explain: fake (default) or real for a detector; top (default) or the number of a class "
-        "for an ImageNet classifier",
+        help="what to explain: for a detector fake, real, or label (each image's own, where unknown the decision); "
+        f"for an ImageNet classifier top or the number of a class; absent: {target}, or top",
     )
     parser.add_argument(
         "--resize",
@@ -65,32 +68,55 @@ def load_classifier(args: Namespace) -> Detector:
     return load_detector(args.arch, args.weights, args.device, blur_jpg=args.blur_jpg)
 
 
+def attribution_folder(args: Namespace, method: str, arch: str, *details: str) -> Path:
+    """Where results of a method go: `<output_dir>/<method>/<arch>/<classifier>[_<tag>]-<detail>-...`."""
+    classifier = f"{args.classifier}_{args.blur_jpg}" if args.classifier == "ud" else args.classifier
+    return Path(args.output_dir) / method / arch / "-".join((classifier, *details))
+
+
+def evidence_for(target: Target) -> str:
+    """What positive relevance is evidence for, in words, for the title of a contact sheet."""
+    if target.name == LABEL:
+        return "each image's label, or else the decision"
+    if target.name == TOP:
+        return "the most probable class"
+    return target.name if target.outputs == 1 else class_name(int(target.name), target.outputs)
+
+
 def run_attribution(
     args: Namespace,
     detector: Detector,
     target: Target,
     image_set: ImageSet,
-    explain: Callable[[Tensor], Explanation],
+    explain: Callable[[Tensor, Target], Explanation],
     *,
+    source: str,
     folder: Path,
     title: str,
+    inputs: Mapping[str, str],
     facts: Mapping[str, object],
-) -> list[Path]:
-    """Explain every image and write the results, image by image.
+) -> Iterator[str]:
+    """Explain every image, write the results image by image, and yield what there is to tell the user.
 
     Args:
         args: has the shared arguments of `utils.cli` and those of `add_attribution_arguments`.
         detector: the network explained.
         target: the score explained.
         image_set: the images.
-        explain: from uint8 images (N, 3, H, W) to their explanation.
+        explain: from uint8 images (N, 3, H, W), and the target for these images, to their explanation.
+        source: which images these are, in words.
         folder: where results go, laid out as `AttributionWriter` says.
         title: head line of the contact sheets.
+        inputs: SHA-256 by name of what went in, for the provenance.
         facts: of the method, for the provenance.
 
-    Returns:
-        The contact sheets, and the table last.
+    Raises:
+        UserError: an image cannot be decoded, or with `--skip_bad_images` none can.
     """
+    yield f"{len(image_set)} images: {source}"
+    unlabelled = sum(item.label is None for item in image_set.items)
+    if target.name == LABEL and unlabelled:
+        yield f"{unlabelled} without a label: explained for the detector's decision"
     crop = chosen_crop(args)
     writer = AttributionWriter(folder, image_set, title=title)
     skipped: list[SkippedImage] = []
@@ -106,37 +132,45 @@ def run_attribution(
     )
     with progress(total=len(image_set), description="explaining") as bar:
         for batch in batches:
-            result = explain(batch.images)
+            of_batch = target.of(batch.labels)
+            result = explain(batch.images, of_batch)
             pictures = batch.images.permute(0, 2, 3, 1).cpu().numpy()
             relevance = result.relevance.float().cpu().numpy()
-            chances = probabilities(result.logits, target).tolist()
-            classes = target.classes(result.logits).tolist()
+            chances = probabilities(result.logits, of_batch).tolist()
+            classes = of_batch.classes(result.logits).tolist()
+            reversals = [False] * len(classes) if result.reversed is None else result.reversed.tolist()
             arrays = {name: values.float().cpu().numpy() for name, values in result.arrays.items()}
             for row, item in enumerate(batch.items):
-                explained = target.name if detector.outputs == 1 else _class_name(classes[row], detector.outputs)
                 writer.add(
                     item,
                     pictures[row],
                     relevance[row],
                     probability=chances[row],
-                    probability_of="fake" if detector.outputs == 1 else explained,
-                    explained=explained,
+                    probability_of="fake" if detector.outputs == 1 else class_name(classes[row], detector.outputs),
+                    explained=_explained(classes[row], detector.outputs, reversals[row]),
                     arrays={name: values[row] for name, values in arrays.items()},
                 )
             bar.update(len(batch.items))
-    return writer.finish(
+    for entry in skipped:
+        yield f"skipped: {entry.reason}"
+    if len(skipped) == len(image_set):
+        raise UserError(f"none of the {len(image_set)} images can be decoded: there is nothing to explain")
+    written = writer.finish(
         seed=args.seed,
         device=detector.device,
-        inputs={"weights": detector.sha256, "images": image_set.digest()},
+        inputs=inputs,
         arch=detector.arch,
+        classifier=args.classifier,
         target=target.name,
         crop=crop,
         precision=args.precision,
         skipped=[[entry.item.name, entry.reason] for entry in skipped],
         **facts,
     )
+    yield from map(str, written)
 
 
-def _class_name(index: int, outputs: int) -> str:
-    categories = imagenet_categories()
-    return f"{index} {categories[index]}" if outputs == len(categories) else str(index)
+def _explained(index: int, outputs: int, is_reversed: bool) -> str:
+    if not is_reversed:
+        return class_name(index, outputs)
+    return class_name(1 - index, 1) if outputs == 1 else f"not {class_name(index, outputs)}"

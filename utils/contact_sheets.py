@@ -15,6 +15,7 @@ _MARGIN = 24
 _TEXT = 26
 _TITLE = 32
 _LINE = 34
+_TITLE_LINE = 44
 _INK = (20, 20, 20)
 _PAPER = (255, 255, 255)
 
@@ -98,13 +99,13 @@ class ContactSheets:
     def _write_page(self) -> None:
         columns = min(self.columns, len(self._waiting)) if not self.pages else self.columns
         rows = -(-len(self._waiting) // self.columns)
-        head = _TITLE + _MARGIN if self.title else 0
         width = 2 * _MARGIN + columns * self._entry_width + (columns - 1) * _MARGIN
+        title = _wrapped(self.title, width - 2 * _MARGIN, _TITLE)
+        head = len(title) * _TITLE_LINE + _MARGIN // 2 if title else 0
         height = 2 * _MARGIN + head + rows * self._entry_height + (rows - 1) * _MARGIN
         page = Image.new("RGB", (width, height), _PAPER)
-        if self.title:
-            title = _shortened(self.title, width - 2 * _MARGIN, _TITLE)
-            ImageDraw.Draw(page).text((_MARGIN, _MARGIN), title, _INK, _font(_TITLE))
+        for number, line in enumerate(title):
+            ImageDraw.Draw(page).text((_MARGIN, _MARGIN + number * _TITLE_LINE), line, _INK, _font(_TITLE))
         for position, entry in enumerate(self._waiting):
             row, column = divmod(position, self.columns)
             left = _MARGIN + column * (self._entry_width + _MARGIN)
@@ -137,6 +138,17 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     # the basic engine: the other one depends on a system library that may be missing
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _wrapped(text: str, width: int, size: int) -> list[str]:
+    """Lines of whole words that fit; a single word that does not is cut in the middle."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _font(size).getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(_shortened(word, width, size))
+    return lines
 
 
 def _shortened(text: str, width: int, size: int = _TEXT) -> str:

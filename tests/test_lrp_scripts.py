@@ -1,0 +1,295 @@
+"""LRP heat maps from the command line: against the published numbers, and from end to end."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lrp import Absorption, Explainer
+from utils.detectors import build_model
+from utils.errors import UserError
+from utils.files import read_npz
+from utils.lrp_run import ConservationTable, explain_input
+from utils.targets import Target
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+SCRIPTS = ("ud_lrp", "ud_lrp_efb0", "imagenet_lrp", "imagenet_lrp_efb0")
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a script's `main` in this process and returns its output folder."""
+
+    def main(script: str, *arguments: object) -> Path:
+        spec = importlib.util.spec_from_file_location(script, SOURCE / f"{script}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        out = tmp_path / "out"
+        line = [*map(str, arguments), "--device", "cpu", "--output_dir", str(out)]
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *line])
+        module.main()
+        return out / "lrp"
+
+    return main
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for name, size in (("0_real/a.png", (64, 64)), ("1_fake/b.png", (64, 64)), ("c.jpg", (48, 80))):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def write_weights(path: Path, arch: str, outputs: int) -> Path:
+    torch.manual_seed(0)
+    torch.save({"model": build_model(arch, outputs).state_dict()}, path)
+    return path
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "attributions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("script", "arch", "rule"),
+    [
+        ("ud_lrp", "resnet50", "beta0"),
+        ("ud_lrp_efb0", "efb0", "beta0"),
+        ("ud_lrp", "efb0", "beta0"),
+        ("ud_lrp", "resnet50", "beta1"),
+        ("ud_lrp", "resnet50", "betaada"),
+    ],
+)
+def test_published_numbers_and_pictures(
+    script: str, arch: str, rule: str, shared_dir: Path, golden_weights: Callable[[str], Path], run: Run
+) -> None:
+    golden = shared_dir / "reference" / "golden"
+    with np.load(golden / f"lrp_input_{arch}.npz") as file:
+        expected = dict(file)
+    paths = [shared_dir / "forensynths_sample" / name for name in expected["names"]]
+    choice = ("--arch", arch) if script == "ud_lrp" else ()
+    out = run(
+        *(script, *choice, "--weights", golden_weights(arch), "--images", *paths),
+        *("--compat", "published", "--crop", "center", "--rule", rule),
+    )
+    folder = out / arch / f"ud_0.5-{rule}-label-published"
+    table = rows(folder)
+    assert [row["path"] for row in table] == expected["names"].tolist()
+    logits = torch.from_numpy(expected[f"logit_wrapped_{rule}"]).double()
+    for i, row in enumerate(table):
+        arrays = read_npz(folder / row["arrays"])
+        theirs = expected[f"R_input_{rule}"][i]
+        assert np.abs(arrays["relevance"] - theirs).sum() < 2e-4 * np.abs(theirs).sum()
+        np.testing.assert_allclose(arrays["relevance_rgb"].sum(0), arrays["relevance"], atol=1e-7)
+        assert arrays["start"] == (1 if expected["label"][i] else -1)
+        assert abs(float(row["probability"]) - float(logits[i].sigmoid())) < 1e-4
+        assert row["label"] == str(expected["label"][i])
+        # the published start is -1 for a real whose logit is negative: what is positive speaks for fake
+        assert row["explained"] == "fake"
+    if rule != "beta0":
+        return
+    with np.load(golden / f"lrp_overlay_{arch}.npz") as file:
+        for i, row in enumerate(table):
+            ours = np.asarray(Image.open(folder / row["overlay"])).astype(int)
+            # the published picture is truncated instead of rounded, so up to one level darker
+            assert np.abs(ours - file["overlay_rgb"][i]).max() <= 1
+
+
+def test_positive_relevance_is_evidence_for_the_label(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--images", images)
+    out = run("ud_lrp", *common, "--bsize", 2) / "resnet18"
+    for target in ("fake", "real"):
+        run("ud_lrp", *common, "--target", target)
+    table = rows(out / "ud_0.5-beta0-label")
+    assert [(row["path"], row["label"]) for row in table] == [
+        ("0_real/a.png", "0"),
+        ("1_fake/b.png", "1"),
+        ("c.jpg", ""),
+    ]
+    decision = "fake" if float(table[2]["probability"]) > 0.5 else "real"
+    assert [row["explained"] for row in table] == ["real", "fake", decision]
+    for row in table:
+        ours = read_npz(out / "ud_0.5-beta0-label" / row["arrays"])
+        of = {name: read_npz(out / f"ud_0.5-beta0-{name}" / row["arrays"]) for name in ("fake", "real")}
+        np.testing.assert_allclose(ours["relevance"], of[row["explained"]]["relevance"], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(of["real"]["relevance"], -of["fake"]["relevance"], rtol=1e-4, atol=1e-7)
+        assert of["fake"]["start"] == np.sign(ours["logits"][0])
+    record = json.loads((out / "ud_0.5-beta0-label" / "attributions.csv.json").read_text())
+    assert (record["rule"], record["target"], record["compat"], record["images"]) == ("beta0", "label", "none", 3)
+
+
+def test_arch_is_the_network_that_is_run(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "efb0", 1)
+    image = ("--weights", weights, "--images", images / "c.jpg")
+    with pytest.raises(UserError, match="looks like efb0"):
+        run("ud_lrp", *image)
+    first = run("ud_lrp", *image, "--arch", "EfficientNet-B0") / "efb0" / "ud_0.5-beta0-label"
+    relevance = read_npz(first / "arrays" / "c.npz")["relevance"]
+    assert relevance.any()
+    again = run("ud_lrp_efb0", *image) / "efb0" / "ud_0.5-beta0-label"
+    np.testing.assert_array_equal(read_npz(again / "arrays" / "c.npz")["relevance"], relevance)
+
+
+@pytest.mark.parametrize(("script", "arch"), [("imagenet_lrp", "resnet18"), ("imagenet_lrp_efb0", "efb0")])
+def test_imagenet_classifier(script: str, arch: str, images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", arch, 1000)
+    common = ("--arch", arch, "--weights", weights, "--images", images / "0_real" / "a.png")
+    out = run(script, *common) / arch
+    (row,) = rows(out / "imagenet-beta0-top")
+    arrays = read_npz(out / "imagenet-beta0-top" / row["arrays"])
+    best = int(arrays["logits"].argmax())
+    assert row["explained"].split()[0] == row["probability_of"].split()[0] == str(best)
+    assert arrays["relevance"].shape == (224, 224)
+    assert arrays["relevance"].any()
+    run(script, *common, "--target", best)
+    named = read_npz(out / f"imagenet-beta0-{best}" / row["arrays"])
+    np.testing.assert_array_equal(named["relevance"], arrays["relevance"])
+    with pytest.raises(UserError, match="top or a class"):
+        run(script, *common, "--target", "fake")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_without_weights_the_place_is_named(script: str, images: Path, tmp_path: Path) -> None:
+    # an architecture nobody has published weights of, so that the test does not depend on what is at hand
+    line = [
+        sys.executable,
+        SOURCE / f"{script}.py",
+        "--arch",
+        "efb7",
+        "--images",
+        images,
+        "--output_dir",
+        tmp_path / "o",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    where = "weights/efb7/blur_jpg_prob0.5.pth" if script.startswith("ud") else "weights/imagenet/efb7.pth"
+    assert where in done.stderr
+    assert "docs/data_and_weights.md" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_conservation(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--images", images)
+    tables = []
+    for bsize in (1, 2):
+        folder = run("ud_lrp", *common, "--conservation", "--bsize", bsize) / "resnet18" / "ud_0.5-beta0-label"
+        with (folder / "conservation.csv").open() as file:
+            tables.append(list(csv.DictReader(file)))
+    explainer = Explainer(build_model("resnet18").eval())
+    assert [row["layer"] for row in tables[0]] == [step.name for step in reversed(explainer.program.steps)]
+    for one, two in zip(*tables, strict=True):
+        assert one["layer"] == two["layer"]
+        numbers = [float(one[name]) for name in ("received", "passed", "absorbed")]
+        np.testing.assert_allclose(numbers, [float(two[n]) for n in ("received", "passed", "absorbed")], atol=1e-4)
+        assert numbers[0] - numbers[1] == pytest.approx(numbers[2])
+    # images are explained for real and for fake, and do not cancel
+    assert (tables[0][0]["layer"], float(tables[0][0]["received"])) == ("fc", 3.0)
+    inputs = sum(
+        float(arrays["start"] * arrays["relevance"].sum())
+        for arrays in map(read_npz, sorted((folder / "arrays").rglob("*.npz")))
+    )
+    assert float(tables[1][-1]["passed"]) == pytest.approx(inputs, abs=1e-5)
+    assert (folder / "conservation.csv.json").is_file()
+
+    run("ud_lrp", *common)
+    assert not list(folder.glob("conservation*"))
+
+
+@pytest.mark.parametrize("rule", ["beta0", "beta1", "betaada", "epsilon"])
+@pytest.mark.parametrize("published", [False, True])
+def test_start_is_applied_after_propagation(rule: str, published: bool) -> None:
+    torch.manual_seed(0)
+    explainer = Explainer(build_model("resnet18").eval(), rule, published=published)
+    inputs = torch.randn(2, 3, 48, 48)
+    result = explain_input(explainer, inputs, Target("label", 1).of(torch.tensor([1, 0])))
+    expected = explainer.explain(inputs, ["fake", "real"])
+    assert expected.input is not None
+    torch.testing.assert_close(result.arrays["relevance_rgb"], expected.input, rtol=0, atol=0)
+    torch.testing.assert_close(result.arrays["start"], expected.start)
+    assert result.reversed is not None
+    # the published start ignores the logit's sign: where that is negative, positive relevance speaks against the label
+    negative = (expected.logits[:, 0] < 0).tolist()
+    assert result.reversed.tolist() == (negative if published else [False, False])
+
+
+def test_conservation_refuses_other_steps() -> None:
+    table = ConservationTable()
+    row = Absorption("conv", "convolution", "AlphaBeta", 1.0, 0.5)
+    table.add([row])
+    with pytest.raises(ValueError):
+        table.add([row, row])
+
+
+def test_bf16(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--images", images / "c.jpg", "--target", "fake")
+    folder = run("ud_lrp", *common) / "resnet18" / "ud_0.5-beta0-fake"
+    exact = read_npz(folder / "arrays" / "c.npz")["relevance"]
+    run("ud_lrp", *common, "--precision", "bf16")
+    rounded = read_npz(folder / "arrays" / "c.npz")["relevance"]
+    difference = np.abs(rounded - exact).sum() / np.abs(exact).sum()
+    assert 0 < difference < 0.2
+
+
+def test_squeeze_excite_of_another_checkpoint(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "efb0", 1)
+    other = {key: value + 1 for key, value in build_model("efb0", 1000).state_dict().items()}
+    torch.save(other, tmp_path / "imagenet.pth")
+    common = ("--weights", weights, "--images", images / "c.jpg", "--target", "fake")
+    folder = run("ud_lrp_efb0", *common) / "efb0" / "ud_0.5-beta0-fake"
+    own = read_npz(folder / "arrays" / "c.npz")["relevance"]
+    run("ud_lrp_efb0", *common, "--compat_se", tmp_path / "imagenet.pth")
+    assert np.abs(read_npz(folder / "arrays" / "c.npz")["relevance"] - own).sum() > 1e-3 * np.abs(own).sum()
+    assert len(json.loads((folder / "attributions.csv.json").read_text())["inputs"]["squeeze_excite"]) == 64
+    resnet = write_weights(tmp_path / "r.pth", "resnet18", 1)
+    with pytest.raises(UserError, match="EfficientNet only"):
+        run("ud_lrp", "--arch", "resnet18", "--weights", resnet, *common[2:], "--compat_se", tmp_path / "imagenet.pth")
+
+
+def test_network_without_relevance_gives_empty_maps(images: Path, tmp_path: Path, run: Run) -> None:
+    state = build_model("resnet18").state_dict()
+    state["fc.weight"].zero_()
+    torch.save(state, tmp_path / "w.pth")
+    out = run("ud_lrp", "--arch", "resnet18", "--weights", tmp_path / "w.pth", "--images", images)
+    assert [row["empty"] for row in rows(out / "resnet18" / "ud_0.5-beta0-label")] == ["1", "1", "1"]
+
+
+def test_bad_images(images: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    bad = images / "1_fake" / "bad.png"
+    bad.write_bytes((images / "1_fake" / "b.png").read_bytes()[:200])
+    common = ("--arch", "resnet18", "--weights", weights)
+    with pytest.raises(UserError, match=r"bad\.png"):
+        run("ud_lrp", *common, "--images", images)
+    out = run("ud_lrp", *common, "--images", images, "--skip_bad_images")
+    assert len(rows(out / "resnet18" / "ud_0.5-beta0-label")) == 3
+    assert "skipped: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="none of the 1 images"):
+        run("ud_lrp", *common, "--images", bad, "--skip_bad_images")
+
+
+@pytest.mark.parametrize("rule", ["beta", "beta-1", "alpha", "beta0.5x", ""])
+def test_unknown_rule(rule: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run("ud_lrp", "--rule", rule)
+    assert exit_.value.code == 2
+    assert "betaada" in capsys.readouterr().err
