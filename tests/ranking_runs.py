@@ -1,0 +1,130 @@
+"""A small detector with known scores, images for it, and runs of the ranking script."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from utils.cli import run_script
+from utils.detectors import build_model, get_architecture
+from utils.image_sets import ImageSet, find_image_set
+
+SOURCES = Path(__file__).resolve().parents[1] / "src"
+SIDE = 48
+# Logits the detector is given; p(fake) is 0.95 or more at 3 and 0.05 or less at -3, between 0.18 and 0.82 within 1.5.
+LOGITS: Mapping[str, float] = {
+    "gan/0_real/a.png": -3.0,
+    "gan/0_real/b.png": -1.5,
+    "gan/0_real/c.png": 3.0,
+    "gan/0_real/d.png": -4.0,
+    "gan/0_real/e.png": -3.5,
+    "gan/1_fake/a.png": 3.0,
+    "gan/1_fake/b.png": -3.0,
+    "gan/1_fake/c.png": 1.5,
+    "gan/1_fake/d.png": 4.0,
+    "gan/1_fake/e.png": 3.5,
+    "gan/1_fake/f.png": 5.0,
+}
+USED = {
+    "fake": ["gan/1_fake/a.png", "gan/1_fake/d.png", "gan/1_fake/e.png", "gan/1_fake/f.png"],
+    "real": ["gan/0_real/a.png", "gan/0_real/d.png", "gan/0_real/e.png"],
+}
+
+
+def write_images(root: Path) -> Path:
+    """The images of `LOGITS` below `root`, SIDE x SIDE; always the same."""
+    rng = np.random.default_rng(7)
+    for name in LOGITS:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = rng.integers(0, 256, 3)
+        noise = rng.normal(0, 60, (SIDE, SIDE, 3))
+        Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+def image_set(root: Path) -> ImageSet:
+    """The same images as a pass takes them."""
+    return find_image_set(root, "gan")
+
+
+def tuned_model(root: Path, arch: str = "resnet18") -> nn.Module:
+    """A network with seeded weights and a head that gives the images below `root` (uncropped) their `LOGITS`."""
+    torch.manual_seed(3)
+    model = build_model(arch).eval()
+    head = model.get_submodule(get_architecture(arch).head)
+    assert isinstance(head, nn.Linear)
+    features: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].double()))
+    with torch.no_grad():
+        model(inputs(root))
+        hook.remove()
+        (values,) = features
+        wanted = torch.tensor(list(LOGITS.values()), dtype=torch.float64)
+        centred = values - values.mean(0)
+        weight = torch.linalg.pinv(centred) @ (wanted - wanted.mean())
+        head.weight.copy_(weight[None].float())
+        head.bias.copy_((wanted.mean() - values.mean(0) @ weight)[None].float())
+    return model.requires_grad_(False)
+
+
+def inputs(root: Path) -> torch.Tensor:
+    """The images below `root`, normalised, (N, 3, SIDE, SIDE)."""
+    architecture = get_architecture("resnet18")
+    pixels = np.stack([np.asarray(Image.open(root / name)) for name in LOGITS]).astype(np.float32) / 255
+    normalised = (pixels - np.float32(architecture.mean)) / np.float32(architecture.std)
+    return torch.from_numpy(normalised).permute(0, 3, 1, 2).contiguous()
+
+
+class Run(NamedTuple):
+    """How a run of a script ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Scripts:
+    """Runs scripts in this process, as `python src/<name>.py` would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+        self._monkeypatch.chdir(folder)
+
+    def load(self, name: str) -> ModuleType:
+        """The script as a module."""
+        spec = importlib.util.spec_from_file_location(name, SOURCES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def __call__(self, name: str, *arguments: object) -> Run:
+        self._monkeypatch.setattr(sys, "argv", [str(SOURCES / f"{name}.py"), *map(str, arguments)])
+        self._capfd.readouterr()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with pytest.raises(SystemExit) as caught:
+                run_script(self.load(name).main)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        assert isinstance(caught.value.code, int)
+        return Run(caught.value.code, *self._capfd.readouterr())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files below a folder, by name."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
