@@ -1,0 +1,181 @@
+"""Step 3: rank the images of a generator by how strongly they excite each feature map."""
+
+import argparse
+import sys
+
+from patch_extraction.activations import MaxActivations, TopActivations
+from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, write_tables
+from patch_extraction.selection import ALL, Selection, add_map_arguments, select_maps
+from utils.cli import (
+    add_data_arguments,
+    add_detector_arguments,
+    add_loading_arguments,
+    add_run_arguments,
+    make_parser,
+    parse_bool,
+    parse_count,
+    resolve_num_workers,
+    run_script,
+)
+from utils.decoding import Crop
+from utils.detectors import Detector, load_detector
+from utils.devices import resolve_device
+from utils.distributed import Ranks, process_group
+from utils.feature_maps import FeatureMapNetwork, SharedForward
+from utils.files import sha256_text, write_provenance
+from utils.image_sets import ImageSet, find_image_set
+from utils.passes import PassState, discard_state, run_pass
+from utils.tracking import tracker
+
+KEPT_OF_ALL = 40
+FAKE = 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(
+        "Rank the fake images of a generator by the largest activation of each feature map, all maps in one pass: one "
+        "CSV for each map, and all of them in one compact file.",
+        "python src/get_max_activation_rankings.py --arch resnet50 --blur_jpg 0.5 --bsize 16 "
+        "--dataset_dir ForenSynths/ --gan_name stylegan2 --topk 114",
+    )
+    add_detector_arguments(parser)
+    add_data_arguments(parser)
+    add_loading_arguments(parser)
+    add_map_arguments(parser)
+    group = parser.add_argument_group("rankings")
+    group.add_argument(
+        "--keep",
+        type=parse_count,
+        metavar="N",
+        help="keep only the N most activating images of each map, so that memory does not grow with the images; "
+        f"0: all images; absent: all images, but {KEPT_OF_ALL} with --topk all",
+    )
+    group.add_argument(
+        "--csv",
+        type=parse_bool,
+        nargs="?",
+        const=True,
+        metavar="True|False",
+        help="write a CSV for each map; absent: yes, but not with --topk all, which makes tens of thousands",
+    )
+    add_run_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    with process_group() as ranks:
+        device = ranks.device(resolve_device(args.device))
+        detector = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
+        # Everything is looked for before anything is computed.
+        image_sets = {name: _image_set(args, name) for name in args.gan_name}
+        selections = {name: _selection(args, detector, name) for name in args.gan_name}
+        forward = SharedForward(FeatureMapNetwork(detector, args.precision))
+        with tracker(
+            args.wandb and ranks.is_first, job="activation_rankings", config=vars(args), folder=args.output_dir
+        ) as track:
+            for name, image_set in image_sets.items():
+                rankings = _rank(args, name, image_set, selections[name], detector, forward, ranks)
+                if rankings is not None:
+                    track.log({f"{name}/images": len(rankings.names), f"{name}/maps": len(rankings.maps)})
+
+
+def _image_set(args: argparse.Namespace, name: str) -> ImageSet:
+    return find_image_set(
+        args.dataset_dir,
+        name,
+        have_classes=args.have_classes,
+        num_fake=args.num_fake,
+        num_instances=args.num_instances,
+        labels=(FAKE,),
+    )
+
+
+def _selection(args: argparse.Namespace, detector: Detector, name: str) -> Selection:
+    return select_maps(
+        detector,
+        name,
+        args.blur_jpg,
+        topk=args.topk,
+        layers=args.layers,
+        relevances=args.relevances,
+        output_dir=args.output_dir,
+    )
+
+
+def _rank(
+    args: argparse.Namespace,
+    name: str,
+    image_set: ImageSet,
+    selection: Selection,
+    detector: Detector,
+    forward: SharedForward,
+    ranks: Ranks,
+) -> ActivationRankings | None:
+    files = ActivationRankingFiles(args.output_dir, detector.arch, name, args.blur_jpg)
+    keep = (KEPT_OF_ALL if args.topk == ALL else 0) if args.keep is None else args.keep
+    collector = (
+        TopActivations(forward, selection.maps, image_set, keep)
+        if keep
+        else MaxActivations(forward, selection.maps, image_set)
+    )
+    inputs = {"weights": detector.sha256, "images": image_set.digest(), **selection.inputs()}
+    facts = {
+        "arch": detector.arch,
+        "crop": args.crop,
+        "gan_name": name,
+        "keep": keep,
+        "maps": len(selection.maps),
+        "precision": args.precision,
+    }
+    conditions = {
+        **inputs,
+        **{key: str(value) for key, value in facts.items()},
+        "bsize": str(args.bsize),
+        "keys": sha256_text(fmap.key for fmap in selection.maps),
+        "seed": str(args.seed),
+    }
+    state = PassState(files.state, conditions, args.resume)
+    report = run_pass(
+        image_set,
+        [collector],
+        preprocess=detector.preprocess,
+        device=detector.device,
+        batch_size=args.bsize,
+        crop=Crop(args.crop),
+        seed=args.seed,
+        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
+        skip_bad_images=args.skip_bad_images,
+        state=state,
+        ranks=ranks,
+        description=f"activations {name}",
+    )
+    if not ranks.is_first:
+        discard_state(state, ranks)
+        return None
+    for entry in report.skipped:
+        print(f"skipped: {entry.reason}", file=sys.stderr)
+    rankings = collector.result(detector.sha256, str(image_set.root.resolve()))
+    write_provenance(
+        files.arrays,
+        seed=args.seed,
+        device=detector.device,
+        inputs=inputs,
+        bsize=args.bsize,
+        images=report.images,
+        ranking=selection.ranking,
+        skipped=[[entry.item.name, entry.reason] for entry in report.skipped],
+        **facts,
+    )
+    rankings.write(files.arrays)
+    with_tables = args.topk != ALL if args.csv is None else args.csv
+    if with_tables:
+        write_tables(files, rankings)
+    discard_state(state, ranks)
+    tables = "and a CSV for each" if with_tables else "no CSV (--csv True writes one for each map)"
+    print(f"{files.arrays}: {len(rankings.maps):,} maps, {report.images} images, {tables}")
+    return rankings
+
+
+if __name__ == "__main__":
+    run_script(main)
