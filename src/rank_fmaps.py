@@ -92,11 +92,12 @@ def main() -> None:
         except ValueError as error:
             raise UserError(str(error)) from error
         # Everything is looked for before anything is computed.
-        image_sets = {name: _image_set(args, name) for name in args.gan_name}
+        image_sets = {name: _image_set(args, name, ranks) for name in args.gan_name}
+        topk = _topk(args, detector.arch, sum(channels for _, channels in explainer.layers))
         folder = args.output_dir or Path("output")
         with tracker(args.wandb and ranks.is_first, job="rank_fmaps", config=vars(args), folder=folder) as track:
             for name, image_set in image_sets.items():
-                results = _rank(args, name, image_set, detector, explainer, confidence, ranks)
+                results = _rank(args, name, image_set, detector, explainer, confidence, topk, ranks)
                 if results is not None:
                     files, collector, labels = results
                     for label in labels:
@@ -110,7 +111,14 @@ def _device(args: argparse.Namespace, ranks: Ranks) -> torch.device:
     return ranks.device(resolve_device(args.device))
 
 
-def _image_set(args: argparse.Namespace, name: str) -> ImageSet:
+def _topk(args: argparse.Namespace, arch: str, maps: int) -> int:
+    topk = args.topk or default_topk(arch, maps)
+    if topk > maps:
+        raise UserError(f"--topk {topk} is more than the {maps} feature maps of {arch}: choose 1 to {maps}")
+    return topk
+
+
+def _image_set(args: argparse.Namespace, name: str, ranks: Ranks) -> ImageSet:
     image_set = find_image_set(
         args.dataset_dir,
         name,
@@ -121,7 +129,7 @@ def _image_set(args: argparse.Namespace, name: str) -> ImageSet:
         labels=tuple(sorted({"real": 0, "fake": 1}[label] for label in args.labels)),
     )
     _, warning = composition(image_set)
-    if warning:
+    if warning and ranks.is_first:
         print(f"warning: {name}: {warning}", file=sys.stderr)
     return image_set
 
@@ -133,11 +141,11 @@ def _rank(
     detector: Detector,
     explainer: Explainer,
     confidence: Confidence,
+    topk: int,
     ranks: Ranks,
 ) -> tuple[RankingFiles, RelevanceCollector, list[str]] | None:
     root = PROJECT_ROOT / "fmap_relevances" if args.output_dir is None else args.output_dir / "fmap_relevances"
     files = RankingFiles(root, detector.arch, name, args.blur_jpg)
-    topk = args.topk or default_topk(detector.arch, sum(channels for _, channels in explainer.layers))
     keep = None
     if args.save_pt_files:
         pictures = (args.output_dir or Path("output")) / "pt_files" / detector.arch / f"{name}_{args.blur_jpg}"
@@ -158,7 +166,8 @@ def _rank(
         "rule": args.rule,
         "save_pt_files": args.save_pt_files,
     }
-    state = PassState(files.state, {**inputs, **{k: str(v) for k, v in facts.items()}, "seed": args.seed}, args.resume)
+    conditions = {**inputs, **facts, "device": detector.device.type, "seed": args.seed}
+    state = PassState(files.state, {key: str(value) for key, value in conditions.items()}, args.resume)
     report = run_pass(
         image_set,
         [collector],
@@ -181,6 +190,7 @@ def _rank(
     for label in args.labels:
         print(f"{name}: {_counted(label, asdict(counts[label]), confidence)}")
     if not labels:
+        discard_state(state)
         raise UserError(
             f"{name}: no image is classified correctly with enough confidence, so there is nothing to rank: "
             "check the checkpoint, or relax --fake_confidence and --real_confidence"

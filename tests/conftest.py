@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from ranking_runs import Scripts, tuned_model, write_images
 
 # The same examples in every run, and no time limit for one: machines are busy at times.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -42,3 +43,23 @@ def golden_weights(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         return path
 
     return weights
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set folder with the generator `gan` of `ranking_runs`: five reals, six fakes; not to be written to."""
+    return write_images(tmp_path_factory.mktemp("small_images"))
+
+
+@pytest.fixture(scope="session")
+def small_weights(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a resnet18 that gives the images of `small_images` their known scores."""
+    path = tmp_path_factory.mktemp("small_weights") / "resnet18.pth"
+    torch.save({"model": tuned_model(small_images).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Scripts:
+    """Runs scripts in this process, from inside `tmp_path`."""
+    return Scripts(monkeypatch, capfd, tmp_path)
