@@ -169,6 +169,8 @@ class Explainer:
                             relevance[value].add_(share)
                         else:
                             relevance[value] = share
+                    # Otherwise these maps would live on through the next step.
+                    del inputs, passed, share
             if release:
                 for value in step.inputs:
                     if first_reader[value] == index:

@@ -1,0 +1,553 @@
+"""The explainer: conservation, batches, what is kept and what is freed, targets and their signs, feature maps."""
+
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from lrp_networks import GatedNet, TinyResNet, images, randomize
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from lrp import ChannelStatistics, Explainer, RuleTable, UnknownLayerError, rule_table
+from lrp.operations import Operation
+from lrp.rules import AlphaBeta, Epsilon, EpsilonSum, Rule, ZBox
+from lrp.targets import start_relevance
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {"residual": TinyResNet, "gated": GatedNet}
+RULES = ("beta0", "beta1", "betaada", "epsilon")
+
+
+def explainer_of(network: str = "residual", rules: RuleTable | str = "beta0", outputs: int = 1) -> Explainer:
+    family = "resnet" if network == "residual" else "efficientnet"
+    return Explainer(randomize(NETWORKS[network](outputs)), rules, family=family, dtype=torch.float64)
+
+
+def names(explainer: Explainer) -> list[str]:
+    return [name for name, _ in explainer.layers]
+
+
+@dataclass(frozen=True)
+class Spy:
+    """A rule that notes what it is asked for."""
+
+    rule: Rule
+    calls: list[Operation]
+    shares: list[list[float | None]]
+
+    @property
+    def needs_inputs(self) -> bool:
+        return self.rule.needs_inputs
+
+    def propagate(
+        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
+    ) -> tuple[Tensor | None, ...]:
+        passed = self.rule.propagate(operation, inputs, relevance, nonnegative=nonnegative)
+        self.calls.append(operation)
+        self.shares.append([None if share is None else float(share.sum()) for share in passed])
+        return passed
+
+
+def spied(name: str, family: str) -> tuple[RuleTable, list[Operation], list[list[float | None]]]:
+    table = rule_table(name, family)
+    calls: list[Operation] = []
+    shares: list[list[float | None]] = []
+
+    def spy(rule: Rule) -> Any:
+        return Spy(rule, calls, shares)
+
+    by_kind = {kind: spy(rule) for kind, rule in table.by_kind.items()}
+    first = None if table.first_convolution is None else spy(table.first_convolution)
+    return RuleTable(by_kind, first), calls, shares
+
+
+# Conservation
+
+
+def without_losses(rule: Rule, first: Rule | None) -> Explainer:
+    """A network without biases, under rules without noticeable stabilisers."""
+    tiny: Any = Epsilon(1e-13)
+    table = RuleTable({**rule_table("beta0").by_kind, "convolution": rule}, first)
+    table = table.with_rules(dense=tiny, average_pool=tiny, sum=EpsilonSum(1e-13))
+    return Explainer(randomize(TinyResNet(bias=False)), table, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rule", [AlphaBeta(0.0), Epsilon(1e-13)], ids=["beta0", "epsilon"])
+@pytest.mark.parametrize("first", [ZBox(epsilon=1e-13), None], ids=["z-box", "same rule"])
+def test_relevance_is_conserved_without_biases_and_stabilisers(rule: Rule, first: Rule | None) -> None:
+    explainer = without_losses(rule, first)
+    result = explainer.explain(images(4), ["fake", "real", "fake", "real"], layers=names(explainer), conservation=True)
+    assert result.input is not None
+    torch.testing.assert_close(result.input.sum((1, 2, 3)), result.start, rtol=0.0, atol=1e-7)
+    assert max(abs(row.absorbed) for row in result.conservation) < 1e-7
+    # the two branches of a residual block share what arrives
+    branches = [result.channels[layer].total.sum(1) for layer in ("layer2.conv2", "layer2.shortcut.0")]
+    assert not torch.allclose(branches[0], result.start, atol=1e-3)
+    torch.testing.assert_close(branches[0] + branches[1], result.start, rtol=0.0, atol=1e-7)
+
+
+def test_alpha_beta_absorbs_only_where_one_sign_is_missing() -> None:
+    rows = (
+        without_losses(AlphaBeta(1.0), None)
+        .explain(images(4), ["fake", "fake", "fake", "real"], conservation=True)
+        .conservation
+    )
+    # six inputs to a unit of a shortcut, 27 and more elsewhere: some units there have contributions of one sign only
+    losing = {row.layer for row in rows if abs(row.absorbed) > 1e-7}
+    assert losing == {"layer1.shortcut.0", "layer2.shortcut.0"}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_conservation_report_adds_up(rule: str, network: str) -> None:
+    table, calls, shares = spied(rule, "resnet" if network == "residual" else "efficientnet")
+    explainer = explainer_of(network, table)
+    result = explainer.explain(images(3), ["fake", "real", "real"], conservation=True)
+    assert result.input is not None
+    steps = explainer.program.steps
+    handed: Counter[int] = Counter()
+    handed[explainer.program.output] = float(result.start.sum())
+    by_operation = {id(operation): given for operation, given in zip(calls, shares, strict=True)}
+    rows = {row.layer: row for row in result.conservation}
+    assert len(rows) == len(result.conservation) == len(calls)
+    for index in reversed(range(len(steps))):
+        step = steps[index]
+        row, given = rows.get(step.name), by_operation.get(id(step.operation))
+        if row is None or given is None:
+            assert row is None
+            assert given is None
+            assert handed[index + 1] == 0.0  # only what hangs on a gate is left out
+            continue
+        assert row.kind == step.operation.kind
+        assert row.received == pytest.approx(handed[index + 1], rel=1e-9, abs=1e-12)
+        assert row.passed == pytest.approx(sum(share for share in given if share is not None), rel=1e-9, abs=1e-12)
+        assert row.absorbed == row.received - row.passed
+        for value, share in zip(step.inputs, given, strict=True):
+            handed[value] += share or 0.0
+    assert float(result.input.sum()) == pytest.approx(handed[0], rel=1e-9)
+    absorbed = sum(row.absorbed for row in result.conservation)
+    assert float(result.start.sum() - result.input.sum()) == pytest.approx(absorbed, rel=1e-9, abs=1e-12)
+    assert any(abs(row.absorbed) > 1e-3 for row in result.conservation)
+
+
+def test_conservation_report_stops_where_propagation_stops() -> None:
+    explainer = explainer_of()
+    rows = explainer.explain(images(), layers=["layer2.conv2"], input_relevance=False, conservation=True).conservation
+    assert [row.layer for row in rows] == ["fc", "flatten", "avgpool", "layer2.relu@layer2_relu_1", "layer2.add_1"]
+    assert [row.rule for row in rows] == ["Epsilon", "Reshape", "Epsilon", "PassThrough", "EpsilonSum"]
+
+
+# Batches, selections, and what is kept
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_batch_gives_what_single_images_give(rule: str, network: str) -> None:
+    explainer = explainer_of(network, rule)
+    x, targets = images(4), ["fake", "real", "real", "fake"]
+    batch = explainer.explain(x, targets, layers=names(explainer))
+    assert batch.input is not None
+    for row, target in enumerate(targets):
+        single = explainer.explain(x[row : row + 1], target, layers=names(explainer))
+        torch.testing.assert_close(batch.logits[row : row + 1], single.logits)
+        torch.testing.assert_close(batch.input[row : row + 1], single.input, rtol=1e-8, atol=1e-11)
+        for layer, statistics in single.channels.items():
+            torch.testing.assert_close(batch.channels[layer].total[row], statistics.total[0], rtol=1e-8, atol=1e-11)
+            torch.testing.assert_close(batch.channels[layer].absolute[row], statistics.absolute[0])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_maps_sum_to_channels(network: str) -> None:
+    explainer = explainer_of(network, "beta1")
+    layers = names(explainer)
+    maps = explainer.explain(images(3), layers=layers, keep="maps")
+    channels = explainer.explain(images(3), layers=layers, keep="channels")
+    assert list(maps.maps) == list(channels.channels)
+    assert set(maps.maps) == set(layers)
+    assert maps.channels == {}
+    assert channels.maps == {}
+    for layer, count in explainer.layers:
+        relevance, statistics = maps.maps[layer], channels.channels[layer]
+        assert relevance.shape[:2] == (3, count)
+        torch.testing.assert_close(relevance.sum((2, 3)), statistics.total)
+        torch.testing.assert_close(relevance.clamp(min=0).sum((2, 3)), statistics.positive)
+        torch.testing.assert_close(relevance.abs().sum((1, 2, 3)), statistics.absolute)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_channel_statistics(dtype: torch.dtype) -> None:
+    relevance = torch.tensor([[[[1.0, -2.0]], [[-0.5, 0.0]]], [[[0.0, 0.0]], [[4.0, 0.25]]]], dtype=dtype)
+    statistics = ChannelStatistics.of(relevance)
+    assert statistics.total.tolist() == [[-1.0, -0.5], [0.0, 4.25]]
+    assert statistics.positive.tolist() == [[1.0, 0.0], [0.0, 4.25]]
+    assert statistics.absolute.tolist() == [3.5, 4.25]
+    assert statistics.total.dtype == statistics.absolute.dtype == torch.float64
+
+
+@pytest.mark.parametrize("samples", [[2], [0, 1, 2, 3], [3, 0], [1, 1, 2, 1, 0], torch.tensor([2, 2])])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_selected_samples_equal_passes_of_their_own(network: str, samples: Any) -> None:
+    explainer = explainer_of(network)
+    x = images(4)
+    record = explainer.record(x)
+    chosen = record.select(samples)
+    start = start_relevance(chosen.output, "fake")
+    found = explainer.propagate(chosen, start)
+    expected = explainer.explain(x[torch.as_tensor(samples)], "fake")
+    torch.testing.assert_close(chosen.output, expected.logits)
+    torch.testing.assert_close(found, expected.input, rtol=1e-8, atol=1e-11)
+    # the record that was selected from is still whole
+    whole = explainer.propagate(record, start_relevance(record.output, "fake"))
+    torch.testing.assert_close(whole, explainer.explain(x, "fake").input, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_kept_record_can_be_propagated_again(rule: str, network: str) -> None:
+    explainer = explainer_of(network, rule)
+    record = explainer.record(images())
+    saved = {number: value.clone() for number, value in record.values.items()}
+    start = start_relevance(record.output, "fake")
+    first = explainer.propagate(record, start, release=False)
+    assert all(torch.equal(record.values[number], value) for number, value in saved.items())
+    second = explainer.propagate(record, start)
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first, second)
+    assert torch.equal(start, start_relevance(record.output, "fake"))
+    assert record.values == {}
+
+
+def test_saved_values_are_freed_on_the_way() -> None:
+    explainer = explainer_of()
+    record = explainer.record(images())
+    saved = {number: StorageWeakRef(value.untyped_storage()) for number, value in record.values.items()}
+    place = {step.name: index for index, step in enumerate(explainer.program.steps)}
+    first_reader = {number: min(explainer.program.consumers()[number]) for number in saved}
+    alive: list[int] = []
+
+    def visit(layer: str, relevance: Tensor) -> None:
+        for number, storage in saved.items():
+            assert storage.expired() == (first_reader[number] > place[layer]), (layer, number)
+        alive.append(sum(not storage.expired() for storage in saved.values()))
+
+    start = start_relevance(record.output, "fake")
+    explainer.propagate(record, start, layers=names(explainer), visit=visit)
+    assert alive == sorted(alive, reverse=True)
+    assert len(set(alive)) > 4
+    assert all(storage.expired() for storage in saved.values())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_maps_do_not_outlive_their_turn(network: str) -> None:
+    explainer = explainer_of(network, "beta0")
+    record = explainer.record(images())
+    seen: list[StorageWeakRef] = []
+    most = 0
+
+    def visit(layer: str, relevance: Tensor) -> None:
+        nonlocal most
+        seen.append(StorageWeakRef(relevance.untyped_storage()))
+        most = max(most, sum(not storage.expired() for storage in seen))
+
+    explainer.propagate(record, start_relevance(record.output, "fake"), layers=names(explainer), visit=visit)
+    assert len(seen) == len(explainer.layers)
+    # the branches of a residual sum share no map either
+    assert most == 1
+    assert all(storage.expired() for storage in seen)
+
+
+def test_many_explanations_do_not_grow_memory() -> None:
+    explainer = explainer_of("gated", "beta1")
+    x = images()
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+    def explain() -> weakref.ref[Tensor]:
+        result = explainer.explain(x, layers=names(explainer), keep="maps", conservation=True)
+        explainer.explain_feature_map(x, "depthwise", [0, 1])
+        return weakref.ref(result.maps["stem"])
+
+    explain()
+    before = tensors()
+    dead = [explain() for _ in range(20)]
+    assert tensors() == before
+    assert all(reference() is None for reference in dead)
+
+
+def test_layers_below_the_last_asked_are_not_propagated() -> None:
+    table, calls, _ = spied("beta0", "resnet")
+    explainer = explainer_of("residual", table)
+    steps = explainer.program.steps
+    for layer in names(explainer):
+        calls.clear()
+        result = explainer.explain(images(), layers=[layer], input_relevance=False)
+        assert result.input is None
+        assert list(result.channels) == [layer]
+        last = explainer.program.index(layer)
+        called = {id(operation) for operation in calls}
+        below = [step.name for step in steps[: last + 1] if id(step.operation) in called]
+        assert below == []
+    # of the whole network each step exactly once
+    calls.clear()
+    explainer.explain(images())
+    assert len(calls) == len(steps)
+    # the branch beside the one asked for is left alone
+    calls.clear()
+    explainer.explain(images(), layers=["layer2.conv1"], input_relevance=False)
+    beside = steps[explainer.program.index("layer2.shortcut.0")].operation
+    assert all(operation is not beside for operation in calls)
+
+
+def test_relevance_of_layers_does_not_depend_on_what_else_is_asked() -> None:
+    explainer = explainer_of()
+    everything = explainer.explain(images(), layers=names(explainer))
+    for layer in names(explainer):
+        alone = explainer.explain(images(), layers=[layer], input_relevance=False)
+        assert torch.equal(alone.channels[layer].total, everything.channels[layer].total)
+
+
+def test_unknown_layers() -> None:
+    explainer = explainer_of("gated")
+    with pytest.raises(UnknownLayerError, match=r"^the network has no layer 'conv7'; its layers are stem, depthwise"):
+        explainer.explain(images(), layers=["conv7"])
+    with pytest.raises(UnknownLayerError, match="'expand' receives no relevance of feature maps: it only feeds a gate"):
+        explainer.explain(images(), layers=["stem", "expand"])
+    with pytest.raises(UnknownLayerError, match="'fc' receives no relevance of feature maps: it is not a convolution"):
+        explainer.explain_feature_map(images(), "fc", [0, 0])
+    with pytest.raises(ValueError, match="keep must be 'channels' or 'maps', got 'pixels'"):
+        explainer.explain(images(), keep="pixels")
+    with pytest.raises(ValueError, match="3 channels for 2 samples"):
+        explainer.explain_feature_map(images(), "stem", [0, 1, 2])
+
+
+# Targets
+
+
+def test_start_relevance() -> None:
+    detector = torch.tensor([[2.0], [-3.0], [0.0]])
+    for target, plain, published in (
+        ("fake", [[1.0], [-1.0], [1.0]], [[1.0], [1.0], [1.0]]),
+        ("real", [[-1.0], [1.0], [-1.0]], [[-1.0], [-1.0], [-1.0]]),
+        (["fake", "real", "real"], [[1.0], [1.0], [-1.0]], [[1.0], [-1.0], [-1.0]]),
+    ):
+        assert start_relevance(detector, target).tolist() == plain
+        assert start_relevance(detector, target, published=True).tolist() == published
+    classifier = torch.tensor([[1.0, 3.0, -1.0], [-5.0, -4.0, -1.0]])
+    for wanted, expected in (
+        ("top", [[0.0, 1.0, 0.0], [0.0, 0.0, -1.0]]),
+        (0, [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]),
+        ([2, "top"], [[0.0, 0.0, -1.0], [0.0, 0.0, -1.0]]),
+        (torch.tensor([1, 0]), [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]),
+    ):
+        assert start_relevance(classifier, wanted).tolist() == expected
+        assert start_relevance(classifier, wanted, published=True).tolist() == [[abs(v) for v in r] for r in expected]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "target", "message"),
+    [
+        (1, "top", "a one-logit detector is explained for 'fake' or 'real', not for 'top'"),
+        (1, 0, "a one-logit detector is explained for 'fake' or 'real', not for 0"),
+        (1, ["fake"], "1 targets for 2 samples"),
+        (3, "fake", "target 'fake' needs a one-logit detector; the network has 3 outputs"),
+        (3, 3, r"class 3 is not among the network's 0\.\.2"),
+        (3, -1, "class -1 is not among"),
+        (3, "cat", "class 'cat' is not among"),
+        (3, [0, "real"], "target 'real' needs a one-logit detector"),
+    ],
+)
+def test_wrong_targets(outputs: int, target: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        explainer_of(outputs=outputs).explain(images(), target)
+
+
+class Linear(nn.Module):
+    """f(x) = w . x, all of it in the image: what every pixel is evidence for is known."""
+
+    def __init__(self, outputs: int = 1) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3 * 4 * 4, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(x, 1))
+
+
+def linear_case(outputs: int = 1) -> tuple[nn.Module, Tensor, Tensor]:
+    """Model, images with logits of both signs, contributions (N, K, 3, 4, 4)."""
+    model, x = randomize(Linear(outputs)), images(8, size=4)
+    weight = next(model.parameters()).detach()
+    contributions = (weight[None] * x.flatten(1)[:, None]).reshape(8, outputs, 3, 4, 4)
+    logits = contributions.sum((2, 3, 4))
+    assert (logits > 0).any()
+    assert (logits < 0).any()
+    return model, x, contributions
+
+
+@pytest.mark.parametrize("target", ["fake", "real"])
+def test_positive_relevance_is_evidence_for_the_explained_class(target: str) -> None:
+    model, x, contributions = linear_case()
+    result = Explainer(model, dtype=torch.float64).explain(x, target)
+    assert result.input is not None
+    evidence = contributions[:, 0] if target == "fake" else -contributions[:, 0]
+    assert torch.equal(result.input > 0, evidence > 0)
+    # on the published scale, whose start is +1 or -1
+    expected = evidence / result.logits.abs()[:, :, None, None]
+    torch.testing.assert_close(result.input, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_positive_relevance_is_evidence_for_the_explained_classes() -> None:
+    model, x, contributions = linear_case(outputs=3)
+    explainer = Explainer(model, dtype=torch.float64)
+    for number in range(3):
+        relevance = explainer.explain(x, number).input
+        assert relevance is not None
+        assert torch.equal(relevance > 0, contributions[:, number] > 0)
+
+
+def test_published_signs() -> None:
+    model, x, contributions = linear_case()
+    logits = contributions.sum((1, 2, 3, 4))
+    published = Explainer(model, dtype=torch.float64, published=True)
+    plain = Explainer(model, dtype=torch.float64)
+    for target, correct in (("fake", logits > 0), ("real", logits < 0)):
+        theirs, ours = published.explain(x, target).input, plain.explain(x, target).input
+        assert theirs is not None
+        assert ours is not None
+        sign = 1.0 if target == "fake" else -1.0
+        torch.testing.assert_close(theirs[correct], sign * ours[correct])
+        # so on a correctly classified real, positive marks evidence for fake
+        assert torch.equal(theirs[correct] > 0, contributions[:, 0][correct] > 0)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_published_differs_by_the_batch_norm_factor_and_the_sign_of_reals_only(network: str) -> None:
+    family = "resnet" if network == "residual" else "efficientnet"
+    model = randomize(NETWORKS[network](1))
+    published = Explainer(model, family=family, published=True, dtype=torch.float64).explain(images(4), "real")
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.div_((1.0 + module.eps) ** 0.5)
+                module.bias.div_((1.0 + module.eps) ** 0.5)
+    explicit = Explainer(model, family=family, dtype=torch.float64).explain(images(4), "real")
+    assert explicit.input is not None
+    torch.testing.assert_close(published.logits, explicit.logits, rtol=1e-10, atol=1e-10)
+    sign = torch.where(explicit.logits < 0, -1.0, 1.0).double()[:, :, None, None]
+    assert published.input is not None
+    torch.testing.assert_close(published.input, sign * explicit.input, rtol=1e-7, atol=1e-10)
+
+
+# Feature maps
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_feature_maps_start_at_their_maximum(network: str) -> None:
+    explainer = explainer_of(network)
+    x = images(3)
+    layer, count = explainer.layers[1]
+    samples, channels = [0, 2, 2, 1, 0], [0, 1, count - 1, 1, 0]
+    relevance, largest, position = explainer.explain_feature_map(x, layer, channels, samples)
+    assert relevance.shape == (5, *x.shape[1:])
+    record = explainer.record(x, until=layer)
+    for row, (sample, channel) in enumerate(zip(samples, channels, strict=True)):
+        fmap = record.output[sample, channel]
+        down, right = position[row].tolist()
+        assert float(fmap[down, right]) == float(fmap.max()) == float(largest[row])
+        start = torch.zeros_like(record.output[:1])
+        start[0, channel, down, right] = 1.0
+        expected = explainer.propagate(explainer.record(x[sample : sample + 1], until=layer), start)
+        assert expected is not None
+        torch.testing.assert_close(relevance[row : row + 1], expected, rtol=1e-8, atol=1e-12)
+    # a map asked for twice is explained twice
+    assert torch.equal(relevance[0], relevance[4])
+    # by default map m belongs to image m
+    alone, _, _ = explainer.explain_feature_map(x, layer, channels[:3])
+    again, _, _ = explainer.explain_feature_map(x, layer, channels[:3], [0, 1, 2])
+    assert torch.equal(alone, again)
+
+
+def test_feature_maps_are_of_the_folded_convolution() -> None:
+    model = randomize(TinyResNet())
+    explainer = Explainer(model, dtype=torch.float64)
+    x = images()
+    _, largest, _ = explainer.explain_feature_map(x, "layer1.conv1", [2, 3])
+    with torch.no_grad():
+        stem = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+        maps = model.layer1.bn1(model.layer1.conv1(stem))
+    torch.testing.assert_close(largest, torch.stack([maps[0, 2].max(), maps[1, 3].max()]))
+
+
+def test_relevance_of_a_feature_map_rule_by_rule() -> None:
+    explainer = explainer_of()
+    x = images(1)
+    relevance, largest, position = explainer.explain_feature_map(x, "layer1.conv1", [4])
+    steps = explainer.program.steps
+    assert [step.name for step in steps[:4]] == ["conv1", "relu", "maxpool", "layer1.conv1"]
+    values = [x]
+    for step in steps[:4]:
+        values.append(step.operation.forward(values[-1].clone()))
+    down, right = position[0].tolist()
+    current = torch.zeros_like(values[4])
+    current[0, 4, down, right] = 1.0
+    assert float(values[4][0, 4, down, right]) == float(largest[0])
+    # z+ written out for the one pixel, then the steps below
+    kernel = steps[3].operation.weight[4].clamp(min=0)
+    padded = torch.nn.functional.pad(values[3], (1, 1, 1, 1))
+    share = padded[0, :, down : down + 3, right : right + 3] * kernel
+    at_pool = torch.zeros_like(padded)
+    at_pool[0, :, down : down + 3, right : right + 3] = share / share.sum()
+    received = at_pool[..., 1:-1, 1:-1]
+    for index in (2, 1, 0):
+        operation, rule = steps[index].operation, explainer.rules[index]
+        (received,) = rule.propagate(operation, (values[index],), received, nonnegative=False)
+    torch.testing.assert_close(relevance, received, rtol=1e-9, atol=1e-12)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", ["beta0", "beta1"])
+def test_bfloat16_agrees_roughly(rule: str, network: str) -> None:
+    model = randomize(NETWORKS[network](1))
+    family = "resnet" if network == "residual" else "efficientnet"
+    exact = Explainer(model, rule, family=family, dtype=torch.float64)
+    short = Explainer(model, rule, family=family, dtype=torch.bfloat16)
+    expected = exact.explain(images(4), layers=names(exact))
+    found = short.explain(images(4), layers=names(short))
+    assert found.logits.dtype == torch.float32
+    assert found.input is not None
+    assert expected.input is not None
+    for ours, theirs in [(found.input, expected.input)] + [
+        (found.channels[layer].total, expected.channels[layer].total) for layer in names(exact)
+    ]:
+        pair = torch.stack([ours.double().flatten(), theirs.flatten()])
+        assert torch.isfinite(pair).all()
+        assert float(torch.corrcoef(pair)[0, 1]) > 0.99
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_float32_agrees_with_float64(rule: str) -> None:
+    model = randomize(GatedNet())
+    found = Explainer(model, rule, family="efficientnet").explain(images(4)).input
+    expected = Explainer(model, rule, family="efficientnet", dtype=torch.float64).explain(images(4)).input
+    assert found is not None
+    assert expected is not None
+    assert found.dtype == torch.float32
+    error = (found - expected).abs().sum((1, 2, 3)) / expected.abs().sum((1, 2, 3))
+    assert float(error.max()) < 1e-3
+
+
+def test_same_inputs_give_the_same_bytes() -> None:
+    model = randomize(TinyResNet())
+    first, second = (Explainer(model).explain(images()).input for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.numpy().tobytes() == second.numpy().tobytes()
