@@ -38,7 +38,7 @@ def tracker(enabled: bool, *, job: str, config: Mapping[str, Any], folder: Path)
     The usual environment variables (WANDB_MODE=offline, WANDB_PROJECT, ...) apply.
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: wandb is not installed, or does not start (no API key, no connection).
     """
     if not enabled:
         yield Tracker()
@@ -48,5 +48,9 @@ def tracker(enabled: bool, *, job: str, config: Mapping[str, Any], folder: Path)
     except ImportError as error:
         raise UserError("--wandb: wandb is not installed: pip install wandb, or leave the flag out") from error
     folder.mkdir(parents=True, exist_ok=True)
-    with wandb.init(project="tff", job_type=job, config={k: str(v) for k, v in config.items()}, dir=folder) as run:
+    try:
+        run = wandb.init(project="tff", job_type=job, config={k: str(v) for k, v in config.items()}, dir=folder)
+    except wandb.errors.Error as error:
+        raise UserError(f"--wandb: {error} Or set WANDB_MODE=offline, or leave the flag out") from error
+    with run:
         yield _WandbTracker(run, wandb)
