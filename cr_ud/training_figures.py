@@ -29,8 +29,8 @@ def draw_curves(rows: Sequence[LogRow], stem: Path, title: str) -> list[Path]:
     for axes in (loss, ap, accuracy):
         axes.set_xlabel("steps")
         for number, (step, rate) in enumerate(drops):
-            name = "learning rate / 10" if axes is loss and number == 0 else None
-            axes.axvline(step, color=PALETTE[5], linestyle="--", linewidth=1.0, label=name)
+            legend = "learning rate / 10" if axes is loss and number == 0 else None
+            axes.axvline(step, color=PALETTE[5], linestyle="--", linewidth=1.0, label=legend)
             axes.annotate(
                 f"{rate:.0e}",
                 (step, 0.02),

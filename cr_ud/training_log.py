@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import write_csv
+from utils.files import as_user_error, write_csv
 
 TRAIN, VALIDATION, EPOCH = "train", "validation", "epoch"
 
@@ -62,10 +62,20 @@ class TrainingLog:
         write_csv(path, COLUMNS, (_cells(row) for row in self.rows))
 
     def add(self, row: LogRow) -> None:
-        """Append a row and hand it to the operating system."""
+        """Append a row and hand it to the operating system.
+
+        Raises:
+            UserError: the disk is full or the file cannot be written to.
+        """
         self.rows.append(row)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(_cells(row))
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(_cells(row))
+        except OSError as error:
+            mendable = as_user_error(error, self.path)
+            if mendable is None:
+                raise
+            raise mendable from error
 
 
 def read_log(path: Path) -> list[LogRow]:

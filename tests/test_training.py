@@ -1,0 +1,385 @@
+"""Training runs of a tiny network: resuming, processes, failures, outputs."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_helpers import load_script, register_tiny, write_images
+
+from cr_ud import checkpointing
+from cr_ud.initialisation import initial_model
+from cr_ud.trainer import Trainer
+from cr_ud.training_log import LogRow, read_log
+from utils.checkpoints import read_state
+from utils.detectors import build_model, load_detector
+from utils.errors import Interrupted, UserError
+
+HELPERS = Path(__file__).with_name("training_helpers.py")
+TINY = ["--init", "scratch", "--load_size", "24", "--crop_size", "16", "--bsize", "8", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> None:
+    register_tiny()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_images(root / "train")
+    write_images(root / "val", number=4)
+    return root
+
+
+def arguments(data: Path, output_dir: Path, *more: str, arch: str = "tiny-dropout") -> list[str]:
+    folders = ["--train_dir", str(data / "train"), "--val_dir", str(data / "val"), "--output_dir", str(output_dir)]
+    return ["--arch", arch, *folders, *TINY, "--lr", "0.01", "--log_every", "1", *more]
+
+
+def train(data: Path, output_dir: Path, *more: str, arch: str = "tiny-dropout") -> Path:
+    """Run the script in this process; the folder of the run."""
+    given = arguments(data, output_dir, *more, arch=arch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train_cr_ud.py", *given])
+        load_script("train_cr_ud").main()
+    return output_dir / "training" / arch / "rgb"
+
+
+def timeless(folder: Path) -> list[LogRow]:
+    return [replace(row, images_per_s=None) for row in read_log(folder / "log.csv")]
+
+
+def weights(folder: Path, name: str = "final.pth") -> dict[str, torch.Tensor]:
+    return read_state(folder / name)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_training_learns_and_leaves_everything_behind(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path, "--epochs", "8", "--val_every", "4", "--blur_jpg", "0", "--export_fp16", arch="tiny")
+    rows = read_log(folder / "log.csv")
+    last = rows[-1]
+    assert (last.kind, last.step, last.epoch, last.images) == ("epoch", 48, 8, 16)
+    assert last.ap is not None
+    assert last.ap > 0.95
+    assert [row.step for row in rows if row.kind == "train"] == list(range(1, 49))
+    assert [row.step for row in rows if row.kind == "validation"] == [step for step in range(4, 48, 4) if step % 6]
+    detector = load_detector("tiny", folder / "final.pth", "cpu")
+    half = load_detector("tiny", folder / "final.safetensors", "cpu")
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    logits = detector.model(detector.preprocess(images))
+    torch.testing.assert_close(half.model(half.preprocess(images)), logits, atol=1e-2, rtol=1e-2)
+    assert list(torch.load(folder / "final.pth", weights_only=True)) == ["model"]
+    for name in ("best.pth", "checkpoint.pth"):
+        load_detector("tiny", folder / name, "cpu")
+    for name in ("curves.png", "curves.pdf"):
+        assert (folder / name).stat().st_size > 1000
+    facts = json.loads((folder / "final.pth.json").read_text())
+    assert facts["training_images"] == {"cat": {"fake": 12, "real": 12}, "dog": {"fake": 12, "real": 12}}
+    assert facts["steps"] == 48
+
+
+def test_best_is_the_epoch_of_the_highest_accuracy(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[tuple[float, dict[str, torch.Tensor]]] = []
+    report = Trainer._report
+
+    def spy(self: Trainer, kind: str, result) -> None:
+        states.append((result.acc, {key: value.clone() for key, value in self.detector.model.state_dict().items()}))
+        report(self, kind, result)
+
+    monkeypatch.setattr(Trainer, "_report", spy)
+    folder = train(data, tmp_path, "--epochs", "6", arch="tiny")
+    best = max(accuracy for accuracy, _ in states)
+    first = next(state for accuracy, state in states if accuracy == best)
+    assert equal(weights(folder, "best.pth"), first)
+    assert equal(weights(folder), states[-1][1])
+
+
+@pytest.mark.parametrize("stop_after", [2, 6, 9])
+def test_resumed_run_equals_uninterrupted_one(data: Path, tmp_path: Path, stop_after: int) -> None:
+    more = ("--patience", "1", "--val_every", "4", "--log_every", "4", "--class_bal")
+    whole = train(data, tmp_path / "whole", "--epochs", "3", *more)
+    train(data, tmp_path / "parts", "--max_steps", str(stop_after), *more)
+    parts = train(data, tmp_path / "parts", "--epochs", "3", "--resume", *more)
+    assert equal(weights(whole), weights(parts))
+    assert timeless(whole) == timeless(parts)
+    saved, other = (torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (whole, parts))
+    torch.testing.assert_close(saved["optimizer"]["state"], other["optimizer"]["state"], rtol=0, atol=0)
+    assert saved["schedule"] == other["schedule"]
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(data, tmp_path / "whole", "--epochs", "2")
+    step = Trainer._step
+
+    def interrupted(self: Trainer, micro_batches) -> None:
+        step(self, micro_batches)
+        if self.progress.step == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        with pytest.raises(Interrupted, match=r"after 8 steps; state saved in .*--resume"):
+            train(data, tmp_path / "parts", "--epochs", "2")
+    assert not (tmp_path / "parts" / "training" / "tiny-dropout" / "rgb" / "final.pth").exists()
+    parts = train(data, tmp_path / "parts", "--epochs", "2", "--resume")
+    assert equal(weights(whole), weights(parts))
+    assert timeless(whole) == timeless(parts)
+
+
+def test_a_finished_run_resumed_stays_as_it_is(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path, "--max_steps", "4")
+    before = timeless(folder), weights(folder)
+    train(data, tmp_path, "--max_steps", "4", "--resume")
+    assert timeless(folder) == before[0]
+    assert equal(weights(folder), before[1])
+
+
+def test_number_of_workers_and_micro_batches_do_not_matter(data: Path, tmp_path: Path) -> None:
+    plain = train(data, tmp_path / "plain", "--max_steps", "5", arch="tiny")
+    workers = train(data, tmp_path / "workers", "--max_steps", "5", "--num_workers", "2", arch="tiny")
+    accumulated = train(data, tmp_path / "accumulated", "--max_steps", "5", "--accumulate", "3", arch="tiny")
+    assert equal(weights(plain), weights(workers))
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(weights(accumulated)[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_seeds_matter(data: Path, tmp_path: Path) -> None:
+    folders = [train(data, tmp_path / name, "--max_steps", "3", "--seed", name) for name in ("0", "1")]
+    again = train(data, tmp_path / "again", "--max_steps", "3", "--seed", "0")
+    assert equal(weights(folders[0]), weights(again))
+    assert not equal(weights(folders[0]), weights(folders[1]))
+
+
+def test_two_processes_follow_the_loss_curve_of_one(data: Path, tmp_path: Path) -> None:
+    more = ("--epochs", "2", "--blur_jpg", "0.5")
+    alone = train(data, tmp_path / "one", *more, arch="tiny")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(HELPERS)]
+    given = arguments(data, tmp_path / "two", *more, arch="tiny")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "train_cr_ud", *given], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    together = tmp_path / "two" / "training" / "tiny" / "rgb"
+    rows, expected = timeless(together), timeless(alone)
+    assert [(row.step, row.kind, row.images) for row in rows] == [(row.step, row.kind, row.images) for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row.numbers() == pytest.approx(other.numbers(), rel=1e-4)
+    for key, value in weights(alone).items():
+        torch.testing.assert_close(weights(together)[key], value, rtol=1e-3, atol=1e-5)
+
+
+def test_sigterm_exits_with_130_and_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    given = arguments(data, tmp_path, "--epochs", "100000", "--checkpoint_every", "100000")
+    process = subprocess.Popen(
+        [sys.executable, str(HELPERS), "train_cr_ud", *given],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    folder = tmp_path / "training" / "tiny-dropout" / "rgb"
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit and not ((folder / "log.csv").exists() and len(read_log(folder / "log.csv")) > 1):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in complaint.splitlines()[-1]
+    assert (
+        checkpointing.load_run(
+            folder / "checkpoint.pth",
+            torch.load(folder / "checkpoint.pth", weights_only=True)["arguments"],
+        )["progress"]["step"]
+        > 0
+    )
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^the loss of step 1 is nan, on the batch of train/\w+/[01]_\w+/\d+\.png"):
+        train(data, tmp_path, "--max_steps", "2", arch="tiny-nan")
+    folder = tmp_path / "training" / "tiny-nan" / "rgb"
+    assert len((folder / "bad_batch.txt").read_text().splitlines()) == 8
+    assert not (folder / "checkpoint.pth").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = train(data, tmp_path, "--max_steps", "3")
+    before = (folder / "checkpoint.pth").read_bytes()
+
+    def full(self: Path, content) -> int:
+        with self.open("wb") as file:
+            file.write(bytes(content)[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match=r"checkpoint\.pth: the disk is full"):
+            train(data, tmp_path, "--max_steps", "5", "--resume")
+    assert (folder / "checkpoint.pth").read_bytes() == before
+    assert not list(folder.glob(".*"))
+    whole = train(data, tmp_path / "whole", "--max_steps", "5")
+    assert equal(weights(train(data, tmp_path, "--max_steps", "5", "--resume")), weights(whole))
+
+
+def test_resuming_with_other_arguments_names_them(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path, "--max_steps", "2")
+    message = r"other arguments: blur_prob \(was 0\.5, is 0\.1\); jpeg_prob \(.*\); seed \(was 0, is 3\): give the same"
+    with pytest.raises(UserError, match=message):
+        train(data, tmp_path, "--max_steps", "4", "--resume", "--seed", "3", "--blur_jpg", "0.1")
+    with pytest.raises(UserError, match="training images"):
+        train(data, tmp_path, "--max_steps", "4", "--resume", "--classes", "cat")
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path, "--max_steps", "2")
+    with pytest.raises(UserError, match="holds an earlier run"):
+        train(data, tmp_path, "--max_steps", "3")
+    train(data, tmp_path, "--max_steps", "3", "--overwrite")
+    assert read_log(folder / "log.csv")[-1].step == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_damaged_checkpoints_are_refused(data: Path, tmp_path: Path, content: bytes | None) -> None:
+    folder = train(data, tmp_path, "--max_steps", "2")
+    path = folder / "checkpoint.pth"
+    path.write_bytes((folder / "final.pth").read_bytes() if content is None else content)
+    with pytest.raises(UserError, match=r"checkpoint\.pth is (damaged|not a saved training run)"):
+        train(data, tmp_path, "--max_steps", "3", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--cr", "--grayscale_only"], "--cr and --grayscale_only exclude each other"),
+        (["--val_share", "0.5"], "exclude each other"),
+        (["--precision", "fp16", "--max_steps", "1"], "--precision fp16 is for GPUs"),
+        (["--classes", "cow"], "no class 'cow'"),
+        (["--load_size", "12"], "smaller than the crop of 16"),
+        (["--load_size", "0", "--crop_size", "30"], r"24x24 pixels, less than the crop of 30"),
+        (["--init", "nowhere.pth"], r"weights not found: nowhere\.pth"),
+        (["--init", "imagenet"], "ImageNet weights not found: put"),
+        (["--skip_bad_images", "--load_size", "0", "--crop_size", "30", "--max_steps", "1"], "no real images"),
+    ],
+)
+def test_bad_arguments_are_refused(data: Path, tmp_path: Path, more: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(data, tmp_path, *more)
+
+
+def test_no_validation_set(data: Path, tmp_path: Path) -> None:
+    folders = ["--train_dir", str(data / "train"), "--output_dir", str(tmp_path), "--arch", "tiny", *TINY]
+    with pytest.MonkeyPatch.context() as patch:
+        for more, message in (
+            ([], "no validation set: give --val_dir"),
+            (["--no_validation"], "would not end: give --epochs or --max_steps"),
+        ):
+            patch.setattr(sys, "argv", ["train_cr_ud.py", *folders, *more])
+            with pytest.raises(UserError, match=message):
+                load_script("train_cr_ud").main()
+        patch.setattr(sys, "argv", ["train_cr_ud.py", *folders, "--no_validation", "--epochs", "1"])
+        load_script("train_cr_ud").main()
+    folder = tmp_path / "training" / "tiny" / "rgb"
+    assert {row.kind for row in read_log(folder / "log.csv")} == {"train"}
+    assert (folder / "final.pth").exists()
+
+
+def test_small_images_can_be_padded(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path, "--load_size", "0", "--crop_size", "30", "--small_images", "pad", "--max_steps", "1")
+    assert (folder / "final.pth").exists()
+
+
+def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", ("cat",))
+    write_images(tmp_path / "val", ("cat",), number=4)
+    bad = tmp_path / "train" / "cat" / "0_real" / "3.png"
+    bad.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"3\.png is damaged"):
+        train(tmp_path, tmp_path / "out", "--epochs", "1")
+    folder = train(tmp_path, tmp_path / "out", "--epochs", "2", "--skip_bad_images", "--overwrite")
+    assert (folder / "skipped.txt").read_text().count("3.png is damaged") == 1
+    assert sum(row.images for row in read_log(folder / "log.csv") if row.kind == "train") == 2 * 23
+
+
+def test_several_subsets_of_classes_are_compared(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path, "--classes", "cat", "cat,dog", "--epochs", "1")
+    lines = (folder / "subsets.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines[1:]] == [["cat", "3"], ["cat+dog", "6"]]
+    assert (folder / "cat" / "final.pth").exists()
+    assert (folder / "subsets.png").exists()
+
+
+def test_colour_robust_and_greyscale_runs_have_their_own_folders(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path, "--max_steps", "1")
+    for flag, name, probability in (("--cr", "cr", 0.5), ("--grayscale_only", "grayscale", 1.0)):
+        train(data, tmp_path, "--max_steps", "1", flag)
+        facts = json.loads((folder.parent / name / "final.pth.json").read_text())
+        assert facts["arguments"]["grayscale_prob"] == str(probability)
+
+
+def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = train(data, tmp_path, "--epochs", "1", "--wandb", "--tensorboard")
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    losses = {event.step: event.value for event in events.Scalars("train/loss")}
+    rows = [row for row in read_log(folder / "log.csv") if row.kind == "train"]
+    assert losses == pytest.approx({row.step: row.loss for row in rows}, rel=1e-5)
+    assert "epoch/ap" in events.Tags()["scalars"]
+
+
+def test_trackers_are_not_imported_unasked(data: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from training_helpers import *; register_tiny(); load_script('train_cr_ud').main(); "
+        "assert not {'wandb', 'tensorboard'} & set(sys.modules), 'imported'"
+    )
+    given = arguments(data, tmp_path, "--max_steps", "1")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=HELPERS.parent, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_head_of_a_classifier_is_replaced_and_that_of_a_detector_kept(tmp_path: Path) -> None:
+    classifier, detector = build_model("tiny", 1000), build_model("tiny", 1)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    torch.save({"model": detector.state_dict()}, tmp_path / "detector.pth")
+    from_classifier, _ = initial_model("tiny", str(tmp_path / "classifier.pth"), seed=0)
+    for key, value in classifier.state_dict().items():
+        if not key.startswith("fc."):
+            assert torch.equal(from_classifier.state_dict()[key], value)
+    assert from_classifier.state_dict()["fc.weight"].shape == (1, 8)
+    from_detector, _ = initial_model("tiny", str(tmp_path / "detector.pth"), seed=0)
+    assert equal(from_detector.state_dict(), detector.state_dict())
+
+
+def test_new_weights_depend_on_the_seed_only() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, other = (initial_model("resnet18", "scratch", seed)[0] for seed in (0, 0, 1))
+    assert equal(first.state_dict(), second.state_dict())
+    assert not equal(first.state_dict(), other.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
+    # the new head of a ResNet as Wang et al. have it
+    assert float(first.get_parameter("fc.weight").detach().std()) == pytest.approx(0.02, rel=0.15)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(data: Path, tmp_path: Path) -> None:
+    torch.save(build_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(UserError, match="not of tiny: the checkpoint looks like resnet18"):
+        train(data, tmp_path, "--init", str(tmp_path / "resnet18.pth"), arch="tiny")

@@ -1,0 +1,196 @@
+"""Which images training uses, in which order, for any number of processes and workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_helpers import write_images
+
+from cr_ud.augmentation import Augmentation
+from cr_ud.training_data import (
+    EpochOrder,
+    Loaded,
+    find_training_set,
+    load_training,
+    load_validation,
+    sample_evenly,
+    split_off,
+)
+from utils.distributed import Ranks
+from utils.errors import UserError
+from utils.image_sets import ImageSet
+
+AUGMENTATION = Augmentation(load_size=24, crop_size=16)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "train", ("airplane", "cat", "dog"), number=5)
+
+
+def names(image_set: ImageSet) -> list[str]:
+    return [item.name for item in image_set.items]
+
+
+def test_all_classes_or_some(root: Path) -> None:
+    everything = find_training_set(root)
+    assert len(everything) == 30
+    assert names(everything)[0] == "train/airplane/0_real/0.png"
+    some = find_training_set(root, ("dog", "cat"))
+    assert names(some) == [name for name in names(everything) if "airplane" not in name]
+    assert {item.class_name for item in some.items} == {"cat", "dog"}
+    assert len(find_training_set(root, ("cat",), num_real=2, num_fake=3)) == 5
+
+
+def test_label_folders_directly_below_the_root(root: Path) -> None:
+    assert len(find_training_set(root / "cat")) == 10
+
+
+def test_unselected_classes_may_be_incomplete(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat",), number=1)
+    (tmp_path / "dog" / "0_real").mkdir(parents=True)
+    assert len(find_training_set(tmp_path, ("cat",))) == 2
+
+
+@pytest.mark.parametrize(
+    ("prepare", "classes", "message"),
+    [
+        (lambda root: None, (), "no folder .*: give the folder"),
+        (lambda root: write_images(root, number=1), ("cow",), r"no class 'cow' .*there: cat, dog"),
+        (lambda root: (root / "cat" / "0_real").mkdir(parents=True), ("cat",), "no (images in|folder) .*cat"),
+        (lambda root: (root / "cat").mkdir(parents=True), ("cat",), "no 0_real and 1_fake directly in .*cat"),
+    ],
+)
+def test_missing_images_are_named(tmp_path: Path, prepare, classes: tuple[str, ...], message: str) -> None:
+    prepare(tmp_path / "train")
+    with pytest.raises(UserError, match=message):
+        find_training_set(tmp_path / "train", classes)
+
+
+def test_one_label_empty(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat",), number=1)
+    (tmp_path / "cat" / "1_fake" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"no images in .*cat/1_fake"):
+        find_training_set(tmp_path)
+
+
+def test_held_out_images_are_a_seeded_share_of_each_class_and_label(root: Path) -> None:
+    everything = find_training_set(root)
+    kept, held_out = split_off(everything, 0.4, seed=0)
+    assert sorted(names(kept) + names(held_out)) == sorted(names(everything))
+    assert held_out.counts() == {name: {"real": 2, "fake": 2} for name in ("airplane", "cat", "dog")}
+    assert names(split_off(everything, 0.4, seed=0)[1]) == names(held_out)
+    assert names(split_off(everything, 0.4, seed=1)[1]) != names(held_out)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.01, 0.99])
+def test_useless_shares_are_refused(root: Path, share: float) -> None:
+    with pytest.raises(UserError, match="--val_share"):
+        split_off(find_training_set(root), share, seed=0)
+
+
+def test_even_sample(root: Path) -> None:
+    sample = sample_evenly(find_training_set(root), 8, seed=0)
+    assert [sum(item.label == label for item in sample.items) for label in (0, 1)] == [4, 4]
+    assert len(sample_evenly(sample, 0, seed=0)) == len(sample_evenly(sample, 100, seed=0)) == 8
+
+
+def positions_by_step(order: EpochOrder, epoch: int, first_step: int = 0) -> list[list[int]]:
+    steps: list[list[int]] = [[]]
+    for micro_batch in order.micro_batches(epoch, first_step):
+        steps[-1] += micro_batch.positions
+        if micro_batch.is_last:
+            steps.append([])
+    return steps[:-1]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_do_not_depend_on_processes_and_micro_batches(root: Path, world_size: int, accumulate: int) -> None:
+    images = find_training_set(root)
+    alone = positions_by_step(EpochOrder(images, 8), 3)
+    orders = [EpochOrder(images, 8, accumulate, ranks=Ranks(rank, world_size)) for rank in range(world_size)]
+    shares = [positions_by_step(order, 3) for order in orders]
+    together = [[place for part in parts for place in part] for parts in zip(*shares, strict=True)]
+    assert together == alone
+    assert [len(step) for step in alone] == [8, 8, 8, 6]
+    assert {micro.step_size for order in orders for micro in order.micro_batches(3)} == {8, 6}
+
+
+def test_every_epoch_is_another_permutation_and_can_be_entered_anywhere(root: Path) -> None:
+    order = EpochOrder(find_training_set(root), 7, seed=5)
+    first, second = (positions_by_step(order, epoch) for epoch in (0, 1))
+    for steps in (first, second):
+        assert sorted(place for step in steps for place in step) == list(range(30))
+    assert first != second
+    assert positions_by_step(order, 1, first_step=2) == second[2:]
+
+
+def test_a_last_step_smaller_than_the_number_of_processes(root: Path) -> None:
+    images = find_training_set(root).subset(range(5))
+    orders = [EpochOrder(images, 4, ranks=Ranks(rank, 4)) for rank in range(4)]
+    last = [list(order.micro_batches(0))[-1] for order in orders]
+    assert [len(micro.positions) for micro in last] == [1, 0, 0, 0]
+    loaded = list(load_training(orders[3], AUGMENTATION, epoch=0))[-1]
+    assert loaded.images.shape == (1, 16, 16, 3)
+    assert loaded.positions == ()
+
+
+def test_balanced_order_draws_real_and_fake_equally_often(root: Path) -> None:
+    images = find_training_set(root, num_real=5, num_fake=1)
+    order = EpochOrder(images, 4, balance=True)
+    labels = np.array([item.label for item in images.items])
+    drawn = np.concatenate([labels[order.positions(epoch)] for epoch in range(200)])
+    assert drawn.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_more_processes_than_images_in_a_step_are_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="--bsize 4 is less than 3 processes times 2"):
+        EpochOrder(find_training_set(root), 4, 2, ranks=Ranks(0, 3))
+
+
+def same(one: Loaded, other: Loaded) -> bool:
+    return one.positions == other.positions and np.array_equal(one.images, other.images)
+
+
+def test_images_do_not_depend_on_workers_or_on_where_an_epoch_is_entered(root: Path) -> None:
+    order = EpochOrder(find_training_set(root), 8)
+    alone = list(load_training(order, AUGMENTATION, epoch=1))
+    with_workers = list(load_training(order, AUGMENTATION, epoch=1, num_workers=2))
+    entered = list(load_training(order, AUGMENTATION, epoch=1, first_step=2))
+    assert all(same(*pair) for pair in zip(alone, with_workers, strict=True))
+    assert all(same(*pair) for pair in zip(alone[2:], entered, strict=True))
+    again = list(load_training(order, AUGMENTATION, epoch=2))
+    assert not any(same(*pair) for pair in zip(alone, again, strict=True))
+
+
+def test_labels_go_with_the_images(root: Path) -> None:
+    images = find_training_set(root)
+    for loaded in load_training(EpochOrder(images, 8), AUGMENTATION, epoch=0):
+        assert loaded.labels.tolist() == [images.items[place].label for place in loaded.positions]
+
+
+def test_validation_is_dealt_out_to_all_processes(root: Path) -> None:
+    images = find_training_set(root)
+
+    def places(rank: int, world_size: int) -> list[int]:
+        batches = load_validation(images, AUGMENTATION, batch_size=4, epoch=0, seed=0, ranks=Ranks(rank, world_size))
+        return [place for loaded in batches for place in loaded.positions]
+
+    assert places(0, 1) == list(range(30))
+    assert sorted(places(0, 2) + places(1, 2)) == list(range(30))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_bad_images_stop_or_are_left_out(tmp_path: Path, num_workers: int) -> None:
+    root = write_images(tmp_path / "train", ("cat",), number=3)
+    bad = root / "cat" / "0_real" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    order = EpochOrder(find_training_set(root), 3)
+    with pytest.raises(UserError, match=r"^[^\n]*cat/0_real/1\.png is damaged[^\n]*$"):
+        list(load_training(order, AUGMENTATION, epoch=0, num_workers=num_workers))
+    loaded = list(load_training(order, AUGMENTATION, epoch=0, num_workers=num_workers, skip_bad_images=True))
+    assert sorted(place for batch in loaded for place in batch.positions) == [0, 2, 3, 4, 5]
+    assert [reason for batch in loaded for reason in batch.failures] == [
+        f"{bad} is damaged or not an image: replace or remove it, or use --skip_bad_images"
+    ]
