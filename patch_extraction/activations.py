@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fmap_ranking.names import FeatureMap
-from patch_extraction.rankings import ActivationRankings
+from patch_extraction.rankings import ActivationRankings, Source
 from utils.errors import UserError
 from utils.feature_maps import Observation, SharedForward, by_layer
 from utils.image_sets import ImageSet
@@ -90,11 +90,11 @@ class MaxActivations:
         seen = ~np.isnan(state["values"]).all(axis=1)
         self._values[seen] = state["values"][seen]
 
-    def result(self, weights: str = "", dataset_dir: str = "") -> ActivationRankings:
-        """Rankings of all images that were seen; the arguments are kept with them."""
+    def result(self, source: Source | None = None) -> ActivationRankings:
+        """Rankings of all images that were seen; `source` is kept with them."""
         seen = ~np.isnan(self._values).all(axis=1)
         names = [self._image_set.items[position].name for position in np.flatnonzero(seen)]
-        return ActivationRankings.of_all(self.maps, names, self._values[seen], weights, dataset_dir)
+        return ActivationRankings.of_all(self.maps, names, self._values[seen], source)
 
 
 class TopActivations:
@@ -138,13 +138,13 @@ class TopActivations:
         """Add the state of a collector that saw other images of the same set."""
         self._add(torch.from_numpy(state["best"].copy()))
 
-    def result(self, weights: str = "", dataset_dir: str = "") -> ActivationRankings:
-        """Rankings of the images kept; the arguments are kept with them."""
+    def result(self, source: Source | None = None) -> ActivationRankings:
+        """Rankings of the images kept; `source` is kept with them."""
         values, positions = _unpacked(self._best.cpu())
         used, images = np.unique(positions, return_inverse=True)
         names = tuple(self._image_set.items[position].name for position in used)
         ranked = images.reshape(positions.shape).astype(np.int32)
-        return ActivationRankings(self.maps, names, ranked, values, False, weights, dataset_dir)
+        return ActivationRankings(self.maps, names, ranked, values, False, source or Source())
 
 
 def _packed(values: Tensor, positions: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -53,6 +53,15 @@ class ActivationRankingFiles:
         return self.folder / f"{fmap.key}.csv"
 
 
+@dataclass(frozen=True)
+class Source:
+    """What rankings were made from: SHA-256 of the checkpoint, data set folder, crop."""
+
+    weights: str = ""
+    dataset_dir: str = ""
+    crop: str = "none"
+
+
 @dataclass(frozen=True, eq=False)
 class ActivationRankings:
     """For each map, images in descending order of its value; ties in the order of the image set.
@@ -63,8 +72,7 @@ class ActivationRankings:
         images: (M, n) int32, indices into `names`.
         values: (M, n) float32, maximum of the raw output of the convolution.
         complete: Whether n is all images that were looked at.
-        weights: SHA-256 of the checkpoint.
-        dataset_dir: Folder that the names are relative to.
+        source: What they were made from; the names are relative to its data set folder.
     """
 
     maps: tuple[FeatureMap, ...]
@@ -72,8 +80,7 @@ class ActivationRankings:
     images: np.ndarray
     values: np.ndarray
     complete: bool = False
-    weights: str = ""
-    dataset_dir: str = ""
+    source: Source = Source()
 
     @classmethod
     def of_all(
@@ -81,13 +88,12 @@ class ActivationRankings:
         maps: Sequence[FeatureMap],
         names: Sequence[str],
         values: np.ndarray,
-        weights: str = "",
-        dataset_dir: str = "",
+        source: Source | None = None,
     ) -> ActivationRankings:
         """Rank all images, from values (images, maps)."""
         order = np.argsort(-values, axis=0, kind="stable")
         ranked = np.take_along_axis(values, order, axis=0)
-        return cls(tuple(maps), tuple(names), order.T.astype(np.int32), ranked.T, True, weights, dataset_dir)
+        return cls(tuple(maps), tuple(names), order.T.astype(np.int32), ranked.T, True, source or Source())
 
     def of(self, fmap: FeatureMap, count: int | None = None) -> list[tuple[str, float]]:
         """(image, value) of one map, the first `count` or all.
@@ -110,8 +116,7 @@ class ActivationRankings:
         arrays: dict[str, np.ndarray] = {
             "keys": np.array([fmap.key for fmap in self.maps]),
             "names": np.array(self.names),
-            "weights": np.array(self.weights),
-            "dataset_dir": np.array(self.dataset_dir),
+            **{name: np.array(value) for name, value in asdict(self.source).items()},
         }
         if self.complete:
             values = np.empty(self.values.shape[::-1], dtype=np.float32)
@@ -135,15 +140,15 @@ class ActivationRankings:
             maps = tuple(parse_key(key) for key in arrays["keys"].tolist())
             names = tuple(map(str, arrays["names"].tolist()))
             values = arrays["max_act"].astype(np.float32)
-            source = str(arrays["weights"]), str(arrays["dataset_dir"])
+            source = Source(**{field.name: str(arrays[field.name]) for field in fields(Source)})
             if values.shape != (arrays["image"].shape if "image" in arrays else (len(names), len(maps))):
                 raise ValueError("shapes do not fit")
             if "image" not in arrays:
-                return cls.of_all(maps, names, values, *source)
+                return cls.of_all(maps, names, values, source)
             images = arrays["image"].astype(np.int32)
             if images.shape[1] != len(maps) or not ((images >= 0) & (images < len(names))).all():
                 raise ValueError("indices do not fit")
-            return cls(maps, names, images.T, values.T, False, *source)
+            return cls(maps, names, images.T, values.T, False, source)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise UserError(f"{path} does not hold activation rankings: make it anew with {MAKE}") from error
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from patch_extraction.activations import MaxActivations, TopActivations
-from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, write_tables
+from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_tables
 from patch_extraction.selection import ALL, Selection, add_map_arguments, select_maps
 from utils.cli import (
     add_data_arguments,
@@ -155,7 +155,7 @@ def _rank(
         return None
     for entry in report.skipped:
         print(f"skipped: {entry.reason}", file=sys.stderr)
-    rankings = collector.result(detector.sha256, str(image_set.root.resolve()))
+    rankings = collector.result(Source(detector.sha256, str(image_set.root.resolve()), args.crop))
     write_provenance(
         files.arrays,
         seed=args.seed,
