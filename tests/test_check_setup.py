@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from PIL import Image
 
 from fmap_ranking.ranking import Ranking
 from lrp import Explainer
-from utils.detectors import build_model
+from utils.detectors import build_model, default_weights_path, get_architecture, imagenet_weights_path
 from utils.errors import UserError
 from utils.files import sha256_file
-from utils.inventory import compared_with_published, look_at_packages
+from utils.inventory import PAPER_DETECTORS, compared_with_published, look_at_packages
 
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "check_setup.py"
 
@@ -36,12 +37,19 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def script() -> Any:
     spec = importlib.util.spec_from_file_location("check_setup", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(
+    script: Any, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     monkeypatch.setattr(script, "PROJECT_ROOT", project)
 
     def main(*arguments: object) -> str:
@@ -160,6 +168,23 @@ def test_packages_as_pinned(build: str, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "r.txt").write_text("# comment\ntorch==2.0\n-e .\n")
     (finding,) = look_at_packages(tmp_path / "r.txt")
     assert finding.state == "ok"
+
+
+@pytest.mark.parametrize("arch", PAPER_DETECTORS)
+def test_documented_places_and_names_are_those_looked_for(arch: str) -> None:
+    root = SCRIPT.parents[1]
+    wanted = [f"{arch}/blur_jpg_prob0.5.pth", f"imagenet/{arch}.pth", get_architecture(arch).imagenet_files[0]]
+    for page in ("docs/data_and_weights.md", "weights/README.md"):
+        text = (root / page).read_text()
+        assert [name for name in wanted if name not in text] == []
+    assert default_weights_path(arch, "0.5", root) == root / "weights" / wanted[0]
+    assert imagenet_weights_path(arch, root) == root / "weights" / wanted[1]
+
+
+def test_every_script_of_a_step_is_documented(script: Any) -> None:
+    text = (SCRIPT.parents[1] / "docs" / "data_and_weights.md").read_text()
+    names = sorted({name for _, _, scripts, _ in script.STEPS for name in scripts})
+    assert [name for name in names if f"{name}.py" not in text] == []
 
 
 def test_exit_codes(tmp_path: Path, run: Callable[..., str]) -> None:
