@@ -33,7 +33,7 @@ def find_image_sets(args: argparse.Namespace, labels: Sequence[int] = (0, 1)) ->
         )
         _, warning = composition(image_sets[name])
         if warning:
-            print(f"warning: {name}: {warning}", file=sys.stderr)
+            sys.stderr.write(f"warning: {name}: {warning}\n")
     return image_sets
 
 
@@ -69,7 +69,7 @@ def show_images(
     )
     if ranks.is_first:
         for entry in report.skipped:
-            print(f"skipped: {entry.reason}", file=sys.stderr)
+            sys.stderr.write(f"skipped: {entry.reason}\n")
     return report
 
 

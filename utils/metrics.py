@@ -4,7 +4,7 @@ Labels are 0 real and 1 fake, scores are the probability of fake; every result i
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -124,14 +124,17 @@ def bootstrap_interval(
         UserError: there are no real or no fake images, or a score is not finite.
     """
     truth, values = _checked(labels, scores)
-    generator = np.random.default_rng(seed)
-    block = max(1, _CELLS_AT_ONCE // len(truth))
-    results = [
-        statistic(truth, values, _redraw(truth, min(block, draws - start), generator))
-        for start in range(0, draws, block)
-    ]
+    results = [statistic(truth, values, counts) for counts in bootstrap_counts(truth, draws=draws, seed=seed)]
     low, high = np.quantile(np.concatenate(results), [0.5 - level / 2.0, 0.5 + level / 2.0])
     return float(low), float(high)
+
+
+def bootstrap_counts(labels: np.ndarray, *, draws: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each draw of `bootstrap_interval` holds each image: blocks (some draws, n) that make up `draws`."""
+    generator = np.random.default_rng(seed)
+    block = max(1, _CELLS_AT_ONCE // len(labels))
+    for start in range(0, draws, block):
+        yield _redraw(labels, min(block, draws - start), generator)
 
 
 def ap_of_draws(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
