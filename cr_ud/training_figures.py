@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from cr_ud.training_log import EPOCH, TRAIN, VALIDATION, LogRow
-from utils.figures import BLACK, FAKE, GREY, PALETTE, REAL, new_figure, save_figure
+from utils.figures import BLACK, FAKE, GREY, PALETTE, REAL, house_style, new_figure, save_figure
 
 
+@house_style()
 def draw_curves(rows: Sequence[LogRow], stem: Path, title: str) -> list[Path]:
     """Loss, AP and accuracies against steps, drops of the learning rate marked, as `<stem>.png` and `.pdf`."""
-    figure, (loss, ap, accuracy) = new_figure(12.0, 4.2, columns=3)
+    figure, (loss, ap, accuracy) = new_figure(12.0, 4.2, columns=3, sharex=True)
     train = [row for row in rows if row.kind == TRAIN]
     validation = [row for row in rows if row.kind in (VALIDATION, EPOCH)]
     steps = [row.step for row in validation]
@@ -51,6 +52,7 @@ def draw_curves(rows: Sequence[LogRow], stem: Path, title: str) -> list[Path]:
     return save_figure(figure, stem)
 
 
+@house_style()
 def draw_comparison(runs: Mapping[str, Sequence[LogRow]], stem: Path, title: str) -> list[Path]:
     """Validation AP and accuracy of several runs against steps, as `<stem>.png` and `.pdf`."""
     figure, panels = new_figure(10.0, 4.2, columns=2)
