@@ -1,0 +1,147 @@
+"""Figures of the sensitivity assessment and the choice of k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from sensitivity_assessment.outputs import GeneratorResult
+from sensitivity_assessment.summary import SummaryRow
+from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
+from utils.figures import BLACK, BLUE, GREEN, GREY, SKY, VERMILLION, house_style, new_figure, save_figure
+
+_BARS = {
+    BASELINE: (GREY, "no map dropped"),
+    TOP: (VERMILLION, "top k dropped"),
+    RANDOM: (BLUE, "random k"),
+    LAYER_RANDOM: (SKY, "random k of the same layers"),
+    LOW: (GREEN, "lowest k"),
+}
+_PANELS = (
+    ("ap", "average precision (%)"),
+    ("acc_fake_calibrated", "fakes called fake (%)"),
+    ("acc_real_calibrated", "reals called real (%)"),
+)
+_DOT: dict[str, Any] = {
+    "marker": "o",
+    "linestyle": "none",
+    "color": "white",
+    "markeredgecolor": BLACK,
+    "markeredgewidth": 0.8,
+    "markersize": 3,
+    "clip_on": False,
+}
+
+
+@house_style()
+def plot_sensitivity(results: Sequence[GeneratorResult], path_stem: Path, title: str) -> list[Path]:
+    """Grouped bars by generator: AP, and the accuracies at the calibrated threshold, of every variant.
+
+    Bars of random choices are means, their draws are dots; whiskers are 95 % bootstrap intervals.
+
+    Returns:
+        The files written.
+    """
+    shown = [variant for variant in _BARS if variant in results[0].rows]
+    width = 0.84 / len(shown)
+    size = max(6.8, 1.6 + 0.28 * len(shown) * len(results))
+    figure, axes = new_figure(size, 7.6, len(_PANELS), 1, sharex=True)
+    places = np.arange(len(results))
+    for panel, (metric, label) in zip(axes, _PANELS, strict=True):
+        for number, variant in enumerate(shown):
+            at = places + (number - (len(shown) - 1) / 2) * width
+            _draw_bars(panel, at, width, variant, metric, results)
+        panel.set(ylabel=label, ylim=(0, 104), yticks=range(0, 101, 25))
+        panel.grid(visible=False, axis="x")
+        if metric == "ap":
+            panel.axhline(100 * _chance(results), color=BLACK, linewidth=0.8, linestyle=":", label="chance")
+    axes[-1].set_xticks(places, [result.gan_name for result in results])
+    axes[-1].set_xlim(-0.6, len(results) - 0.4)
+    handles, labels = axes[0].get_legend_handles_labels()
+    handles.append(Line2D([], [], **_DOT))
+    labels.append("one random choice (bar: their mean)")
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if size < 9 else 7)
+    axes[0].set_title(title + "\nwhiskers: 95 % intervals; accuracies at the calibrated threshold")
+    return save_figure(figure, path_stem)
+
+
+def _draw_bars(
+    panel: Axes, at: np.ndarray, width: float, variant: str, metric: str, results: Sequence[GeneratorResult]
+) -> None:
+    colour, label = _BARS[variant]
+    rows = [result.rows[variant] for result in results]
+    heights = _percent(rows, metric)
+    panel.bar(at, heights, width * 0.92, color=colour, label=label)
+    low = np.array([100 * row.low[metric] for row in rows])
+    high = np.array([100 * row.high[metric] for row in rows])
+    below, above = np.maximum(heights - low, 0), np.maximum(high - heights, 0)
+    for place in at[heights < 0.5]:
+        panel.text(place, 1, "0", ha="center", va="bottom", fontsize=8, color=colour)
+    panel.errorbar(at, heights, [below, above], fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=1.5)
+    for place, result in zip(at, results, strict=True):
+        draws = [row for name, row in result.rows.items() if name.startswith(f"{variant}-") and name[-1].isdigit()]
+        if draws:
+            spread = place + width * np.linspace(-0.25, 0.25, len(draws))
+            panel.plot(spread, _percent(draws, metric), **_DOT)
+
+
+def _percent(rows: Sequence[SummaryRow], metric: str) -> np.ndarray:
+    return np.array([100 * row.values[metric] for row in rows])
+
+
+def _chance(results: Sequence[GeneratorResult]) -> float:
+    """AP of a detector that guesses: the share of fakes."""
+    return float(np.mean([result.fakes / result.images for result in results]))
+
+
+@house_style()
+def plot_topk(
+    curves: Mapping[str, Mapping[int, Mapping[str, float]]],
+    baseline: Mapping[str, float],
+    chosen: int | None,
+    path_stem: Path,
+    title: str,
+) -> list[Path]:
+    """AP and accuracy on fakes against the number of dropped maps, the chosen k marked.
+
+    Args:
+        curves: By variant and k the metrics `ap`, `acc_fake_calibrated`, `acc_real_calibrated`, 0..1; `<variant>-low`
+            and `<variant>-high` entries of `ap` span the draws where there are several.
+        baseline: The same metrics with no map dropped.
+        chosen: k to mark, if there is one.
+        path_stem: Where to write, without suffix.
+        title: Of the figure.
+
+    Returns:
+        The files written.
+    """
+    figure, axes = new_figure(7.2, 8.2, len(_PANELS), 1, sharex=True)
+    for panel, (metric, label) in zip(axes, _PANELS, strict=True):
+        panel.axhline(100 * baseline[metric], color=GREY, linestyle="--", label="no map dropped")
+        for variant, points in curves.items():
+            colour, name = _BARS[variant]
+            numbers = sorted(points)
+            panel.plot(
+                numbers, [100 * points[k][metric] for k in numbers], "o-", color=colour, markersize=4, label=name
+            )
+            if f"{metric}_min" in points[numbers[0]]:
+                low = [100 * points[k][f"{metric}_min"] for k in numbers]
+                high = [100 * points[k][f"{metric}_max"] for k in numbers]
+                panel.fill_between(numbers, low, high, color=colour, alpha=0.2, linewidth=0)
+        if chosen is not None:
+            panel.axvline(chosen, color=BLACK, linewidth=1)
+            if metric == "ap":
+                panel.text(chosen, 103, f"k = {chosen}", ha="center", va="bottom")
+        panel.set(ylabel=label, ylim=(0, 104), xscale="log", yticks=range(0, 101, 25))
+    ticks = sorted({k for points in curves.values() for k in points})
+    axes[-1].set_xlabel("k, number of feature maps dropped")
+    axes[-1].set_xlim(ticks[0] * 0.9, ticks[-1] * 1.1)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    axes[0].set_title(title, pad=18)
+    return save_figure(figure, path_stem)
