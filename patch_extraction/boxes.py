@@ -22,6 +22,11 @@ class Box:
     col_min: int
     col_max: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.row_max - self.row_min + 1, self.col_max - self.col_min + 1
+
     def cut(self, image: np.ndarray, *, half_open: bool = False) -> np.ndarray:
         """The part of an image (H, W, ...); at least one pixel.
 
