@@ -5,8 +5,9 @@ import argparse
 import torch
 from torch import Tensor
 
-from utils.attribution_io import select_images
-from utils.attribution_run import (
+from attribution.gradcam import gradcam_layer, guided_gradcam
+from attribution.outputs import select_images
+from attribution.run import (
     Explanation,
     add_attribution_arguments,
     attribution_folder,
@@ -14,6 +15,7 @@ from utils.attribution_run import (
     load_classifier,
     run_attribution,
 )
+from attribution.targets import Target, parse_target
 from utils.cli import (
     add_data_arguments,
     add_detector_arguments,
@@ -22,8 +24,6 @@ from utils.cli import (
     make_parser,
     run_script,
 )
-from utils.gradcam import gradcam_layer, guided_gradcam
-from utils.targets import Target, parse_target
 
 
 def parse_arguments() -> argparse.Namespace:

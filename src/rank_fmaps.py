@@ -9,6 +9,7 @@ import torch
 
 from fmap_ranking.collector import Confidence, RelevanceCollector
 from fmap_ranking.outputs import RankingFiles, draw_rankings, write_rankings
+from fmap_ranking.relevance_files import RelevanceFiles
 from fmap_ranking.topk import default_topk
 from lrp import Explainer
 from utils.cli import (
@@ -24,18 +25,17 @@ from utils.cli import (
     run_script,
 )
 from utils.decoding import Crop
-from utils.detectors import PROJECT_ROOT, Detector, load_detector, replace_squeeze_excite
+from utils.detectors import PROJECT_ROOT, Detector, load_detector
 from utils.devices import resolve_device
 from utils.distributed import Ranks, process_group
 from utils.errors import UserError
+from utils.explainers import add_lrp_arguments, make_explainer
 from utils.files import sha256_file
 from utils.image_sets import ImageSet, composition, find_image_set
 from utils.passes import PassState, discard_state, run_pass
-from utils.relevance_files import RelevanceFiles
 from utils.tracking import tracker
 
 LABELS = ("fake", "real")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,22 +50,14 @@ def parse_arguments() -> argparse.Namespace:
     add_loading_arguments(parser, crop="center")
     add_ranking_arguments(parser, relevances=False)
     add_save_pt_files(parser)
+    add_lrp_arguments(parser)
     group = parser.add_argument_group("ranking")
-    group.add_argument(
-        "--rule", default="beta0", help="propagation rule of convolutions: beta0, beta1, betaada, epsilon, beta<number>"
-    )
     group.add_argument(
         "--fake_confidence", type=float, default=0.9, metavar="P", help="smallest p(fake) of a fake used"
     )
     group.add_argument("--real_confidence", type=float, default=0.1, metavar="P", help="largest p(fake) of a real used")
     group.add_argument(
         "--labels", nargs="+", choices=LABELS, default=list(LABELS), help="rank for fakes, for reals, or both"
-    )
-    group.add_argument(
-        "--compat_se",
-        type=Path,
-        metavar="FILE",
-        help="EfficientNet: explain with the squeeze-and-excitation weights of this ImageNet checkpoint, as published",
     )
     add_bool(group, "--figures", default=True, help="draw the omega distribution and the summary by layer")
     add_run_arguments(
@@ -78,17 +70,9 @@ def main() -> None:
     args = parse_arguments()
     with process_group() as ranks:
         detector = load_detector(args.arch, args.weights, _device(args, ranks), blur_jpg=args.blur_jpg)
-        if args.compat_se is not None:
-            replace_squeeze_excite(detector.model, args.compat_se)
+        explainer = make_explainer(args, detector)
         try:
             confidence = Confidence(args.fake_confidence, args.real_confidence)
-            explainer = Explainer(
-                detector.model,
-                args.rule,
-                family=detector.architecture.family,
-                published=args.compat == "published",
-                dtype=DTYPES[args.precision],
-            )
         except ValueError as error:
             raise UserError(str(error)) from error
         # Everything is looked for before anything is computed.
@@ -185,6 +169,8 @@ def _rank(
     if not ranks.is_first:
         discard_state(state, ranks)
         return None
+    for entry in report.skipped:
+        print(f"skipped: {entry.reason}", file=sys.stderr)
     counts = collector.counts()
     labels = [label for label in args.labels if counts[label].used]
     for label in args.labels:
@@ -195,8 +181,6 @@ def _rank(
             f"{name}: no image is classified correctly with enough confidence, so there is nothing to rank: "
             "check the checkpoint, or relax --fake_confidence and --real_confidence"
         )
-    for entry in report.skipped:
-        print(f"skipped: {entry.reason}", file=sys.stderr)
     rankings = write_rankings(
         files,
         collector,

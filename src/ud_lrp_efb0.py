@@ -1,7 +1,7 @@
 """LRP heat maps of a universal detector, EfficientNet-B0 unless --arch names another network."""
 
+from attribution.lrp_heatmaps import lrp_heatmaps
 from utils.cli import run_script
-from utils.lrp_run import lrp_heatmaps
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from attribution.gradcam import guided_gradcam
+from attribution.targets import Target, class_name, imagenet_categories, parse_target, probabilities
 from utils.architectures import Architecture
 from utils.detectors import Detector, build_model, load_detector
 from utils.errors import UserError
-from utils.gradcam import guided_gradcam
-from utils.targets import Target, class_name, imagenet_categories, parse_target, probabilities
 
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "gradcam.py"
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from attribution.lrp_heatmaps import ConservationTable, explain_input
+from attribution.targets import Target
 from lrp import Absorption, Explainer
 from utils.detectors import build_model
 from utils.errors import UserError
 from utils.files import read_npz
-from utils.lrp_run import ConservationTable, explain_input
-from utils.targets import Target
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 SCRIPTS = ("ud_lrp", "ud_lrp_efb0", "imagenet_lrp", "imagenet_lrp_efb0")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from utils.attribution_io import AttributionWriter, ResizedCrop, add_image_arguments
+from attribution.outputs import AttributionWriter, ResizedCrop, add_image_arguments
+from attribution.targets import LABEL, TOP, Target, class_name, probabilities
 from utils.cli import parse_count, progress, resolve_num_workers
 from utils.decoding import Crop
 from utils.detectors import Detector, load_detector, load_imagenet_classifier
 from utils.errors import UserError
 from utils.image_sets import ImageSet
 from utils.loading import SkippedImage, iterate_batches
-from utils.targets import LABEL, TOP, Target, class_name, probabilities
 
 
 @dataclass(frozen=True)

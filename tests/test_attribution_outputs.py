@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from utils.attribution_io import AttributionWriter, ResizedCrop, select_images
+from attribution.outputs import AttributionWriter, ResizedCrop, select_images
 from utils.bundled_photos import bundled_photos
 from utils.contact_sheets import ContactSheets
 from utils.decoding import decode_image

@@ -16,9 +16,9 @@ from captum.attr import GuidedBackprop, LayerGradCam
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from attribution.targets import Target
 from utils.detectors import Detector
 from utils.errors import UserError
-from utils.targets import Target
 
 # of the published min-max scaling
 _EPS = 1e-7

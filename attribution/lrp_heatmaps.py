@@ -5,13 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from lrp import RULE_NAMES, Absorption, Explainer, rule_table
-from lrp.targets import start_relevance
-from utils.attribution_io import select_images
-from utils.attribution_run import (
+from attribution.outputs import select_images
+from attribution.run import (
     Explanation,
     add_attribution_arguments,
     attribution_folder,
@@ -19,6 +16,9 @@ from utils.attribution_run import (
     load_classifier,
     run_attribution,
 )
+from attribution.targets import LABEL, Target, class_name, parse_target
+from lrp import Absorption, Explainer
+from lrp.targets import start_relevance
 from utils.cli import (
     add_bool,
     add_data_arguments,
@@ -27,60 +27,10 @@ from utils.cli import (
     add_run_arguments,
     make_parser,
 )
-from utils.detectors import Detector, replace_squeeze_excite
-from utils.errors import UserError
+from utils.explainers import add_lrp_arguments, make_explainer
 from utils.files import sha256_file, write_csv, write_provenance
-from utils.targets import LABEL, Target, class_name, parse_target
 
 CONSERVATION_COLUMNS = ("layer", "kind", "rule", "received", "passed", "absorbed")
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def parse_rule(text: str) -> str:
-    """The name of a propagation rule, for argparse's `type`."""
-    try:
-        rule_table(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def add_lrp_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --rule and --compat_se."""
-    group = parser.add_argument_group("relevance propagation")
-    group.add_argument(
-        "--rule",
-        type=parse_rule,
-        default="beta0",
-        metavar="NAME",
-        help=f"rule of the convolutions: {', '.join(RULE_NAMES)}, or beta<number> such as beta0.5",
-    )
-    group.add_argument(
-        "--compat_se",
-        type=Path,
-        metavar="FILE",
-        help="EfficientNet: explain with the squeeze-and-excitation weights of this ImageNet checkpoint, as published",
-    )
-
-
-def make_explainer(args: argparse.Namespace, detector: Detector) -> Explainer:
-    """The explainer for `--rule`, `--precision`, `--compat` and `--compat_se`, which alters the detector itself.
-
-    Raises:
-        UserError: the network cannot be explained, or `--compat_se` does not fit it.
-    """
-    if args.compat_se is not None:
-        replace_squeeze_excite(detector.model, args.compat_se)
-    try:
-        return Explainer(
-            detector.model,
-            args.rule,
-            family=detector.architecture.family,
-            published=args.compat == "published",
-            dtype=_DTYPES[args.precision],
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def explain_input(
