@@ -56,24 +56,6 @@ class Summary:
     detector: str
     arch: str
     test_set: str
-    classes: tuple[str, ...]
-    paths: tuple[str, ...]
-    labels: np.ndarray
-    scores: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Metrics of a detector on a test set under a variant; all in 0..1.
-
-    `_se` is the standard error sqrt(a (1 - a) / n) of an accuracy; `_low` and `_high` bound 95 % intervals: the
-    bootstrap's, and Wilson's for the accuracies on reals and on fakes, which is no point at 0 and 1. The calibrated threshold is the G-mean optimum on the RGB images of the set `calibrated_on`; the
-    columns that need it are None without such a set.
-    """
-
-    detector: str
-    arch: str
-    test_set: str
     variant: str
     real: int
     fake: int
