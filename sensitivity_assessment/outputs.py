@@ -174,8 +174,8 @@ def write_colour_table(
 
     Args:
         stem: Path without suffix.
-        detectors: By the name shown the architecture, the tag, and the results of each generator; the first is the
-            detector of the published `rgb` and `grayscale` rows, a second one that of the colour-robust rows.
+        detectors: By the name shown the architecture, the tag, and the results of each generator. Tags that begin with
+            `cr` stand for colour-robust detectors, beside which their published figures are set.
         published: Whether the run computed as the published code does.
 
     Returns:
@@ -192,13 +192,13 @@ def write_colour_table(
         "|",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for number, (name, (arch, tag, results)) in enumerate(detectors.items()):
+    for name, (arch, tag, results) in detectors.items():
         for result in results:
             for condition in (RGB, GRAYSCALE):
                 row = result.rows[condition]
-                printed = None
-                if number or tag == TAG:
-                    printed = published_colour_ap(arch, f"cr-{condition}" if number else condition, result.gan_name)
+                prefix = "cr-" if tag.lower().startswith("cr") else ""
+                known = bool(prefix) or tag == TAG
+                printed = published_colour_ap(arch, prefix + condition, result.gan_name) if known else None
                 csv_rows.append(
                     [name, result.gan_name, condition, *_values(row), "" if printed is None else printed / 100]
                 )

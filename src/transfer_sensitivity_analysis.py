@@ -9,8 +9,8 @@ from fmap_ranking.ranking import Ranking, read_ranking
 from fmap_ranking.topk import default_topk
 from sensitivity_assessment.figures import plot_sensitivity
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_sensitivity_table
-from sensitivity_assessment.scores import ScoreCollector, Scores, dropout_scores, read_scores
-from sensitivity_assessment.summary import choose_threshold, read_summary, summarise, write_summary
+from sensitivity_assessment.results import read_result, write_result
+from sensitivity_assessment.scores import ScoreCollector, Scores, dropout_scores
 from sensitivity_assessment.variants import BASELINE, Variants, make_variants
 from utils.cli import (
     add_data_arguments,
@@ -25,7 +25,6 @@ from utils.cli import (
 from utils.detectors import Detector, load_detector
 from utils.devices import resolve_device
 from utils.distributed import Ranks, process_group
-from utils.errors import UserError
 from utils.experiments import conditions, find_image_sets, show_images
 from utils.feature_maps import FeatureMapNetwork
 from utils.files import sha256_file, write_csv, write_provenance
@@ -165,43 +164,33 @@ def _assess(
     if not ranks.is_first:
         discard_state(state, ranks)
         return None
-    scores = collector.result()
-    try:
-        threshold = choose_threshold(name, scores, BASELINE, calibration)
-        rows = summarise(scores, choice.variants.draws, threshold, published=published, seed=args.seed)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
     record = {
-        "seed": args.seed,
         "device": detector.device,
         "inputs": inputs,
         "images": report.images,
         "ranking": choice.path,
         "skipped": [[entry.item.name, entry.reason] for entry in report.skipped],
         "shortfall": choice.variants.shortfall,
-        "threshold": threshold.value,
-        "threshold_note": threshold.note,
         **facts,
     }
     dropped = [(column, fmap.key) for column, maps in choice.variants.maps.items() for fmap in maps]
     write_csv(files.maps, ("variant", "key"), dropped)
-    write_provenance(files.scores, **record)
-    scores.write(files.scores)
-    write_provenance(files.summary, **record)
-    write_summary(files.summary, rows)
+    write_result(
+        files,
+        collector.result(),
+        chosen_on=BASELINE,
+        draws=choice.variants.draws,
+        calibration=calibration,
+        published=published,
+        seed=args.seed,
+        record=record,
+    )
     discard_state(state, ranks)
     for column, missing in choice.variants.shortfall.items():
         lacking = ", ".join(f"{layer} {count}" for layer, count in missing.items())
         print(f"note: {name}: {column} drops fewer than k maps, these layers have no more outside the top k: {lacking}")
-    written = read_scores(files.scores, made_by=SCRIPT)
-    result = GeneratorResult(
-        name,
-        {row.variant: row for row in read_summary(files.summary, made_by=SCRIPT)},
-        threshold.note,
-        len(written.paths),
-        int(written.labels.sum()),
-    )
-    print(f"{name}: {result.images} images; {threshold.note}")
+    result = read_result(files, made_by=SCRIPT)
+    print(f"{name}: {result.images} images; {result.note}")
     return result
 
 
