@@ -13,9 +13,18 @@ from efficientnet_pytorch import EfficientNet
 from lrp_networks import GatedNet, TinyResNet, images, randomize
 from torch import Tensor, nn
 
-from lrp import Explainer, UnknownLayerError, UnsupportedLayerError, build_program, register_module
+from lrp import (
+    Explainer,
+    RuleTable,
+    UnknownLayerError,
+    UnsupportedLayerError,
+    build_program,
+    register_module,
+    rule_table,
+)
 from lrp.canonise import explained_layers
-from lrp.operations import Activation, BatchNorm, Convolution, Operation
+from lrp.operations import Activation, BatchNorm, Convolution, Dense, Operation
+from lrp.rules import Gradient
 from lrp.tracing import MODULES
 from utils.detectors import architectures, build_model
 
@@ -393,28 +402,45 @@ class ImageSkip(nn.Module):
 class FlattenedTwice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.c = nn.Conv2d(3, 2, 1)
-        self.d = nn.Conv2d(2, 2, 1)
-        self.fc = nn.Linear(2 * 12 * 12, 2)
+        self.c = nn.Conv2d(3, 1, 1)  # one channel: flattening makes no copy
+        self.d = nn.Conv2d(1, 2, 1)
+        self.fc = nn.Linear(12 * 12, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c(x)
         return self.fc(torch.relu(torch.flatten(x, 1))) + self.d(x).mean((2, 3))
 
 
+# the second table reads the inputs of activations, which then must not be overwritten
+@pytest.mark.parametrize("table", [rule_table("epsilon"), rule_table("epsilon").with_rules(activation=Gradient())])
 @pytest.mark.parametrize("case", SUPPORTED)
-def test_supported_networks_compute_the_same(case: str) -> None:
+def test_supported_networks_compute_the_same(case: str, table: RuleTable) -> None:
     model = randomize(SUPPORTED[case]())
     with torch.no_grad():
         expected = model(images())
     # as the explainer runs it: saved values kept, activations in place
-    explainer = Explainer(model, "epsilon", dtype=torch.float64)
+    explainer = Explainer(model, table, dtype=torch.float64)
     record = explainer.record(images())
     torch.testing.assert_close(record.output, expected, rtol=1e-12, atol=1e-12)
     saved = {number: value.clone() for number, value in record.values.items()}
     fresh = build_program(model, dtype=torch.float64).run(images(), keep=list(saved))
     for number, value in saved.items():
         torch.testing.assert_close(value, fresh[number], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_inputs_marked_as_nonnegative_are(network: str) -> None:
+    program = build_program(randomize(NETWORKS[network]()), dtype=torch.float64)
+    values = program.run(images(8), keep=range(program.output))
+    lowest = {
+        step.name: min(float(values[value].min()) for value in step.inputs)
+        for step in program.steps
+        if isinstance(step.operation, Convolution | Dense)
+    }
+    marked = {step.name for step in program.steps if step.name in lowest and step.nonnegative_inputs}
+    assert all(lowest[name] >= 0 for name in marked)
+    # behind ReLU and pooling all are, behind swish none
+    assert marked == ({name for name in lowest if name != "conv1"} if network == "residual" else set())
 
 
 @pytest.mark.parametrize("subclass", [nn.Conv2d, nn.ReLU])
