@@ -12,7 +12,7 @@ from cr_ud.evaluation import SetScores, Summary, calibrated_thresholds, summaris
 from cr_ud.evaluation_figures import draw_accuracies, draw_precision_recall, draw_robustness
 from cr_ud.evaluation_files import read_scores, read_summaries, write_scores, write_summaries
 from cr_ud.evaluation_tables import write_tables
-from cr_ud.published import wang_sets
+from cr_ud.published import WANG_SETS
 from cr_ud.ranked_sheet import write_ranked
 from cr_ud.scoring import RGB, ScoreCollector, Variant
 from utils.cli import resolve_num_workers
@@ -68,7 +68,7 @@ def find_test_sets(args: Namespace) -> tuple[dict[str, ImageSet], list[str]]:
     found: dict[str, ImageSet] = {}
     warnings: list[str] = []
     for name in args.gan_name:
-        with_classes = name in _WANG_WITH_CLASSES if args.rules == "wang" and name in wang_sets() else args.have_classes
+        with_classes = name in _WANG_WITH_CLASSES if args.rules == "wang" and name in WANG_SETS else args.have_classes
         found[name] = find_image_set(
             args.dataset_dir,
             name,

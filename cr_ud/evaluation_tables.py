@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cr_ud.evaluation import Summary
-from cr_ud.published import PublishedRow, colour_robust_rows, sources, wang_rows
+from cr_ud.published import WANG_SOURCE, ApRow, colour_robust_rows, wang_results
 from cr_ud.scoring import GRAYSCALE, RGB
 from utils.files import write_csv, write_text
+from utils.published import SOURCE
 
 _ABSENT = "–"
 
@@ -31,30 +32,30 @@ def write_tables(folder: Path, summaries: Sequence[Summary], *, wang: bool = Fal
         _markdown(("detector", *sets), [[row.name, *(_pair(row.values, name) for name in sets)] for row in rows]),
     ]
     if any(row.name.startswith("published") for row in rows):
-        parts.append(f"Published: {sources()['colour_robust']}")
+        parts.append(f"Published: {SOURCE}.")
     if wang:
-        parts += ["## Accuracy / AP of Wang et al.", _wang_table(summaries, sets), f"Published: {sources()['wang']}"]
+        parts += ["## Accuracy / AP of Wang et al.", _wang_table(summaries, sets), f"Published: {WANG_SOURCE}."]
     parts += ["## All metrics", _metrics_table(summaries), _notes(summaries)]
     text = folder / "tables.md"
     write_text(text, "\n\n".join(parts) + "\n")
     return [table, text]
 
 
-def _ap_rows(summaries: Sequence[Summary]) -> list[PublishedRow]:
+def _ap_rows(summaries: Sequence[Summary]) -> list[ApRow]:
     """AP in percent of each detector, and after the last one of an architecture the published rows of it."""
     own: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for entry in summaries:
         if entry.variant in (RGB, GRAYSCALE):
             values = own.setdefault((entry.arch, entry.detector), {RGB: {}, GRAYSCALE: {}})
             values[entry.variant][entry.test_set] = 100.0 * entry.ap
-    rows: list[PublishedRow] = []
+    rows: list[ApRow] = []
     for arch in dict.fromkeys(arch for arch, _ in own):
-        rows += [PublishedRow(name, arch, values) for (owner, name), values in own.items() if owner == arch]
+        rows += [ApRow(name, arch, values) for (owner, name), values in own.items() if owner == arch]
         rows += colour_robust_rows(arch)
     return rows
 
 
-def _csv_row(row: PublishedRow, sets: Sequence[str]) -> list[object]:
+def _csv_row(row: ApRow, sets: Sequence[str]) -> list[object]:
     values = (row.values[variant].get(name, "") for name in sets for variant in (RGB, GRAYSCALE))
     return [row.name, row.arch, *values]
 
@@ -69,10 +70,9 @@ def _wang_table(summaries: Sequence[Summary], sets: Sequence[str]) -> str:
     for detector in dict.fromkeys(entry.detector for entry in summaries):
         own = {entry.test_set: entry for entry in summaries if entry.detector == detector and entry.variant == RGB}
         rows.append([detector, *(f"{100 * own[name].acc:.1f} / {100 * own[name].ap:.1f}" for name in sets)])
-    for row in wang_rows():
-        acc, ap = row.values["acc"], row.values["ap"]
-        known = (f"{acc[name]:.1f} / {ap[name]:.1f}" if name in ap else _ABSENT for name in sets)
-        rows.append([row.name, *known])
+    for tag, known in wang_results().items():
+        cells = (f"{known[name][0]:.1f} / {known[name][1]:.1f}" if name in known else _ABSENT for name in sets)
+        rows.append([f"Wang et al. {tag}", *cells])
     return _markdown(("detector", *sets), rows)
 
 

@@ -5,8 +5,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+
+from utils.grayscale import to_grayscale
 
 JPEG_ENCODERS = ("cv2", "pil")
 INTERPOLATIONS = {
@@ -18,9 +21,9 @@ INTERPOLATIONS = {
 
 
 def grayscale(image: np.ndarray) -> np.ndarray:
-    """Luma (ITU-R 601-2, as Pillow computes it) in three equal channels: (H, W, 3) to (H, W, 3)."""
-    luma = np.asarray(Image.fromarray(image).convert("L"))
-    return np.repeat(luma[:, :, None], 3, axis=2)
+    """Colour replaced by luma in three equal channels (`utils.grayscale`): (H, W, 3) to (H, W, 3)."""
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return to_grayscale(planes[None])[0].permute(1, 2, 0).numpy()
 
 
 def blur(image: np.ndarray, sigma: float, *, truncated: bool = False) -> np.ndarray:
