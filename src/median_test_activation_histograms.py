@@ -1,0 +1,158 @@
+"""Step 6: which top feature maps respond otherwise without colour (Mood's median test, Fig. 6)."""
+
+import argparse
+from pathlib import Path
+
+from activation_histograms.collector import ActivationPairCollector, read_activations
+from activation_histograms.figures import plot_histogram, plot_overview
+from activation_histograms.median_test import median_tests, read_tests, write_tests
+from activation_histograms.outputs import MedianTestFiles
+from fmap_ranking.locate import find_ranking
+from fmap_ranking.names import FeatureMap
+from fmap_ranking.ranking import read_ranking
+from fmap_ranking.topk import default_topk
+from utils.cli import (
+    add_data_arguments,
+    add_detector_arguments,
+    add_loading_arguments,
+    add_ranking_arguments,
+    add_run_arguments,
+    make_parser,
+    progress,
+    run_script,
+)
+from utils.detectors import Detector, load_detector
+from utils.devices import resolve_device
+from utils.distributed import Ranks, process_group
+from utils.errors import UserError
+from utils.experiments import conditions, find_image_sets, show_images
+from utils.feature_maps import FeatureMapNetwork, SharedForward
+from utils.files import sha256_file, write_provenance
+from utils.image_sets import ImageSet
+from utils.passes import PassState, discard_state
+from utils.tracking import tracker
+
+SCRIPT = "src/median_test_activation_histograms.py"
+FAKE = 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(
+        "For each of the top k feature maps, compare its largest activations on fakes as they are and in greyscale: "
+        "medians, Mood's median test, histograms. One pass for all maps.",
+        "python src/median_test_activation_histograms.py --arch resnet50 --blur_jpg 0.5 --bsize 16 "
+        "--dataset_dir ForenSynths/ --gan_name stylegan2 --topk 114 --num_instances 500",
+    )
+    add_detector_arguments(parser)
+    add_data_arguments(parser)
+    add_loading_arguments(parser)
+    add_ranking_arguments(parser)
+    group = parser.add_argument_group("figures")
+    group.add_argument(
+        "--histograms",
+        choices=("all", "overview", "none"),
+        default="all",
+        help="all: one figure for each map, and the overview of the first maps",
+    )
+    add_run_arguments(parser, compat=False)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    with process_group() as ranks:
+        detector = load_detector(
+            args.arch, args.weights, ranks.device(resolve_device(args.device)), blur_jpg=args.blur_jpg
+        )
+        # Everything is looked for before anything is computed.
+        image_sets = find_image_sets(args, labels=(FAKE,))
+        network = FeatureMapNetwork(detector, args.precision)
+        chosen = {name: _chosen_maps(args, detector, network, name) for name in image_sets}
+        with tracker(
+            args.wandb and ranks.is_first, job="median_test", config=vars(args), folder=args.output_dir
+        ) as track:
+            for name, image_set in image_sets.items():
+                _test(args, name, image_set, *chosen[name], detector, network, ranks)
+                if ranks.is_first:
+                    for path in _draw(args, MedianTestFiles(args.output_dir, detector.arch, name, args.blur_jpg)):
+                        track.picture(f"{name}/histograms", path)
+
+
+def _chosen_maps(
+    args: argparse.Namespace, detector: Detector, network: FeatureMapNetwork, name: str
+) -> tuple[Path, tuple[FeatureMap, ...]]:
+    path = find_ranking(detector.arch, name, args.blur_jpg, relevances=args.relevances, output_dir=args.output_dir)
+    ranking = read_ranking(path, network.layers)
+    return path, ranking.top_k(args.topk or default_topk(detector.arch, len(ranking)))
+
+
+def _test(
+    args: argparse.Namespace,
+    name: str,
+    image_set: ImageSet,
+    ranking: Path,
+    maps: tuple[FeatureMap, ...],
+    detector: Detector,
+    network: FeatureMapNetwork,
+    ranks: Ranks,
+) -> None:
+    files = MedianTestFiles(args.output_dir, detector.arch, name, args.blur_jpg)
+    collector = ActivationPairCollector(SharedForward(network), maps, image_set)
+    inputs = {"weights": detector.sha256, "images": image_set.digest(), "ranking": sha256_file(ranking)}
+    facts = {
+        "arch": detector.arch,
+        "crop": args.crop,
+        "gan_name": name,
+        "precision": args.precision,
+        "topk": len(maps),
+    }
+    state = PassState(files.state, conditions(args, inputs, facts), args.resume)
+    report = show_images(
+        args, image_set, [collector], detector, state=state, ranks=ranks, description=f"median test {name}"
+    )
+    if ranks.is_first:
+        pairs = collector.result()
+        try:
+            tests = median_tests(pairs)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        for path in (files.activations, files.tests):
+            write_provenance(
+                path,
+                seed=args.seed,
+                device=detector.device,
+                inputs=inputs,
+                images=report.images,
+                ranking=ranking,
+                skipped=[[entry.item.name, entry.reason] for entry in report.skipped],
+                **facts,
+            )
+        pairs.write(files.activations)
+        write_tests(files.tests, tests)
+    discard_state(state, ranks)
+
+
+def _draw(args: argparse.Namespace, files: MedianTestFiles) -> list[Path]:
+    """Draw from the files written; the PNG of the overview."""
+    pairs = read_activations(files.activations, made_by=SCRIPT)
+    tests = read_tests(files.tests, made_by=SCRIPT)
+    degenerate = sum(test.degenerate for test in tests)
+    print(
+        f"{files.tests}: {len(tests)} maps, {len(pairs.paths)} fakes"
+        + (f"; {degenerate} not testable, alike on all images" if degenerate else "")
+    )
+    pictures = []
+    if args.histograms != "none":
+        title = f"{files.arch}, blur_jpg {files.tag}, {len(pairs.paths)} fakes of {files.gan_name}"
+        pictures = plot_overview(pairs, tests, files.overview, title)
+        print(pictures[0])
+    if args.histograms == "all":
+        numbered = list(enumerate(tests))
+        for place, test in progress(numbered, total=len(tests), description="histograms", unit="map"):
+            title = f"{test.feature_map_name}, {len(pairs.paths)} fakes of {files.gan_name}"
+            plot_histogram(pairs, place, test, files.histogram(test.feature_map_name), title)
+    return [path for path in pictures if path.suffix == ".png"]
+
+
+if __name__ == "__main__":
+    run_script(main)
