@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from activation_histograms.collector import ActivationPairs
 from activation_histograms.median_test import LEVEL, ColourShare, MedianTest
@@ -58,8 +59,8 @@ def plot_overview(
             for spine in panel.spines.values():
                 spine.set(visible=True, edgecolor=ORANGE, linewidth=2.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    figure.supxlabel("largest activation of the map in an image (before batch norm)", fontsize=10)
+    meaning = "across: largest activation of the map in an image (before batch norm)"
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, title=meaning)
     figure.supylabel("images", fontsize=10)
     conditional = sum(test.p_value <= LEVEL for test in tests)
     figure.suptitle(
@@ -100,13 +101,13 @@ def _draw(axes: Axes, pairs: ActivationPairs, place: int) -> None:
     low, high = float(both.min()), float(both.max())
     # Freedman and Diaconis' rule asks for thousands of bins where one image lies far out.
     bins = min(_LARGEST_BINS, max(8, len(np.histogram_bin_edges(both, "sturges")) * 2)) if high > low else 1
-    edges = np.linspace(low, high, bins + 1) if high > low else np.array([low - 0.5, high + 0.5])
+    edges = (np.linspace(low, high, bins + 1) if high > low else np.array([low - 0.5, high + 0.5])).tolist()
     for sample, colour, name in samples:
         axes.hist(sample, edges, color=colour, alpha=0.35, label=name)
         axes.hist(sample, edges, color=colour, histtype="step", linewidth=1.2)
     for (sample, colour, name), style in zip(samples, ("-", "--"), strict=True):
         axes.axvline(float(np.median(sample)), color=colour, linewidth=2, linestyle=style, label=f"median {name}")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _verdict(test: MedianTest) -> str:

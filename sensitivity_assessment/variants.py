@@ -32,7 +32,9 @@ class Variants:
     shortfall: Mapping[str, Mapping[str, int]]
 
 
-def make_variants(ranking: Ranking, k: int, *, seed: int, draws: int = 5, published: bool = False) -> Variants:
+def make_variants(
+    ranking: Ranking, k: int, *, seed: int, draws: int = 5, published: bool = False, layer_matched: bool = True
+) -> Variants:
     """Baseline, top-k, low-k, and seeded random choices of k maps outside the top k.
 
     random-k draws from all these maps; layer-random-k takes as many maps of every layer as the top k has there, since
@@ -44,6 +46,7 @@ def make_variants(ranking: Ranking, k: int, *, seed: int, draws: int = 5, publis
         seed: Of the draws.
         draws: Number of draws of each kind.
         published: Draw with replacement, and leave out the layer-matched choices, as the published code does.
+        layer_matched: Make the layer-matched choices, too.
 
     Raises:
         UserError: k is out of range.
@@ -54,7 +57,7 @@ def make_variants(ranking: Ranking, k: int, *, seed: int, draws: int = 5, publis
     for draw, column in enumerate(kinds[RANDOM]):
         chosen = ranking.random_k(k, seed, draw)
         maps[column] = _with_replacement(ranking, k, seed, draw) if published else chosen
-    if not published:
+    if layer_matched and not published:
         kinds[LAYER_RANDOM] = tuple(f"{LAYER_RANDOM}-{number}" for number in range(1, draws + 1))
         for draw, column in enumerate(kinds[LAYER_RANDOM]):
             matched = ranking.layer_matched_random_k(k, seed, draw)

@@ -20,8 +20,8 @@ from utils.tracking import tracker
 
 def parse_arguments() -> argparse.Namespace:
     parser = make_parser(
-        "Count the feature maps with a p-value of at most 0.05 in what median_test_activation_histograms.py has written: "
-        "one table and one figure for all generators named. Nothing is computed from images.",
+        "Count the feature maps with a p-value of at most 0.05 in what median_test_activation_histograms.py has "
+        "written: one table and one figure for all generators named. Nothing is computed from images.",
         "python src/find_color_conditional_percentage.py --arch resnet50 --blur_jpg 0.5 --gan_name stylegan2 biggan",
     )
     add_detector_arguments(parser)
