@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import StrMethodFormatter
 
 from sensitivity_assessment.outputs import GeneratorResult
 from sensitivity_assessment.summary import SummaryRow
@@ -141,7 +142,11 @@ def plot_topk(
     ticks = sorted({k for points in curves.values() for k in points})
     axes[-1].set_xlabel("k, number of feature maps dropped")
     axes[-1].set_xlim(ticks[0] * 0.9, ticks[-1] * 1.1)
+    axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    meaning = (
+        "random k: mean over the draws, band from the smallest to the largest; accuracies at the calibrated threshold"
+    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, title=meaning, title_fontsize=9)
     axes[0].set_title(title, pad=18)
     return save_figure(figure, path_stem)

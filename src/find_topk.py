@@ -197,7 +197,7 @@ class _Search:
         write_csv(folder / "curves.csv", ("k", "variant", *metrics), [row[: 2 + len(metrics)] for row in rows])
         write_json(folder / "topk.json", {"k": chosen, "criterion": criterion, "target_ap": target, "ap": top})
         title = f"{self.detector.arch}, blur_jpg {self.files.tag}, {self.name}: {result.images} images"
-        pictures = plot_topk(curves, baseline, chosen, folder / "topk", f"{title}\n{criterion}")
+        pictures = plot_topk(curves, baseline, chosen, folder / "topk", f"{title}\n" + criterion.replace(" (", "\n("))
         for k in sorted(top):
             print(f"{self.name}: k = {k:>5}  AP of top-k {top[k]:.4f}  random-k {curves['random-k'][k]['ap']:.4f}")
         if chosen is None:
