@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fmap_ranking.locate import find_ranking
@@ -13,7 +14,8 @@ from fmap_ranking.names import FeatureMap
 from lrp import Explainer
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.boxes import Box, bounding_box
-from patch_extraction.files import PatchFiles
+from patch_extraction.collages import plot_overview
+from patch_extraction.files import MapPatches, Patch, PatchFiles
 from patch_extraction.patches import Numbers, PatchCollector, Wanted, wanted_patches
 from patch_extraction.rankings import ActivationRankings, Source
 from patch_extraction.selection import select_maps
@@ -267,8 +269,6 @@ def test_relevance_starts_at_the_largest_pixel_of_the_folded_map(detector: Detec
 
 @pytest.fixture
 def picture_set(tmp_path: Path) -> ImageSet:
-    from PIL import Image
-
     generator = np.random.default_rng(0)
     items = []
     for number, shape in enumerate([(64, 48, 3), (64, 48, 3), (40, 56, 3)]):
@@ -376,6 +376,18 @@ def test_damaged_tables_are_named(tmp_path: Path, name: str, old: str, new: str,
         files.read()
     assert str(path) in str(error.value)
     assert "extract_max_activation_patches.py" in str(error.value)
+
+
+def test_overview_takes_as_many_pages_as_it_needs(tmp_path: Path) -> None:
+    Image.fromarray(np.full((3, 5, 3), 200, np.uint8)).save(tmp_path / "1.png")
+    patch = Patch(1, "a.png", 0.5, numbers(), tmp_path / "1.png", tmp_path / "1.png")
+    entries = [MapPatches(i + 1, FeatureMap("conv1", i, 64), None, (patch,)) for i in range(11)]
+    stem = tmp_path / "pages" / "gan.v2"
+    written = plot_overview(entries, "gan.v2", "resnet18", stem)
+    assert [path.name for path in written] == ["gan.v2.pdf", "gan.v2.png", "gan.v2_2.png"]
+    assert written[0].read_bytes().count(b"/Type /Page ") == 2
+    assert len(plot_overview(entries[:2], "gan.v2", "resnet18", stem)) == 2
+    assert sorted(path.name for path in stem.parent.iterdir()) == ["gan.v2.pdf", "gan.v2.png"]
 
 
 def test_selection_of_layers_and_of_all_maps(detector: Detector) -> None:
