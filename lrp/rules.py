@@ -26,7 +26,7 @@ IMAGENET_LOW, IMAGENET_HIGH = -2.1179039, 2.64
 Relevances = tuple[Tensor | None, ...]
 
 
-def stabilize(denominator: Tensor, *, epsilon: float = 0.0, at_zero: float = 1e-12) -> Tensor:
+def stabilize(denominator: Tensor, *, epsilon: float = 0.0, at_zero: float = torch.inf) -> Tensor:
     """b + epsilon * sign(b), zero counting as positive; with epsilon = 0, `at_zero` where b is exactly zero.
 
     The one place that guards a division.
@@ -34,7 +34,7 @@ def stabilize(denominator: Tensor, *, epsilon: float = 0.0, at_zero: float = 1e-
     Args:
         denominator: Any shape; overwritten, because it is always a fresh tensor here.
         epsilon: Added away from zero.
-        at_zero: Value that replaces an exact zero if epsilon is 0.
+        at_zero: Value that replaces an exact zero if epsilon is 0; a quotient by the default is 0.
     """
     if epsilon:
         # Without a minus zero `copysign` takes zero for positive; a sum is minus zero only if all its terms are, and
@@ -44,8 +44,12 @@ def stabilize(denominator: Tensor, *, epsilon: float = 0.0, at_zero: float = 1e-
 
 
 def stabilize_nonnegative(denominator: Tensor, *, at_zero: float = 1e-12) -> Tensor:
-    """`stabilize` without epsilon for b >= 0, in one memory pass instead of two: max(b, at_zero)."""
-    return denominator.clamp_(min=at_zero)
+    """`stabilize` without epsilon for b >= 0, in one memory pass instead of two: infinity where b <= at_zero.
+
+    A quotient by infinity is 0. Where the positive contributions sum to nothing there is nobody to hand relevance to,
+    and a huge quotient instead would leak into neighbours wherever a convolution is computed by transforms (Winograd).
+    """
+    return torch.threshold_(denominator, at_zero, torch.inf)
 
 
 class Rule(Protocol):
@@ -169,7 +173,6 @@ class AlphaBeta:
     """
 
     beta: float = 0.0
-    at_zero: float = 1e-12
     needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -181,10 +184,10 @@ class AlphaBeta:
     ) -> Relevances:
         contributions = _Contributions(_linear(operation), inputs[0], nonnegative=nonnegative)
         if self.beta == 0.0:
-            positive = stabilize_nonnegative(contributions.total("+"), at_zero=self.at_zero)
+            positive = stabilize_nonnegative(contributions.total("+"))
             return (contributions.share("+", torch.div(relevance, positive, out=positive)),)
-        positive = stabilize(contributions.total("+"), at_zero=self.at_zero)
-        negative = stabilize(contributions.total("-"), at_zero=self.at_zero)
+        positive = stabilize(contributions.total("+"))
+        negative = stabilize(contributions.total("-"))
         up = contributions.share("+", torch.div(relevance, positive, out=positive).mul_(1.0 + self.beta))
         down = contributions.share("-", torch.div(relevance, negative, out=negative).mul_(self.beta))
         return (up.sub_(down),)
@@ -198,7 +201,6 @@ class AdaptiveBeta:
     """
 
     limit: float = 4.5
-    at_zero: float = 1e-12
     needs_inputs: ClassVar[bool] = True
 
     def propagate(
@@ -209,8 +211,8 @@ class AdaptiveBeta:
         positive, negative = contributions.total("+"), contributions.total("-")
         output = linear.forward(inputs[0])
         beta = torch.where(output > 0, -negative / stabilize(output, at_zero=1.0), 0.0).clamp_(max=self.limit)
-        up = (relevance * (1.0 + beta)) / stabilize(positive, at_zero=self.at_zero)
-        down = (relevance * beta) / stabilize(negative, at_zero=self.at_zero)
+        up = (relevance * (1.0 + beta)) / stabilize(positive)
+        down = (relevance * beta) / stabilize(negative)
         return (contributions.share("+", up).sub_(contributions.share("-", down)),)
 
 

@@ -1,6 +1,7 @@
 """The main job without a download: rank the feature maps of a seeded detector on bundled photographs."""
 
 import argparse
+import csv
 import subprocess
 import sys
 from collections import Counter
@@ -16,12 +17,13 @@ from utils.cli import make_parser, parse_architecture, parse_count, progress, ru
 from utils.decoding import Crop
 from utils.demo_images import make_demo_images
 from utils.detectors import PROJECT_ROOT
-from utils.image_sets import find_image_set
+from utils.image_sets import LABEL_FOLDERS, find_image_set
 from utils.loading import iterate_batches
 from utils.seeded_detectors import make_seeded_detector, save_detector
 
 NAME = "upsampled_photos"
 TAG = "seeded"
+SHOWN = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")
 NOTE = (
     "This demo needs no download. The detectors have SEEDED RANDOM convolutions under a last layer fitted on these\n"
     "very images, and the fakes are photographs enlarged by pixel repetition. It shows what the tools do and what it\n"
@@ -52,11 +54,11 @@ def main() -> None:
     print("\ndetector  fakes used  omega of rank 1  top k  layers that hold most of the top k")
     for row in rows:
         print(row)
-    print(f"\nlook at:  {args.output_dir}")
-    for arch in args.arch:
-        folder = RankingFiles(args.output_dir / "fmap_relevances", arch, NAME, TAG).folder
-        print(f"  {folder.relative_to(args.output_dir)}/{NAME}-omega.png")
-        print(f"  ud_lrp/{arch}/.../contact_sheet_001.png")
+    print("\nlook at:")
+    for picture in sorted(args.output_dir.glob("lrp/*/*/contact_sheet_*.png")):
+        print(f"  {picture}")
+    for picture in sorted(args.output_dir.glob("fmap_relevances/*/*/*.png")):
+        print(f"  {picture}")
 
 
 def _demonstrate(arch: str, data: Path, args: argparse.Namespace) -> str:
@@ -68,12 +70,15 @@ def _demonstrate(arch: str, data: Path, args: argparse.Namespace) -> str:
     images = ["--dataset_dir", str(data), "--gan_name", NAME]
     if not files.ranking("fake").exists():
         _run("rank_fmaps.py", [*shared, *images, "--bsize", "8", "--resume"])
-    if not (args.output_dir / "ud_lrp" / arch).exists():
-        _run("ud_lrp.py", [*shared, *images, "--num_instances", "6"])
+    sheet = args.output_dir / "lrp" / arch / f"ud_{TAG}-beta0-label" / "contact_sheet_001.png"
+    if not sheet.exists():
+        shown = [data / NAME / LABEL_FOLDERS[label] / f"{photo}_0.png" for photo in SHOWN for label in (0, 1)]
+        _run("ud_lrp.py", [*shared, "--images", *[str(path) for path in shown]])
     ranking = read_ranking(files.ranking("fake"))
     topk = default_topk(arch, len(ranking))
     layers = Counter(fmap.layer for fmap in ranking.top_k(topk)).most_common(3)
-    used = sum(line.endswith(",1") and ",1," in line for line in files.samples.read_text().splitlines()[1:])
+    with files.samples.open(newline="") as table:
+        used = sum(row["label"] == "1" and row["used"] == "1" for row in csv.DictReader(table))
     share = ", ".join(f"{layer} ({count})" for layer, count in layers)
     return f"{arch:<9} {used:>10}  {ranking.values[0]:>15.4f}  {topk:>5}  {share}"
 
