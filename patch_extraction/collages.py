@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from patch_extraction.files import MAKE, MapPatches, Patch
+from patch_extraction.files import MAKE, MapPatches, Patch, PatchFiles
+from utils.cli import progress
 from utils.decoding import decode_image
 from utils.errors import UserError
 from utils.figures import VERMILLION, house_style, save_figure
@@ -59,6 +61,44 @@ class _Canvas:
         for spine in axes.spines.values():
             spine.set(visible=True, color=_FRAME, linewidth=0.6)
         return axes
+
+
+def draw_collages(
+    files: PatchFiles, tag: str, topk: int | None = None, count: int | None = None
+) -> tuple[list[Path], list[Path]]:
+    """Draw the collage of each map, and the pages of all.
+
+    Args:
+        files: Patches of a generator.
+        tag: Augmentation tag of the detector.
+        topk: The first so many maps; all by default.
+        count: Most patches of each map; all by default.
+
+    Returns:
+        The collages below `<output_dir>/collages/<arch>/<tag>/<map>/`, and the pages in the folder of the tag.
+
+    Raises:
+        UserError: No patches, of another tag, fewer maps than asked for, or damaged files.
+    """
+    entries = files.read(topk)
+    _check_tag(files, tag)
+    folder = files.output_dir / "collages" / files.arch / tag
+    collages = []
+    for entry in progress(entries, description=f"collages {files.gan_name}", unit="map"):
+        collages += plot_map(entry, files.gan_name, folder / entry.fmap.folder_name / files.gan_name, count)
+    columns = min(count or PATCHES_IN_A_ROW, PATCHES_IN_A_ROW)
+    return collages, plot_overview(entries, files.gan_name, files.arch, folder / files.gan_name, columns)
+
+
+def _check_tag(files: PatchFiles, tag: str) -> None:
+    """Patches of all detectors of an architecture lie in one place; make sure that these are the right ones."""
+    record = files.index.with_name(f"{files.index.name}.json")
+    try:
+        made_for = json.loads(record.read_text(encoding="utf-8"))["tag"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if made_for != tag:
+        raise UserError(f"the patches in {files.root} are of --blur_jpg {made_for}, not {tag}: run {MAKE} again")
 
 
 def plot_map(entry: MapPatches, gan_name: str, stem: Path, count: int | None = None) -> list[Path]:

@@ -103,6 +103,10 @@ class PatchFiles:
         """A whole image, shared by all maps."""
         return safe_join(self.root / "images", f"{name}.png")
 
+    def write_patch(self, fmap: FeatureMap, rank: int, picture: np.ndarray) -> None:
+        """Write a patch (h, w, 3) uint8."""
+        save_picture(self.picture(fmap, rank), picture)
+
     def write_image(self, item: ImageItem, image: np.ndarray) -> None:
         """Write an image (H, W, 3) uint8, scaled down if a side is longer than 256 pixels."""
         picture = Image.fromarray(image)

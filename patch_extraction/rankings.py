@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fmap_ranking.names import FeatureMap, parse_key
 from utils.errors import UserError
-from utils.files import read_npz, write_csv, write_npz
+from utils.files import read_npz, write_csv, write_npz, write_provenance
 
 MAKE = "get_max_activation_rankings.py"
 HEADER = ("name", "max_act")
@@ -166,7 +167,19 @@ class ActivationRankings:
             )
 
 
-def write_tables(files: ActivationRankingFiles, rankings: ActivationRankings) -> None:
-    """Write the CSV (`name,max_act`, descending) of every map."""
-    for fmap in rankings.maps:
-        write_csv(files.table(fmap), HEADER, rankings.of(fmap))
+def write_rankings(
+    files: ActivationRankingFiles, rankings: ActivationRankings, *, tables: bool = True, **provenance: Any
+) -> None:
+    """Write the compact file with its provenance, and the CSV (`name,max_act`, descending) of every map.
+
+    Args:
+        files: Where to.
+        rankings: What.
+        tables: Write the CSVs, too.
+        provenance: As `utils.files.write_provenance` takes it; one record stands for all files.
+    """
+    write_provenance(files.arrays, **provenance)
+    if tables:
+        for fmap in rankings.maps:
+            write_csv(files.table(fmap), HEADER, rankings.of(fmap))
+    rankings.write(files.arrays)

@@ -1,16 +1,15 @@
 """Step 3: cut out the image regions that excite each feature map most (LRP-max)."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lrp import Explainer
 from patch_extraction.files import PatchFiles
-from patch_extraction.patches import PatchCollector, Wanted, wanted_patches
-from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings
+from patch_extraction.patches import PatchCollector, Wanted
+from patch_extraction.plan import PatchPlan, plan_patches
+from patch_extraction.rankings import ActivationRankingFiles
 from patch_extraction.selection import Selection, add_map_arguments, select_maps
 from utils.cli import (
     add_bool,
@@ -21,22 +20,16 @@ from utils.cli import (
     parse_have_classes,
     parse_name,
     parse_positive,
-    resolve_num_workers,
     run_script,
 )
-from utils.decoding import Crop
 from utils.detectors import Detector, load_detector
 from utils.devices import resolve_device
 from utils.distributed import Ranks, process_group
-from utils.errors import UserError
-from utils.figures import save_picture
-from utils.files import safe_join, sha256_file, sha256_text, write_provenance
-from utils.image_sets import ImageItem, ImageSet
-from utils.passes import PassState, discard_state, run_pass
+from utils.experiments import conditions, show_images
+from utils.explainers import add_lrp_arguments, make_explainer
+from utils.files import sha256_file, sha256_text, write_provenance
+from utils.passes import PassState, discard_state
 from utils.tracking import tracker
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FAKE = 1
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,11 +70,10 @@ def parse_arguments() -> argparse.Namespace:
         group, "--skip_bad_images", default=False, help="leave out images that cannot be decoded instead of stopping"
     )
     add_map_arguments(parser)
-    group = parser.add_argument_group("relevance")
-    group.add_argument(
-        "--rule", default="beta0", help="propagation rule of convolutions: beta0, beta1, betaada, epsilon, beta<number>"
-    )
+    add_lrp_arguments(parser)
     add_run_arguments(parser)
+    # Boxes are in pixels of whole images.
+    parser.set_defaults(crop="none")
     return parser.parse_args()
 
 
@@ -92,25 +84,20 @@ def main() -> None:
         detector = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
         # Everything is looked for before anything is computed.
         found = {name: _find(args, detector, name) for name in args.gan_name}
-        try:
-            explainer = Explainer(
-                detector.model,
-                args.rule,
-                family=detector.architecture.family,
-                published=args.compat == "published",
-                dtype=DTYPES[args.precision],
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        explainer = make_explainer(args, detector)
         with tracker(args.wandb and ranks.is_first, job="patches", config=vars(args), folder=args.output_dir) as track:
-            for name, (selection, wanted, image_set) in found.items():
-                files = _extract(args, name, selection, wanted, image_set, detector, explainer, ranks)
+            for name, (selection, plan) in found.items():
+                files = _extract(args, name, selection, plan, detector, explainer, ranks)
                 if files is not None:
                     for fmap in selection.maps[:10]:
                         track.picture(f"{name}/{fmap.key}", files.picture(fmap, 1))
 
 
-def _find(args: argparse.Namespace, detector: Detector, name: str) -> tuple[Selection, list[list[Wanted]], ImageSet]:
+def _rankings(args: argparse.Namespace, name: str) -> ActivationRankingFiles:
+    return ActivationRankingFiles(args.output_dir, args.arch, name, args.blur_jpg)
+
+
+def _find(args: argparse.Namespace, detector: Detector, name: str) -> tuple[Selection, PatchPlan]:
     selection = select_maps(
         detector,
         name,
@@ -120,53 +107,36 @@ def _find(args: argparse.Namespace, detector: Detector, name: str) -> tuple[Sele
         relevances=args.relevances,
         output_dir=args.output_dir,
     )
-    path = ActivationRankingFiles(args.output_dir, detector.arch, name, args.blur_jpg).arrays
-    rankings = ActivationRankings.read(path)
-    rankings.require(selection.maps, path)
-    source = rankings.source
-    if source.weights != detector.sha256:
-        raise UserError(
-            f"{path} was made with another checkpoint than {detector.weights}: "
-            "give the same --weights, or run get_max_activation_rankings.py again"
-        )
-    if source.crop != "none":
-        raise UserError(
-            f"{path} was made with --crop {source.crop}, but patches are cut from whole images: "
-            "run get_max_activation_rankings.py with --crop none"
-        )
-    wanted = wanted_patches(rankings, selection.maps, args.num_instances)
-    root = args.dataset_dir or Path(source.dataset_dir)
-    names = sorted({patch.name for of_map in wanted for patch in of_map})
-    items = tuple(ImageItem(safe_join(root, image), image, FAKE, "", name) for image in names)
-    missing = [item.path for item in items if not item.path.is_file()]
-    if missing and not args.skip_bad_images:
-        raise UserError(
-            f"no such image: {missing[0]} ({len(missing)} missing): give the --dataset_dir that the images were "
-            "ranked in, run get_max_activation_rankings.py again, or use --skip_bad_images"
-        )
-    return selection, wanted, ImageSet(root, items)
+    plan = plan_patches(
+        _rankings(args, name),
+        detector,
+        selection.maps,
+        args.num_instances,
+        dataset_dir=args.dataset_dir,
+        allow_missing=args.skip_bad_images,
+    )
+    return selection, plan
 
 
 def _extract(
     args: argparse.Namespace,
     name: str,
     selection: Selection,
-    wanted: list[list[Wanted]],
-    image_set: ImageSet,
+    plan: PatchPlan,
     detector: Detector,
     explainer: Explainer,
     ranks: Ranks,
 ) -> PatchFiles | None:
     files = PatchFiles(args.output_dir, detector.arch, name)
-    ranking_path = ActivationRankingFiles(args.output_dir, detector.arch, name, args.blur_jpg).arrays
     inputs = {
-        "activation_rankings": sha256_file(ranking_path),
+        "activation_rankings": sha256_file(_rankings(args, name).arrays),
         "weights": detector.sha256,
         **selection.inputs(),
     }
+    if args.compat_se is not None:
+        inputs["squeeze_excite"] = sha256_file(args.compat_se)
     facts = {
         "arch": detector.arch,
-        "bsize": args.bsize,
         "compat": args.compat,
         "gan_name": name,
         "num_instances": args.num_instances,
@@ -174,45 +144,28 @@ def _extract(
         "rule": args.rule,
         "tag": args.blur_jpg,
     }
-    conditions = {
-        **inputs,
-        **{key: str(value) for key, value in facts.items()},
-        "keys": sha256_text(fmap.key for fmap in selection.maps),
-        "seed": str(args.seed),
-    }
-    state = PassState(files.state, conditions, args.resume)
+    keys = sha256_text(fmap.key for fmap in selection.maps)
+    state = PassState(files.state, {**conditions(args, inputs, facts), "keys": keys}, args.resume)
 
     def keep_patch(patch: Wanted, picture: np.ndarray) -> None:
-        save_picture(files.picture(selection.maps[patch.row], patch.rank), picture)
+        files.write_patch(selection.maps[patch.row], patch.rank, picture)
 
     collector = PatchCollector(
         explainer,
         selection.maps,
-        wanted,
+        plan.wanted,
         keep_patch=keep_patch,
         keep_image=files.write_image,
         batch_size=args.bsize,
     )
     if ranks.is_first:
         files.remove_tables(selection.maps)
-    report = run_pass(
-        image_set,
-        [collector],
-        preprocess=detector.preprocess,
-        device=detector.device,
-        batch_size=args.bsize,
-        crop=Crop("none"),
-        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
-        skip_bad_images=args.skip_bad_images,
-        state=state,
-        ranks=ranks,
-        description=f"patches {name}",
+    report = show_images(
+        args, plan.image_set, [collector], detector, state=state, ranks=ranks, description=f"patches {name}"
     )
     if not ranks.is_first:
         discard_state(state, ranks)
         return None
-    for entry in report.skipped:
-        print(f"skipped: {entry.reason}", file=sys.stderr)
     patches = collector.result()
     files.write_tables(selection.maps, selection.omega, patches)
     write_provenance(
@@ -220,6 +173,7 @@ def _extract(
         seed=args.seed,
         device=detector.device,
         inputs=inputs,
+        bsize=args.bsize,
         images=report.images,
         maps=len(selection.maps),
         patches=sum(map(len, patches)),

@@ -1,10 +1,9 @@
 """Step 3: rank the images of a generator by how strongly they excite each feature map."""
 
 import argparse
-import sys
 
 from patch_extraction.activations import MaxActivations, TopActivations
-from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_tables
+from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_rankings
 from patch_extraction.selection import ALL, Selection, add_map_arguments, select_maps
 from utils.cli import (
     add_data_arguments,
@@ -14,17 +13,16 @@ from utils.cli import (
     make_parser,
     parse_bool,
     parse_count,
-    resolve_num_workers,
     run_script,
 )
-from utils.decoding import Crop
 from utils.detectors import Detector, load_detector
 from utils.devices import resolve_device
 from utils.distributed import Ranks, process_group
+from utils.experiments import conditions, find_image_sets, show_images
 from utils.feature_maps import FeatureMapNetwork, SharedForward
-from utils.files import sha256_text, write_provenance
-from utils.image_sets import ImageSet, find_image_set
-from utils.passes import PassState, discard_state, run_pass
+from utils.files import sha256_text
+from utils.image_sets import ImageSet
+from utils.passes import PassState, discard_state
 from utils.tracking import tracker
 
 KEPT_OF_ALL = 40
@@ -68,7 +66,7 @@ def main() -> None:
         device = ranks.device(resolve_device(args.device))
         detector = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
         # Everything is looked for before anything is computed.
-        image_sets = {name: _image_set(args, name) for name in args.gan_name}
+        image_sets = find_image_sets(args, labels=(FAKE,))
         selections = {name: _selection(args, detector, name) for name in args.gan_name}
         forward = SharedForward(FeatureMapNetwork(detector, args.precision))
         with tracker(
@@ -78,17 +76,6 @@ def main() -> None:
                 rankings = _rank(args, name, image_set, selections[name], detector, forward, ranks)
                 if rankings is not None:
                     track.log({f"{name}/images": len(rankings.names), f"{name}/maps": len(rankings.maps)})
-
-
-def _image_set(args: argparse.Namespace, name: str) -> ImageSet:
-    return find_image_set(
-        args.dataset_dir,
-        name,
-        have_classes=args.have_classes,
-        num_fake=args.num_fake,
-        num_instances=args.num_instances,
-        labels=(FAKE,),
-    )
 
 
 def _selection(args: argparse.Namespace, detector: Detector, name: str) -> Selection:
@@ -128,36 +115,20 @@ def _rank(
         "maps": len(selection.maps),
         "precision": args.precision,
     }
-    conditions = {
-        **inputs,
-        **{key: str(value) for key, value in facts.items()},
-        "bsize": str(args.bsize),
-        "keys": sha256_text(fmap.key for fmap in selection.maps),
-        "seed": str(args.seed),
-    }
-    state = PassState(files.state, conditions, args.resume)
-    report = run_pass(
-        image_set,
-        [collector],
-        preprocess=detector.preprocess,
-        device=detector.device,
-        batch_size=args.bsize,
-        crop=Crop(args.crop),
-        seed=args.seed,
-        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
-        skip_bad_images=args.skip_bad_images,
-        state=state,
-        ranks=ranks,
-        description=f"activations {name}",
+    keys = sha256_text(fmap.key for fmap in selection.maps)
+    state = PassState(files.state, {**conditions(args, inputs, facts), "keys": keys}, args.resume)
+    report = show_images(
+        args, image_set, [collector], detector, state=state, ranks=ranks, description=f"activations {name}"
     )
     if not ranks.is_first:
         discard_state(state, ranks)
         return None
-    for entry in report.skipped:
-        print(f"skipped: {entry.reason}", file=sys.stderr)
     rankings = collector.result(Source(detector.sha256, str(image_set.root.resolve()), args.crop))
-    write_provenance(
-        files.arrays,
+    with_tables = args.topk != ALL if args.csv is None else args.csv
+    write_rankings(
+        files,
+        rankings,
+        tables=with_tables,
         seed=args.seed,
         device=detector.device,
         inputs=inputs,
@@ -167,10 +138,6 @@ def _rank(
         skipped=[[entry.item.name, entry.reason] for entry in report.skipped],
         **facts,
     )
-    rankings.write(files.arrays)
-    with_tables = args.topk != ALL if args.csv is None else args.csv
-    if with_tables:
-        write_tables(files, rankings)
     discard_state(state, ranks)
     tables = "and a CSV for each" if with_tables else "no CSV (--csv True writes one for each map)"
     print(f"{files.arrays}: {len(rankings.maps):,} maps, {report.images} images, {tables}")
