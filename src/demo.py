@@ -49,16 +49,16 @@ def main() -> None:
     print(NOTE, flush=True)
     data = args.output_dir / "data"
     number = make_demo_images(data, NAME, args.crops)
-    print(f"\n{data / NAME}: {number} real and {number} fake images of 224 x 224", flush=True)
+    print(f"\n{_shown(data / NAME)}: {number} real and {number} fake images of 224 x 224", flush=True)
     rows = [_demonstrate(arch, data, args) for arch in args.arch]
     print("\ndetector  fakes used  omega of rank 1  top k  layers that hold most of the top k")
     for row in rows:
         print(row)
     print("\nlook at:")
     for picture in sorted(args.output_dir.glob("lrp/*/*/contact_sheet_*.png")):
-        print(f"  {picture}")
+        print(f"  {_shown(picture)}")
     for picture in sorted(args.output_dir.glob("fmap_relevances/*/*/*.png")):
-        print(f"  {picture}")
+        print(f"  {_shown(picture)}")
 
 
 def _demonstrate(arch: str, data: Path, args: argparse.Namespace) -> str:
@@ -95,9 +95,15 @@ def _make_weights(arch: str, path: Path, data: Path, seed: int) -> None:
     save_detector(make_seeded_detector(arch, images, labels, seed), path)
 
 
+def _shown(argument: str | Path) -> str:
+    """A path below the current folder without that folder, anything else as it is."""
+    path = Path(argument)
+    return str(path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument)
+
+
 def _run(script: str, arguments: list[str]) -> None:
     """One script of the project as a user would call it; its error message and exit code are ours."""
-    print(f"\n$ python src/{script} {' '.join(arguments)}", flush=True)
+    print(f"\n$ python src/{script} {' '.join(map(_shown, arguments))}", flush=True)
     code = subprocess.run([sys.executable, str(PROJECT_ROOT / "src" / script), *arguments]).returncode
     if code:
         sys.exit(code)

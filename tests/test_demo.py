@@ -1,0 +1,83 @@
+"""The demo and what it is made of: its images, its seeded detectors, and the whole script."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ranking_runs import Scripts
+
+from utils import demo_images
+from utils.benchmarking import ratio_to, table
+from utils.decoding import decode_image
+from utils.demo_images import make_demo_images
+from utils.detectors import load_detector
+from utils.image_sets import find_image_set
+from utils.seeded_detectors import make_seeded_detector, save_detector
+
+
+def test_demo_images_are_pairs_and_kept(tmp_path: Path) -> None:
+    number = make_demo_images(tmp_path, "demo", crops_per_photo=2)
+    image_set = find_image_set(tmp_path, "demo")
+    reals = [item for item in image_set.items if item.label == 0]
+    fakes = [item for item in image_set.items if item.label == 1]
+    assert number == len(reals) == len(fakes) > 20
+    for real, fake in zip(reals, fakes, strict=True):
+        assert real.path.name == fake.path.name
+        a, b = decode_image(real.path).astype(float), decode_image(fake.path).astype(float)
+        assert a.shape == b.shape == (224, 224, 3)
+        assert 0 < np.abs(a - b).mean() < 25  # the same picture, but not the same pixels
+    before = {item.path: item.path.stat().st_mtime_ns for item in image_set.items}
+    make_demo_images(tmp_path, "demo", crops_per_photo=2)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize("size", [(100, 300), (224, 224), (400, 300)])
+def test_boxes_lie_in_the_photograph_and_differ(size: tuple[int, int]) -> None:
+    boxes = demo_images._boxes(size, 5)
+    assert len(set(boxes)) == len(boxes)
+    assert (not boxes) == (min(size) < 224)
+    for left, top, right, bottom in boxes:
+        assert 0 <= left <= right - 224 <= size[0] - 224
+        assert 0 <= top <= bottom - 224 <= size[1] - 224
+
+
+def test_seeded_detector_separates_its_images_and_repeats(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.randint(60, 200, (8, 3, 1, 1), generator=generator).expand(8, 3, 64, 64)
+    rough = torch.randint(0, 256, (8, 3, 64, 64), generator=generator)
+    images = torch.stack([smooth, rough], dim=1).flatten(0, 1).to(torch.uint8)
+    labels = np.array([0, 1] * 8)
+    detector = make_seeded_detector("resnet18", images.split(4), labels, seed=3)
+    with torch.no_grad():
+        p = torch.sigmoid(detector.model(detector.preprocess(images))[:, 0]).numpy()
+    assert ((p > 0.5) == labels).all()
+    assert 0.4 <= np.mean((p >= 0.9) | (p <= 0.1)) <= 1.0
+    assert not any(module.training for module in detector.model.modules())
+    again = make_seeded_detector("resnet18", images.split(4), labels, seed=3)
+    for key, value in detector.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key]), key
+    save_detector(detector, tmp_path / "weights.safetensors")
+    loaded = load_detector("resnet18", tmp_path / "weights.safetensors", "cpu")
+    with torch.no_grad():
+        assert np.allclose(torch.sigmoid(loaded.model(loaded.preprocess(images))[:, 0]).numpy(), p, atol=1e-6)
+
+
+def test_demo_end_to_end_and_again(tmp_path: Path, scripts: Scripts) -> None:
+    arguments = ["--arch", "resnet18", "--crops", "1", "--output_dir", str(tmp_path)]
+    first = scripts("demo", *arguments)
+    assert first.code == 0, first.err
+    assert "SEEDED RANDOM" in first.out
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    names = {path.name for path in written}
+    assert {"upsampled_photos-fake.csv", "upsampled_photos-omega.png", "contact_sheet_001.png"} <= names
+    again = scripts("demo", *arguments)
+    assert again.code == 0
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    assert "$ python" not in again.out  # nothing is recomputed
+
+
+def test_benchmark_ratio_is_by_round() -> None:
+    seconds = {"a": [2.0, 4.0, 30.0], "b": [1.0, 2.0, 10.0]}
+    assert ratio_to(seconds, "a", "b") == 2.0
+    assert table(("x", "y"), [(1, "z")]) == ["| x | y |", "|---|---|", "| 1 | z |"]
