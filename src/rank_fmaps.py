@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from fmap_ranking.collector import Confidence, RelevanceCollector
-from fmap_ranking.outputs import RankingFiles, draw_rankings, write_rankings
+from fmap_ranking.collector import Confidence
+from fmap_ranking.outputs import RankingFiles
 from fmap_ranking.relevance_files import RelevanceFiles
+from fmap_ranking.run import rank_images
 from fmap_ranking.topk import default_topk
-from lrp import Explainer
 from utils.cli import (
     add_bool,
     add_data_arguments,
@@ -21,18 +21,14 @@ from utils.cli import (
     add_run_arguments,
     add_save_pt_files,
     make_parser,
-    resolve_num_workers,
     run_script,
 )
-from utils.decoding import Crop
-from utils.detectors import PROJECT_ROOT, Detector, load_detector
+from utils.detectors import PROJECT_ROOT, load_detector
 from utils.devices import resolve_device
 from utils.distributed import Ranks, process_group
 from utils.errors import UserError
 from utils.explainers import add_lrp_arguments, make_explainer
-from utils.files import sha256_file
 from utils.image_sets import ImageSet, composition, find_image_set
-from utils.passes import PassState, discard_state, run_pass
 from utils.tracking import tracker
 
 LABELS = ("fake", "real")
@@ -79,13 +75,17 @@ def main() -> None:
         image_sets = {name: _image_set(args, name, ranks) for name in args.gan_name}
         topk = _topk(args, detector.arch, sum(channels for _, channels in explainer.layers))
         folder = args.output_dir or Path("output")
+        root = (PROJECT_ROOT if args.output_dir is None else args.output_dir) / "fmap_relevances"
         with tracker(args.wandb and ranks.is_first, job="rank_fmaps", config=vars(args), folder=folder) as track:
             for name, image_set in image_sets.items():
-                results = _rank(args, name, image_set, detector, explainer, confidence, topk, ranks)
+                files = RankingFiles(root, detector.arch, name, args.blur_jpg)
+                keep = None
+                if args.save_pt_files:
+                    keep = RelevanceFiles(folder / "pt_files" / detector.arch / f"{name}_{args.blur_jpg}").add
+                results = rank_images(args, files, image_set, detector, explainer, confidence, topk, ranks, keep)
                 if results is not None:
-                    files, collector, labels = results
-                    for label in labels:
-                        counts = asdict(collector.counts()[label])
+                    for label in results.labels:
+                        counts = asdict(results.counts[label])
                         track.log({f"{name}/{label}/{key}": value for key, value in counts.items()})
                     if args.figures:
                         track.picture(f"{name}/omega", files.folder / f"{name}-omega.png")
@@ -116,98 +116,6 @@ def _image_set(args: argparse.Namespace, name: str, ranks: Ranks) -> ImageSet:
     if warning and ranks.is_first:
         print(f"warning: {name}: {warning}", file=sys.stderr)
     return image_set
-
-
-def _rank(
-    args: argparse.Namespace,
-    name: str,
-    image_set: ImageSet,
-    detector: Detector,
-    explainer: Explainer,
-    confidence: Confidence,
-    topk: int,
-    ranks: Ranks,
-) -> tuple[RankingFiles, RelevanceCollector, list[str]] | None:
-    root = PROJECT_ROOT / "fmap_relevances" if args.output_dir is None else args.output_dir / "fmap_relevances"
-    files = RankingFiles(root, detector.arch, name, args.blur_jpg)
-    keep = None
-    if args.save_pt_files:
-        pictures = (args.output_dir or Path("output")) / "pt_files" / detector.arch / f"{name}_{args.blur_jpg}"
-        keep = RelevanceFiles(pictures).add
-    collector = RelevanceCollector(explainer, image_set, confidence, keep)
-    inputs = {"weights": detector.sha256, "images": image_set.digest()}
-    if args.compat_se is not None:
-        inputs["squeeze_excite"] = sha256_file(args.compat_se)
-    facts = {
-        "arch": detector.arch,
-        "bsize": args.bsize,
-        "compat": args.compat,
-        "crop": args.crop,
-        "fake_confidence": confidence.fake,
-        "gan_name": name,
-        "precision": args.precision,
-        "real_confidence": confidence.real,
-        "rule": args.rule,
-        "save_pt_files": args.save_pt_files,
-    }
-    conditions = {**inputs, **facts, "device": detector.device.type, "seed": args.seed}
-    state = PassState(files.state, {key: str(value) for key, value in conditions.items()}, args.resume)
-    report = run_pass(
-        image_set,
-        [collector],
-        preprocess=detector.preprocess,
-        device=detector.device,
-        batch_size=args.bsize,
-        crop=Crop(args.crop),
-        seed=args.seed,
-        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
-        skip_bad_images=args.skip_bad_images,
-        state=state,
-        ranks=ranks,
-        description=f"ranking {name}",
-    )
-    if not ranks.is_first:
-        discard_state(state, ranks)
-        return None
-    for entry in report.skipped:
-        print(f"skipped: {entry.reason}", file=sys.stderr)
-    counts = collector.counts()
-    labels = [label for label in args.labels if counts[label].used]
-    for label in args.labels:
-        print(f"{name}: {_counted(label, asdict(counts[label]), confidence)}")
-    if not labels:
-        discard_state(state)
-        raise UserError(
-            f"{name}: no image is classified correctly with enough confidence, so there is nothing to rank: "
-            "check the checkpoint, or relax --fake_confidence and --real_confidence"
-        )
-    rankings = write_rankings(
-        files,
-        collector,
-        labels,
-        topk,
-        seed=args.seed,
-        device=detector.device,
-        inputs=inputs,
-        skipped=[[entry.item.name, entry.reason] for entry in report.skipped],
-        processes=ranks.world_size,
-        **facts,
-    )
-    if args.figures:
-        draw_rankings(files, labels, topk, dict(explainer.layers))
-    discard_state(state, ranks)
-    for label, ranking in rankings.items():
-        first = ranking.maps[0]
-        print(f"{files.ranking(label)}: {len(ranking):,} maps, first {first.key} with omega {ranking.values[0]:.4f}")
-    return files, collector, labels
-
-
-def _counted(label: str, counts: dict[str, int], confidence: Confidence) -> str:
-    rule = f"p(fake) >= {confidence.fake:g}" if label == "fake" else f"p(fake) <= {confidence.real:g}"
-    return (
-        f"{counts['used']} of {counts['images']} {label} images used "
-        f"({counts['correct']} classified correctly; used are those with {rule})"
-    )
 
 
 if __name__ == "__main__":
