@@ -26,6 +26,7 @@ _COLLAGE_WIDTH = 6.3
 _MARGIN = 0.4
 _GAP = 0.08
 _COARSE = 4  # from here on enlarged pixels are drawn as squares
+_TITLE_ROOM = 750  # points of size times letters that fit into the width of a page
 _FRAME = "#BBBBBB"
 _SOFT = "#555555"
 _PDF_METADATA = {"CreationDate": None, "Creator": None, "Producer": None}
@@ -170,7 +171,8 @@ def plot_overview(
         for number, page in enumerate(pages, start=1):
             canvas = _Canvas(_PAGE[0], _PAGE[1] if len(pages) > 1 else head + len(page) * row + _MARGIN / 2)
             of = f"  (page {number} of {len(pages)})" if len(pages) > 1 else ""
-            canvas.text(_MARGIN, 0.25, f"What excites the top feature maps of {arch} on {gan_name}", 14, weight="bold")
+            title = f"What excites the top feature maps of {arch} on {gan_name}"
+            canvas.text(_MARGIN, 0.25, title, min(14, _TITLE_ROOM / len(title)), weight="bold")
             canvas.text(
                 _MARGIN,
                 0.56,
