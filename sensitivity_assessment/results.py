@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles
 from sensitivity_assessment.scores import Scores, read_scores
 from sensitivity_assessment.summary import choose_threshold, read_summary, summarise, write_summary
 from utils.errors import UserError
-from utils.files import write_provenance
+from utils.files import is_made_from, read_provenance, write_provenance
 
 _NOTE = "threshold_note"
 
@@ -62,22 +60,10 @@ def read_result(files: ResultFiles, *, made_by: str) -> GeneratorResult:
     """
     rows = {row.variant: row for row in read_summary(files.summary, made_by=made_by)}
     scores = read_scores(files.scores, made_by=made_by)
-    note = str(_provenance(files.summary).get(_NOTE, ""))
+    note = str(read_provenance(files.summary).get(_NOTE, ""))
     return GeneratorResult(files.gan_name, rows, note, len(scores.paths), int(scores.labels.sum()))
 
 
 def is_current(files: ResultFiles, inputs: Mapping[str, str], facts: Mapping[str, object]) -> bool:
     """Whether the files are there and come from the same weights and images under the same settings."""
-    if not (files.scores.is_file() and files.summary.is_file()):
-        return False
-    record = _provenance(files.summary)
-    wanted = json.loads(json.dumps({"inputs": dict(inputs), **facts}))
-    return all(record.get(key) == value for key, value in wanted.items())
-
-
-def _provenance(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return files.scores.is_file() and is_made_from(files.summary, inputs, facts)

@@ -2,9 +2,8 @@
 
 import argparse
 
-from activation_histograms.figures import plot_shares
-from activation_histograms.median_test import colour_share, read_tests
-from activation_histograms.outputs import MedianTestFiles, write_shares
+from activation_histograms.outputs import MedianTestFiles
+from activation_histograms.run import count_shares
 from utils.cli import (
     add_data_arguments,
     add_detector_arguments,
@@ -14,7 +13,6 @@ from utils.cli import (
     run_script,
 )
 from utils.errors import UserError
-from utils.files import sha256_file, write_provenance
 from utils.tracking import tracker
 
 
@@ -39,28 +37,13 @@ def main() -> None:
     if not args.gan_name:
         raise UserError("--gan_name is missing: name the generators to count for")
     files = [MedianTestFiles(args.output_dir, args.arch, name, args.blur_jpg) for name in args.gan_name]
-    shares = []
-    for entry in files:
-        made_by = (
-            f"python src/median_test_activation_histograms.py --arch {entry.arch} --blur_jpg {entry.tag} "
-            f"--gan_name {entry.gan_name} --dataset_dir DIR --output_dir {args.output_dir}"
-        )
-        tests = read_tests(entry.tests, made_by=made_by)
-        if args.topk is not None and args.topk > len(tests):
-            raise UserError(
-                f"--topk {args.topk} is more than the {len(tests)} maps of {entry.tests}: make it anew with {made_by}"
-            )
-        shares.append(colour_share(entry.gan_name, tests[: args.topk]))
-    stem = files[0].shares
-    paths = write_shares(stem, args.arch, args.blur_jpg, shares)
-    write_provenance(paths[0], inputs={entry.gan_name: sha256_file(entry.tests) for entry in files}, topk=args.topk)
-    pictures = plot_shares(shares, stem, f"{args.arch}, blur_jpg {args.blur_jpg}")
+    shares, paths = count_shares(files, args.topk)
     print(paths[1].read_text(encoding="utf-8"))
-    for path in (*paths, *pictures):
+    for path in paths:
         print(path)
     with tracker(args.wandb, job="colour_share", config=vars(args), folder=args.output_dir) as track:
         track.log({f"{share.generator}/share": share.share for share in shares})
-        track.picture("shares", pictures[0])
+        track.picture("shares", next(path for path in paths if path.suffix == ".png"))
 
 
 if __name__ == "__main__":

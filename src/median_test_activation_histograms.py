@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from activation_histograms.collector import ActivationPairCollector, read_activations
-from activation_histograms.figures import plot_histogram, plot_overview
-from activation_histograms.median_test import median_tests, read_tests, write_tests
+from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.outputs import MedianTestFiles
+from activation_histograms.run import HISTOGRAMS, draw_histograms, median_test_origin, write_median_tests
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import read_ranking
@@ -18,21 +17,17 @@ from utils.cli import (
     add_ranking_arguments,
     add_run_arguments,
     make_parser,
-    progress,
     run_script,
 )
 from utils.detectors import Detector, load_detector
 from utils.devices import resolve_device
 from utils.distributed import Ranks, process_group
-from utils.errors import UserError
 from utils.experiments import conditions, find_image_sets, show_images
 from utils.feature_maps import FeatureMapNetwork, SharedForward
-from utils.files import sha256_file, write_provenance
 from utils.image_sets import ImageSet
 from utils.passes import PassState, discard_state
 from utils.tracking import tracker
 
-SCRIPT = "src/median_test_activation_histograms.py"
 FAKE = 1
 
 
@@ -50,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     group = parser.add_argument_group("figures")
     group.add_argument(
         "--histograms",
-        choices=("all", "overview", "none"),
+        choices=HISTOGRAMS,
         default="all",
         help="all: one figure for each map, and the overview of the first maps",
     )
@@ -74,8 +69,11 @@ def main() -> None:
             for name, image_set in image_sets.items():
                 _test(args, name, image_set, *chosen[name], detector, network, ranks)
                 if ranks.is_first:
-                    for path in _draw(args, MedianTestFiles(args.output_dir, detector.arch, name, args.blur_jpg)):
-                        track.picture(f"{name}/histograms", path)
+                    files = MedianTestFiles(args.output_dir, detector.arch, name, args.blur_jpg)
+                    for path in draw_histograms(files, args.histograms):
+                        if path.name == f"{files.overview.name}.png":
+                            print(path)
+                            track.picture(f"{name}/histograms", path)
 
 
 def _chosen_maps(
@@ -98,60 +96,15 @@ def _test(
 ) -> None:
     files = MedianTestFiles(args.output_dir, detector.arch, name, args.blur_jpg)
     collector = ActivationPairCollector(SharedForward(network), maps, image_set)
-    inputs = {"weights": detector.sha256, "images": image_set.digest(), "ranking": sha256_file(ranking)}
-    facts = {
-        "arch": detector.arch,
-        "crop": args.crop,
-        "gan_name": name,
-        "precision": args.precision,
-        "topk": len(maps),
-    }
+    inputs, facts = median_test_origin(args, files, image_set, detector, ranking, len(maps))
     state = PassState(files.state, conditions(args, inputs, facts), args.resume)
     report = show_images(
         args, image_set, [collector], detector, state=state, ranks=ranks, description=f"median test {name}"
     )
     if ranks.is_first:
-        pairs = collector.result()
-        try:
-            tests = median_tests(pairs)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
-        for path in (files.activations, files.tests):
-            write_provenance(
-                path,
-                seed=args.seed,
-                device=detector.device,
-                inputs=inputs,
-                images=report.images,
-                ranking=ranking,
-                skipped=[[entry.item.name, entry.reason] for entry in report.skipped],
-                **facts,
-            )
-        pairs.write(files.activations)
-        write_tests(files.tests, tests)
+        record = {"seed": args.seed, "device": detector.device, "inputs": inputs, "ranking": ranking, **facts}
+        print(write_median_tests(files, collector.result(), report, record))
     discard_state(state, ranks)
-
-
-def _draw(args: argparse.Namespace, files: MedianTestFiles) -> list[Path]:
-    """Draw from the files written; the PNG of the overview."""
-    pairs = read_activations(files.activations, made_by=SCRIPT)
-    tests = read_tests(files.tests, made_by=SCRIPT)
-    degenerate = sum(test.degenerate for test in tests)
-    print(
-        f"{files.tests}: {len(tests)} maps, {len(pairs.paths)} fakes"
-        + (f"; {degenerate} not testable, alike on all images" if degenerate else "")
-    )
-    pictures = []
-    if args.histograms != "none":
-        title = f"{files.arch}, blur_jpg {files.tag}, {len(pairs.paths)} fakes of {files.gan_name}"
-        pictures = plot_overview(pairs, tests, files.overview, title)
-        print(pictures[0])
-    if args.histograms == "all":
-        numbered = list(enumerate(tests))
-        for place, test in progress(numbered, total=len(tests), description="histograms", unit="map"):
-            title = f"{test.feature_map_name}, {len(pairs.paths)} fakes of {files.gan_name}"
-            plot_histogram(pairs, place, test, files.histogram(test.feature_map_name), title)
-    return [path for path in pictures if path.suffix == ".png"]
 
 
 if __name__ == "__main__":

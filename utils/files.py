@@ -216,6 +216,24 @@ def write_provenance(
     return target
 
 
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """What `write_provenance` wrote beside a table; empty if there is nothing readable."""
+    path = Path(path)
+    try:
+        record = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def is_made_from(path: str | Path, inputs: Mapping[str, str], facts: Mapping[str, object]) -> bool:
+    """Whether a table is there and its provenance names exactly these inputs and, among others, these facts."""
+    record = read_provenance(path)
+    wanted = _plain({"inputs": inputs, **facts})
+    assert isinstance(wanted, dict)
+    return Path(path).is_file() and all(record.get(key, ...) == value for key, value in wanted.items())
+
+
 def is_plain_name(text: str) -> bool:
     """Whether `text` is the name of one file or folder: no separators, not '.' or '..', not empty."""
     return text not in ("", ".", "..") and not any(mark in text for mark in "/\\\0")
