@@ -1,8 +1,8 @@
 """Training: images per second of the loader against those of the network, and how fast a detector learns.
 
 The loader decodes, scales, blurs, compresses and crops as the published recipe says; the network is a step of Adam
-on 224 x 224 pixels. Learning starts from scratch on crops of photographs and the same crops up-sampled; test photos
-are others than training photos.
+on 224 x 224 pixels. Learning starts from scratch on tiles of photographs and the same tiles up-sampled, and on images
+of generators; the epoch is chosen on held-out training images, and test images are used once.
 """
 
 import argparse
@@ -10,38 +10,73 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cr_ud.augmentation import Augmentation
+from cr_ud.evaluation_files import read_summaries
 from cr_ud.initialisation import initial_model
+from cr_ud.scoring import RGB
 from cr_ud.training_data import EpochOrder, find_training_set, load_training
-from cr_ud.training_log import EPOCH, LogRow, read_log
 from utils.benchmarking import table, write_section
-from utils.demo_images import make_demo_images
+from utils.bundled_photos import bundled_photos
+from utils.decoding import Crop, decode_image
 from utils.detectors import Detector, get_architecture
 from utils.devices import resolve_device
-from utils.image_sets import ImageSet
+from utils.distortions import resize_shorter_side
+from utils.figures import save_picture
+from utils.image_sets import LABEL_FOLDERS, ImageSet, find_image_set, find_loose_images
 
-SCRIPT = Path(__file__).resolve().parents[1] / "src" / "train_cr_ud.py"
-
-
+SOURCE = Path(__file__).resolve().parents[1] / "src"
 AUGMENTATION = Augmentation()
-SETTINGS = ["--crop_size", "64", "--bsize", "8", "--lr", "0.0003", "--blur_jpg", "0.1", "--patience", "100"]
-TEST_PHOTOS = ("astronaut", "brick", "china", "motorcycle_left")
+SETTINGS = "--load_size 0 --crop_size 64 --bsize 16 --lr 0.0003 --blur_jpg 0.1 --patience 100".split()  # noqa: SIM905
+TILE = 128
+TEST_EVERY = 4
 
 
-def photo_sets(root: Path) -> tuple[Path, Path]:
-    """Folders of training and of test images, of different photographs."""
-    make_demo_images(root, "all")
-    for path in sorted((root / "all").rglob("*.png")):
-        part = "test" if path.stem.rpartition("_")[0] in TEST_PHOTOS else "train"
-        target = root / part / path.parent.name / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+def photo_sets(root: Path, photos: list[Path]) -> tuple[Path, Path]:
+    """Folders of training and of test images made from different photographs.
+
+    Real are tiles of photographs halved in size, which leaves no trace of JPEG's blocks; fake are the same tiles
+    halved again and enlarged by pixel repetition with a light blend.
+    """
+    for number, path in enumerate(photos):
+        image = Image.fromarray(decode_image(path)).reduce(2)
+        part = "test" if number % TEST_EVERY == 0 else "train"
+        corners = product(range(0, image.width - TILE + 1, TILE), range(0, image.height - TILE + 1, TILE))
+        for index, (left, top) in enumerate(islice(corners, 4)):
+            real = image.crop((left, top, left + TILE, top + TILE))
+            small = real.resize((TILE // 2, TILE // 2), Image.Resampling.BILINEAR)
+            repeated, smooth = (
+                small.resize((TILE, TILE), method) for method in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
+            )
+            for label, picture in ((0, real), (1, Image.blend(repeated, smooth, 0.5))):
+                save_picture(root / part / LABEL_FOLDERS[label] / f"{number}_{index}.png", np.asarray(picture))
+    return root / "train", root / "test"
+
+
+def speed_set(root: Path, photos: list[Path]) -> Path:
+    """Images of 256 x 256 pixels, as those of the ForenSynths training set, from up to 50 photographs."""
+    for number, path in enumerate(photos[:50]):
+        image = Crop("center", 256)(resize_shorter_side(decode_image(path), 256), seed=0, name=path.name)
+        save_picture(root / LABEL_FOLDERS[number % 2] / f"{number}.png", image)
+    return root
+
+
+def halves(root: Path, dataset_dir: Path, names: list[str]) -> tuple[Path, Path]:
+    """Links to every other image of each generator and label, and to the others."""
+    for name in names:
+        for label in (0, 1):
+            found = find_image_set(dataset_dir, name, labels=[label])
+            for number, item in enumerate(found.items):
+                folder = root / ("train", "test")[number % 2] / name / LABEL_FOLDERS[label]
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{number}{item.path.suffix}").symlink_to(item.path.absolute())
     return root / "train", root / "test"
 
 
@@ -82,16 +117,39 @@ def step_speed(arch: str, device: torch.device, steps: int, batch_size: int) -> 
     return steps * batch_size / (time.perf_counter() - started)
 
 
-def learn(arch: str, train_dir: Path, folder: Path, arguments: list[str]) -> tuple[float, list[LogRow]]:
-    """Seconds and validations of a run of the training script from scratch."""
-    started = time.perf_counter()
-    fixed = ["--arch", arch, "--init", "scratch", "--train_dir", str(train_dir), "--output_dir", str(folder)]
-    done = subprocess.run([sys.executable, str(SCRIPT), *fixed, *arguments], capture_output=True, text=True)
+def run(script: str, *arguments: object) -> None:
+    """Run a script of the project; its complaint ends the benchmark."""
+    done = subprocess.run([sys.executable, str(SOURCE / script), *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
+
+
+def learn(train_dir: Path, test_dir: Path, names: list[str], folder: Path, more: list[str]) -> list[str]:
+    """Train a ResNet-18 from scratch, choose the epoch on held-out training images, test whole images."""
+    settings = [*SETTINGS, *more]
+    fixed = ["--arch", "resnet18", "--init", "scratch", "--train_dir", train_dir, "--output_dir", folder]
+    started = time.perf_counter()
+    run("train_cr_ud.py", *fixed, *settings)
     seconds = time.perf_counter() - started
-    (log,) = folder.rglob("log.csv")
-    return seconds, [row for row in read_log(log) if row.kind == EPOCH]
+    weights = folder / "training" / "resnet18" / "rgb" / "best.pth"
+    given = ["--arch", "resnet18", "--weights", weights, "--dataset_dir", test_dir, "--gan_name", *names]
+    run("evaluate_detector.py", *given, "--output_dir", folder)
+    results = [row for row in read_summaries(folder / "evaluation" / "summary.csv") if row.variant == RGB]
+    rows = [
+        (
+            row.test_set,
+            f"{row.real} + {row.fake}",
+            f"{row.ap:.3f} [{row.ap_low:.3f}, {row.ap_high:.3f}]",
+            f"{row.acc_real:.2f}",
+            f"{row.acc_fake:.2f}",
+        )
+        for row in results
+    ]
+    return [
+        f"{seconds:.0f} s of training: `--arch resnet18 --init scratch {' '.join(settings)}`",
+        "",
+        *table(("test set", "real + fake", "AP [95 %]", "accuracy on reals", "accuracy on fakes"), rows),
+    ]
 
 
 def speed_lines(args: argparse.Namespace, root: Path) -> list[str]:
@@ -106,53 +164,37 @@ def speed_lines(args: argparse.Namespace, root: Path) -> list[str]:
     return table(("", "images/s"), rows)
 
 
-def learning_lines(args: argparse.Namespace, root: Path, scratch: Path) -> list[str]:
-    """Tables of the validations of runs from scratch."""
-    runs = [
-        (
-            "Crops of nine bundled photographs against up-sampled ones; tested on four other photographs",
-            root / "train",
-            ["--load_size", "0", "--epochs", "12"],
-            ["--val_dir", str(root / "test")],
-        )
-    ]
-    if args.dataset_dir is not None:
-        classes = ["--classes", args.classes] if args.classes else []
-        shown = ["--load_size", "72", "--epochs", "20", "--val_share", "0.5", *classes]
-        runs.append((f"Images of {args.classes or 'all generators'}, half held out", args.dataset_dir, shown, []))
-    lines: list[str] = []
-    for number, (title, train_dir, shown, hidden) in enumerate(runs):
-        settings = [*SETTINGS, *shown]
-        seconds, rows = learn("resnet18", train_dir, scratch / str(number), [*settings, *hidden])
-        some = [*rows[:: max(1, len(rows) // 6)][:-1], rows[-1]]
-        lines += [
-            "",
-            f"{title}: ResNet-18 from scratch, {rows[-1].images} test images, {seconds:.0f} s in all, with "
-            f"`{' '.join(settings)}`.",
-            "",
-            *table(
-                ("steps", "AP", "accuracy on reals", "accuracy on fakes"),
-                [(row.step, *(f"{value:.3f}" for value in (row.ap, row.acc_real, row.acc_fake))) for row in some],
-            ),
-        ]
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", default=["resnet50", "efb0"])
+    parser.add_argument("--arch", nargs="+", default=["resnet50", "efb0"], help="networks to time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batches", type=int, default=12, help="of 16 images, timed")
     parser.add_argument("--steps", type=int, default=3, help="of 16 images, timed")
+    parser.add_argument("--photos", type=Path, help="folder of photographs to learn from; absent: the bundled ones")
+    parser.add_argument("--num_photos", type=int, default=400, help="most photographs used")
     parser.add_argument("--dataset_dir", type=Path, help="a second set to learn: folders of generators")
-    parser.add_argument("--classes", help="generators there, as in crn,deepfake; absent: all")
+    parser.add_argument("--gan_name", nargs="+", default=["crn"], help="generators there")
     args = parser.parse_args()
+    photos = [path for _, path in bundled_photos()]
+    if args.photos is not None:
+        photos = [item.path for item in find_loose_images([args.photos]).items][: args.num_photos]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        train_dir, _ = photo_sets(root)
-        lines = [*speed_lines(args, train_dir), *learning_lines(args, root, root / "runs")]
-    shown = [Path(word).name if word.startswith(("/", "..")) else word for word in sys.argv[1:]]
+        train_dir, test_dir = photo_sets(root / "photos", photos)
+        lines = [
+            *speed_lines(args, train_dir),
+            "",
+            "Learning: photographs against up-sampled ones, test on others.",
+            "",
+        ]
+        lines += learn(train_dir, test_dir.parent, ["test"], root / "a", ["--val_share", "0.1", "--epochs", "5"])
+        if args.dataset_dir is not None:
+            train_dir, test_dir = halves(root / "halves", args.dataset_dir, args.gan_name)
+            lines += ["", "Learning: every other image of a few generators, test on the rest.", ""]
+            more = ["--val_share", "0.3", "--epochs", "100"]
+            lines += learn(train_dir, test_dir, args.gan_name, root / "b", more)
+    shown = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     write_section("Training", " ".join(["python benchmarks/training.py", *shown]), lines)
     print("\n".join(lines))
 

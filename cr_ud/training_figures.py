@@ -47,7 +47,7 @@ def draw_curves(rows: Sequence[LogRow], stem: Path, title: str) -> list[Path]:
         axes.set_ylim(-0.03, 1.03)
     loss.legend()
     if validation:
-        accuracy.legend(loc="lower right")
+        accuracy.legend(loc="lower left")
     figure.suptitle(title)
     return save_figure(figure, stem)
 
