@@ -135,7 +135,7 @@ def write_sensitivity_table(
                     k,
                     row.draws,
                     *_values(row),
-                    *([x / 100 for x in printed] if printed else [""] * 3),
+                    *([round(x / 100, 4) for x in printed] if printed else [""] * 3),
                 ]
             )
             lines.append(
@@ -200,7 +200,13 @@ def write_colour_table(
                 known = bool(prefix) or tag == TAG
                 printed = published_colour_ap(arch, prefix + condition, result.gan_name) if known else None
                 csv_rows.append(
-                    [name, result.gan_name, condition, *_values(row), "" if printed is None else printed / 100]
+                    [
+                        name,
+                        result.gan_name,
+                        condition,
+                        *_values(row),
+                        "" if printed is None else round(printed / 100, 4),
+                    ]
                 )
                 drop = 100 * (result.rows[RGB].values["ap"] - row.values["ap"])
                 lines.append(

@@ -1,0 +1,204 @@
+"""Activations on RGB and greyscale, Mood's median test, and the share of colour-conditional maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ranking_runs import image_set, tuned_model
+from scipy.stats import chi2_contingency, false_discovery_control
+
+from activation_histograms.collector import ActivationPairCollector, ActivationPairs, read_activations
+from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
+from activation_histograms.median_test import colour_share, median_tests, read_tests, write_tests
+from activation_histograms.outputs import write_shares
+from fmap_ranking.names import FeatureMap
+from utils.decoding import Crop
+from utils.detectors import Detector, get_architecture
+from utils.errors import UserError
+from utils.feature_maps import FeatureMapNetwork, SharedForward
+from utils.files import write_npz
+from utils.grayscale import to_grayscale
+from utils.metrics import wilson_interval
+from utils.passes import run_pass
+
+CPU = torch.device("cpu")
+MAPS = [FeatureMap("layer1.0.conv1", 5, 64), FeatureMap("conv1", 60, 64), FeatureMap("conv1", 2, 64)]
+
+
+def pairs(rgb: list[list[float]], grayscale: list[list[float]]) -> ActivationPairs:
+    """Samples by map."""
+    samples = [np.array(sample, dtype=np.float32).T for sample in (rgb, grayscale)]
+    keys = tuple(f"conv1.#{number}(T=64)" for number in range(len(rgb)))
+    return ActivationPairs(keys, tuple(f"{n}.png" for n in range(len(rgb[0]))), *samples)
+
+
+def random_pairs(maps: int, images: int) -> ActivationPairs:
+    generator = np.random.default_rng(0)
+    shifts = np.linspace(0, 2, maps)[:, None]
+    rgb, grey = generator.normal(size=(2, maps, images))
+    return pairs((rgb + shifts).tolist(), grey.tolist())
+
+
+def test_against_a_table_of_counts() -> None:
+    sample = random_pairs(6, 31)
+    tests = median_tests(sample)
+    for place, test in enumerate(tests):
+        both = np.concatenate([sample.rgb[:, place], sample.grayscale[:, place]])
+        above = [int((part[:, place] > np.median(both)).sum()) for part in (sample.rgb, sample.grayscale)]
+        statistic, p_value, *_ = chi2_contingency([above, [31 - count for count in above]])
+        assert (test.statistic, test.p_value) == pytest.approx((statistic, p_value))
+        assert [test.above_rgb, test.above_grayscale] == above
+        assert test.median_difference == pytest.approx(test.median_rgb - test.median_grayscale)
+    assert [test.p_value_bh for test in tests] == pytest.approx(false_discovery_control([t.p_value for t in tests]))
+    assert tests[-1].p_value_bh < 0.05 < tests[0].p_value
+
+
+@pytest.mark.parametrize(
+    ("rgb", "grey", "degenerate"),
+    [
+        ([1, 1, 1, 1], [1, 1, 1, 1], True),  # nothing above the median
+        ([1, 1, 1, 1], [1, 1, 1, 5], False),
+        ([2], [2], True),
+        ([1, 2, 3, 4], [1, 2, 3, 4], False),  # testable, and alike
+    ],
+)
+def test_samples_that_say_nothing(rgb: list[float], grey: list[float], degenerate: bool) -> None:
+    (test,) = median_tests(pairs([rgb], [grey]))
+    assert bool(test.degenerate) is degenerate
+    assert test.p_value == 1.0
+    assert np.isnan(test.statistic) == degenerate
+
+
+def test_no_images() -> None:
+    with pytest.raises(UserError, match="no fake images"):
+        median_tests(pairs([[]], [[]]))
+
+
+def test_tables_come_back_as_they_were(tmp_path: Path) -> None:
+    tests = median_tests(pairs([[1, 1], [1, 2]], [[1, 1], [0.1, 3]]))
+    write_tests(tmp_path / "tests.csv", tests)
+    back = read_tests(tmp_path / "tests.csv", made_by="x")
+    assert [str(test) for test in back] == [str(test) for test in tests]
+    header = "feature_map_name,p_value,p_value_bh,median_rgb,median_grayscale"
+    assert (tmp_path / "tests.csv").read_text().startswith(header)
+    sample = random_pairs(2, 3)
+    sample.write(tmp_path / "a.npz")
+    read = read_activations(tmp_path / "a.npz", made_by="x")
+    assert (read.keys, read.paths) == (sample.keys, sample.paths)
+    assert np.array_equal(read.rgb, sample.rgb)
+    assert np.array_equal(read.grayscale, sample.grayscale)
+
+
+def test_files_that_are_missing_or_damaged_name_their_maker(tmp_path: Path) -> None:
+    for read in (read_tests, read_activations):
+        with pytest.raises(UserError, match=r"at .*absent: make (it|them) with src/x\.py"):
+            read(tmp_path / "absent", made_by="src/x.py")  # type: ignore[operator]
+    table = tmp_path / "t.csv"
+    for text in ("", "feature_map_name,p_value\n", "feature_map_name,p_value\nx,y\n"):
+        table.write_text(text)
+        with pytest.raises(UserError, match=r"t\.csv is damaged"):
+            read_tests(table, made_by="x")
+    write_npz(tmp_path / "a.npz", keys=np.array(["a"]))
+    write_npz(
+        tmp_path / "b.npz", keys=np.array(["a"]), paths=np.array(["p"]), rgb=np.ones((2, 1)), grayscale=np.ones((1, 1))
+    )
+    for name, words in (("a.npz", "holds no 'paths'"), ("b.npz", "other shapes")):
+        with pytest.raises(UserError, match=words):
+            read_activations(tmp_path / name, made_by="x")
+
+
+def test_share_of_a_generator(tmp_path: Path) -> None:
+    tests = median_tests(random_pairs(20, 12))
+    share = colour_share("gan", tests)
+    assert share.conditional == sum(test.p_value <= 0.05 for test in tests)
+    assert share.conditional_bh == sum(test.p_value_bh <= 0.05 for test in tests)
+    assert 20 > share.conditional > share.conditional_bh > 0
+    assert (share.share_low, share.share_high) == wilson_interval(share.conditional, 20)
+    assert (share.images, share.maps, share.degenerate) == (12, 20, 0)
+    csv, markdown = write_shares(tmp_path / "shares", "resnet50", "0.5", [share])
+    assert csv.read_text().splitlines()[1].startswith(f"gan,12,20,{share.conditional},{share.share!r}")
+    assert f"({share.conditional_bh}) | 0 |" in markdown.read_text()
+
+
+def collector(root: Path, chosen: list[FeatureMap] = MAPS) -> tuple[ActivationPairCollector, Detector]:
+    detector = Detector(get_architecture("resnet18"), tuned_model(root), CPU, None, "", 1)
+    return ActivationPairCollector(SharedForward(FeatureMapNetwork(detector)), chosen, image_set(root)), detector
+
+
+def show(collected: ActivationPairCollector, detector: Detector, root: Path, batch_size: int) -> ActivationPairs:
+    run_pass(
+        image_set(root),
+        [collected],
+        preprocess=detector.preprocess,
+        device=CPU,
+        batch_size=batch_size,
+        crop=Crop("none"),
+    )
+    return collected.result()
+
+
+def test_activations_of_fakes_on_both_kinds_of_image(small_images: Path) -> None:
+    """Against two separate passes over each map's hooked output."""
+    collected, detector = collector(small_images)
+    found = show(collected, detector, small_images, 4)
+    assert found.paths == tuple(item.name for item in image_set(small_images).with_label(1).items)
+    assert found.keys == tuple(fmap.key for fmap in MAPS)
+    pixels = torch.stack([torch.from_numpy(_decoded(small_images / name)) for name in found.paths]).permute(0, 3, 1, 2)
+    for column, fmap in enumerate(MAPS):
+        for values, images in ((found.rgb, pixels), (found.grayscale, to_grayscale(pixels))):
+            maxima: list[torch.Tensor] = []
+
+            def hook(
+                module: object,
+                inputs: object,
+                output: torch.Tensor,
+                index: int = fmap.index,
+                maxima: list[torch.Tensor] = maxima,
+            ) -> None:
+                maxima.append(output[:, index].amax((1, 2)))
+
+            handle = detector.model.get_submodule(fmap.layer).register_forward_hook(hook)
+            detector.model(detector.preprocess(images))
+            handle.remove()
+            np.testing.assert_allclose(values[:, column], maxima[0].numpy(), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(found.rgb, found.grayscale, atol=1e-2)
+
+
+def _decoded(path: Path) -> np.ndarray:
+    from utils.decoding import decode_image
+
+    return decode_image(path)
+
+
+def test_batches_state_and_merge(small_images: Path) -> None:
+    whole, detector = collector(small_images)
+    expected = show(whole, detector, small_images, 11)
+    single, _ = collector(small_images)
+    show(single, detector, small_images, 2)
+    resumed, _ = collector(small_images)
+    resumed.load_state(single.state())
+    halves = [collector(small_images)[0] for _ in range(2)]
+    for number, half in enumerate(halves):
+        half.load_state({kind: values.copy() for kind, values in single.state().items()})
+        for values in half._values.values():
+            values[number::2] = np.nan
+    halves[0].merge(halves[1].state())
+    for other in (single, resumed, halves[0]):
+        assert other.result().paths == expected.paths
+        np.testing.assert_allclose(other.result().rgb, expected.rgb, atol=1e-5)
+        np.testing.assert_allclose(other.result().grayscale, expected.grayscale, atol=1e-5)
+
+
+def test_figures(tmp_path: Path) -> None:
+    sample = pairs([[1, 1, 1], [1, 2, 3]], [[1, 1, 1], [5, 6, 7]])
+    tests = median_tests(sample)
+    share = colour_share("gan", tests)
+    drawn = plot_histogram(sample, 0, tests[0], tmp_path / "one", "title")
+    drawn += plot_overview(sample, tests, tmp_path / "all", "title")
+    drawn += plot_overview(random_pairs(9, 5), median_tests(random_pairs(9, 5)), tmp_path / "some", "title", most=3)
+    drawn += plot_shares([share, share], tmp_path / "shares", "title")
+    assert len(drawn) == 8
+    assert all(path.stat().st_size > 5000 for path in drawn)
