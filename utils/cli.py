@@ -201,7 +201,7 @@ def add_ranking_arguments(parser: argparse.ArgumentParser, *, relevances: bool =
         "--relevances",
         type=Path,
         metavar="FILE",
-        help="ranking (.csv); absent: the one of --arch, --gan_name and --blur_jpg below fmap_relevances/",
+        help="ranking (.csv); absent: that of progan_val, else of the generator itself, below fmap_relevances/",
     )
 
 
