@@ -16,7 +16,8 @@ def draw_curves(rows: Sequence[LogRow], stem: Path, title: str) -> list[Path]:
     train = [row for row in rows if row.kind == TRAIN]
     validation = [row for row in rows if row.kind in (VALIDATION, EPOCH)]
     steps = [row.step for row in validation]
-    mark: dict[str, Any] = {"marker": "o", "markersize": 4}
+    # more markers than this would hide the lines
+    mark: dict[str, Any] = {"marker": "o", "markersize": 4} if len(validation) <= 40 else {}
     loss.plot([row.step for row in train], [row.loss for row in train], color=GREY, label="training")
     if validation:
         loss.plot(steps, [row.loss for row in validation], color=BLACK, label="validation", **mark)
