@@ -383,3 +383,19 @@ def test_a_checkpoint_of_another_architecture_is_refused(data: Path, tmp_path: P
     torch.save(build_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(UserError, match="not of tiny: the checkpoint looks like resnet18"):
         train(data, tmp_path, "--init", str(tmp_path / "resnet18.pth"), arch="tiny")
+
+
+def test_batch_norm_and_drop_connect_resume_to_the_bit(data: Path, tmp_path: Path) -> None:
+    given = ["--train_dir", str(data / "train"), "--no_validation", "--arch", "efb0", *TINY, "--load_size", "40"]
+    given += ["--crop_size", "32", "--bsize", "4"]
+
+    def run(output_dir: Path, *more: str) -> dict[str, torch.Tensor]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["train_cr_ud.py", *given, "--output_dir", str(output_dir), *more])
+            load_script("train_cr_ud").main()
+        return weights(output_dir / "training" / "efb0" / "rgb")
+
+    whole = run(tmp_path / "whole", "--max_steps", "2")
+    part = run(tmp_path / "parts", "--max_steps", "1")
+    assert not equal(whole, part)
+    assert equal(whole, run(tmp_path / "parts", "--max_steps", "2", "--resume"))
