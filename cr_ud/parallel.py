@@ -22,6 +22,7 @@ def parallel_model(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.M
     if ranks.world_size == 1:
         return model
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return nn.parallel.DistributedDataParallel(model, device_ids=None if device.index is None else [device.index])
 
