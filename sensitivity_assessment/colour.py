@@ -11,7 +11,7 @@ import torch
 
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_colour_table
 from sensitivity_assessment.results import is_current, read_result, write_result
-from sensitivity_assessment.scores import RGB, colour_scores, read_scores
+from sensitivity_assessment.scores import RGB, Scores, colour_scores, read_scores
 from sensitivity_assessment.whiskers import plot_whiskers
 from utils.cli import (
     add_data_arguments,
@@ -28,7 +28,7 @@ from utils.experiments import conditions, show_images
 from utils.feature_maps import FeatureMapNetwork, SharedForward
 from utils.files import safe_join
 from utils.image_sets import ImageSet
-from utils.passes import PassState, discard_state
+from utils.passes import PassReport, PassState, discard_state
 
 EXPERIMENT = "grayscale-transfer"
 MADE_BY = "src/grayscale_sensitivity_analysis.py"
@@ -94,14 +94,7 @@ def assess_colour(
     results = []
     for name, image_set in image_sets.items():
         files = subject.files(args.output_dir, name)
-        inputs = {"weights": detector.sha256, "images": image_set.digest()}
-        facts = {
-            "arch": detector.arch,
-            "compat": args.compat,
-            "crop": args.crop,
-            "gan_name": name,
-            "precision": args.precision,
-        }
+        inputs, facts = colour_origin(args, files, image_set, detector)
         if not (reuse and is_current(files, inputs, facts)):
             network = network or FeatureMapNetwork(detector, args.precision)
             collector = colour_scores(SharedForward(network), image_set, published=published)
@@ -110,16 +103,50 @@ def assess_colour(
                 args, image_set, [collector], detector, state=state, ranks=ranks, description=f"greyscale {name}"
             )
             if ranks.is_first:
-                skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
-                record = {"device": detector.device, "inputs": inputs, "images": report.images, "skipped": skipped}
-                scores = collector.result()
-                write_result(
-                    files, scores, chosen_on=RGB, published=published, seed=args.seed, record={**record, **facts}
-                )
+                write_colour(args, files, collector.result(), image_set, detector, report)
             discard_state(state, ranks)
         if ranks.is_first:
             results.append(read_result(files, made_by=MADE_BY))
     return results
+
+
+def colour_origin(
+    args: argparse.Namespace, files: ResultFiles, image_set: ImageSet, detector: Detector
+) -> tuple[dict[str, str], dict[str, object]]:
+    """Digests of what goes into the scores, and their settings, as their provenance has them."""
+    inputs = {"weights": detector.sha256, "images": image_set.digest()}
+    facts: dict[str, object] = {
+        "arch": detector.arch,
+        "compat": args.compat,
+        "crop": args.crop,
+        "gan_name": files.gan_name,
+        "precision": args.precision,
+    }
+    return inputs, facts
+
+
+def write_colour(
+    args: argparse.Namespace,
+    files: ResultFiles,
+    scores: Scores,
+    image_set: ImageSet,
+    detector: Detector,
+    report: PassReport,
+) -> None:
+    """Write scores, summary and provenance.
+
+    Raises:
+        UserError: One class is empty.
+    """
+    inputs, facts = colour_origin(args, files, image_set, detector)
+    record = {
+        "device": detector.device,
+        "inputs": inputs,
+        "images": report.images,
+        "skipped": [[entry.item.name, entry.reason] for entry in report.skipped],
+        **facts,
+    }
+    write_result(files, scores, chosen_on=RGB, published=args.compat == "published", seed=args.seed, record=record)
 
 
 def write_colour_tables(

@@ -140,6 +140,36 @@ def find_loose_images(paths: Sequence[str | Path]) -> ImageSet:
     return ImageSet(root, tuple(items))
 
 
+def find_image_pair(
+    real: str | Path, fake: str | Path, name: str, *, num_real: int | None = None, num_fake: int | None = None
+) -> ImageSet:
+    """The images below a folder of real and a folder of fake ones, wherever they are; the root is the folder of both.
+
+    Args:
+        real, fake: folders; hidden files and folders below are left out.
+        name: stands for the generator.
+        num_real, num_fake: the first so many images; None or 0 for all.
+
+    Raises:
+        UserError: a folder is missing, has no images, or lies inside the other.
+    """
+    folders = [Path(folder).resolve() for folder in (real, fake)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no such folder: {folder}: give --real and --fake one folder of images each")
+    if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
+        raise UserError(f"{folders[0]} and {folders[1]} lie in each other: keep real and fake images apart")
+    root = Path(os.path.commonpath(folders))
+    limits = _limit("num_real", num_real), _limit("num_fake", num_fake)
+    items: list[ImageItem] = []
+    for label, (folder, limit) in enumerate(zip(folders, limits, strict=True)):
+        found = _images_below(folder)
+        if not found:
+            raise UserError(f"no images below {folder}: put some there ({_extension_list()})")
+        items += [ImageItem(path, path.relative_to(root).as_posix(), label, "", name) for path in found[:limit]]
+    return ImageSet(root, tuple(items))
+
+
 def composition(image_set: ImageSet) -> tuple[Counter[tuple[str, str]], str | None]:
     """Count images by (label name, file extension), with a warning if real and fake differ in file format.
 

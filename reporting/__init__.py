@@ -1,0 +1,1 @@
+"""Everything in as few passes as possible, and the report drawn from the files."""

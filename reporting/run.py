@@ -1,0 +1,189 @@
+"""The whole plan: ranking, one pass for each detector and generator, patches, figures, tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from activation_histograms.outputs import MedianTestFiles
+from activation_histograms.run import count_shares, draw_histograms
+from patch_extraction.collages import draw_collages
+from patch_extraction.files import PatchFiles
+from patch_extraction.run import extract_patches, find_patches, patches_origin
+from reporting.ledger import Ledger
+from reporting.one_pass import GeneratorFiles, GeneratorPass
+from reporting.ranking import RankingUsed, find_or_rank
+from reporting.settings import Subject
+from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
+from sensitivity_assessment.colour import ColourDetector, draw_whiskers, write_colour_tables
+from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
+from sensitivity_assessment.dropout import Choice, choose_maps, report_dropout
+from sensitivity_assessment.results import read_result
+from utils.distributed import Ranks
+from utils.explainers import make_explainer
+from utils.feature_maps import FeatureMapNetwork
+from utils.files import is_made_from
+from utils.image_sets import ImageSet
+
+
+class Progress:
+    """Counts the steps of a run and says on standard error where it is.
+
+    Args:
+        total: Number of steps.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.finished = 0
+        self.computed = 0
+
+    def announce(self, what: str) -> None:
+        """Say what is computed next."""
+        self.computed += 1
+        sys.stderr.write(f"[{self.finished + 1}/{self.total}] {what}\n")
+        sys.stderr.flush()
+
+    def finish(self) -> None:
+        """A step is over, computed or found done."""
+        self.finished += 1
+
+
+class SubjectRun:
+    """One detector on its way through the plan.
+
+    Args:
+        subject: The detector.
+        image_sets: By generator.
+        progress: Of the whole run.
+        ledger: What has been drawn.
+    """
+
+    def __init__(
+        self, subject: Subject, image_sets: Mapping[str, ImageSet], progress: Progress, ledger: Ledger
+    ) -> None:
+        self.subject, self.image_sets = subject, image_sets
+        self._progress, self._ledger = progress, ledger
+        self.ranking: RankingUsed
+        self.choice: Choice
+
+    @staticmethod
+    def steps(generators: int) -> int:
+        """Number of steps of a detector: ranking, three for each generator, tables."""
+        return 2 + 3 * generators
+
+    def check(self) -> None:
+        """Read the ranking if it is named, so that a mistake in it shows before anything is computed.
+
+        Raises:
+            UserError: No such ranking, one of another network, or k out of range.
+        """
+        if self.subject.args.relevances is not None:
+            self._choose()
+
+    def run(self) -> None:
+        """Do all that is not done yet.
+
+        Raises:
+            UserError: Something a user can mend.
+            Interrupted: With the state saved.
+        """
+        self.ranking = find_or_rank(self.subject, self.image_sets, self._announce)
+        self.subject.args.relevances = self.ranking.path
+        self._choose()
+        self._progress.finish()
+        for name, image_set in self.image_sets.items():
+            self._pass_over(name, image_set)
+            self._cut_patches(name, image_set)
+            self._draw_generator(name)
+        self._draw_tables()
+
+    def _choose(self) -> None:
+        args = self.subject.args
+        self.choice = choose_maps(args, self.subject.arch, self._network, next(iter(self.image_sets)))
+        args.topk = self.choice.k
+
+    @cached_property
+    def _network(self) -> FeatureMapNetwork:
+        return FeatureMapNetwork(self.subject.detector, self.subject.args.precision)
+
+    def _announce(self, what: str) -> None:
+        self._progress.announce(f"{self.subject.arch}: {what}")
+
+    def _pass_over(self, name: str, image_set: ImageSet) -> None:
+        step = GeneratorPass(self.subject, self.choice, name, image_set)
+        if not step.is_done:
+            self._announce(f"one pass over {len(image_set)} images of {name}")
+            step.run(lambda: self._network)
+        self._progress.finish()
+
+    def _cut_patches(self, name: str, image_set: ImageSet) -> None:
+        detector = self.subject.detector
+        own = {"dataset_dir": image_set.root, "num_instances": self.subject.args.patches}
+        args = argparse.Namespace(**{**vars(self.subject.args), **own})
+        selection, plan = find_patches(args, detector, name)
+        inputs, facts = patches_origin(args, name, selection, detector)
+        files = PatchFiles(args.output_dir, self.subject.arch, name)
+        if not (
+            is_made_from(files.index, inputs, {**facts, "maps": self.choice.k})
+            and all(files.table(fmap).is_file() for fmap in selection.maps)
+        ):
+            self._announce(f"patches of {len(selection.maps)} feature maps from {len(plan.image_set)} fakes of {name}")
+            extract_patches(args, name, selection, plan, detector, make_explainer(args, detector), Ranks())
+        self._progress.finish()
+
+    def _draw_generator(self, name: str) -> None:
+        files = GeneratorFiles.of(self.subject, name)
+        patches = PatchFiles(self.subject.args.output_dir, self.subject.arch, name)
+        step = f"{self.subject.arch}_{self.subject.tag}/{name}"
+
+        def histograms() -> list[Path]:
+            self._announce(f"histograms of {name}")
+            return draw_histograms(files.tests)
+
+        def collages() -> list[Path]:
+            self._announce(f"collages of {name}")
+            of_maps, pages = draw_collages(patches, self.subject.tag)
+            return [*of_maps, *pages]
+
+        self._ledger.draw(f"{step}/histograms", [files.tests.activations, files.tests.tests], {}, histograms)
+        tables = [patches.table(fmap) for fmap in self.choice.ranking.top_k(self.choice.k)]
+        settings = {"tag": self.subject.tag}
+        self._ledger.draw(f"{step}/collages", [patches.index, *tables], settings, collages)
+        self._progress.finish()
+
+    def _draw_tables(self) -> None:
+        args, subject = self.subject.args, self.subject
+        files = {name: GeneratorFiles.of(subject, name) for name in self.image_sets}
+        detector = ColourDetector(f"{subject.arch}, blur_jpg {subject.tag}", subject.detector, subject.tag)
+        sources = [
+            path
+            for of_generator in files.values()
+            for result in (of_generator.dropout, of_generator.colour)
+            for path in (result.scores, result.summary)
+        ]
+        sources += [of_generator.tests.tests for of_generator in files.values()]
+        settings = {
+            "generators": list(files),
+            "compat": args.compat,
+            "k": self.choice.k,
+            "ranking": self.ranking.path.name,
+        }
+
+        def tables() -> list[Path]:
+            self._announce("tables and figures over all generators")
+            dropout = [read_result(entry.dropout, made_by=DROPOUT_SCRIPT) for entry in files.values()]
+            colour = [read_result(entry.colour, made_by=COLOUR_SCRIPT) for entry in files.values()]
+            tests: list[MedianTestFiles] = [entry.tests for entry in files.values()]
+            return [
+                *report_dropout(args.output_dir, subject.arch, subject.tag, self.choice, dropout, args.compat),
+                *write_colour_tables(args, [detector], [colour]),
+                *draw_whiskers(args, [detector], list(files)),
+                *count_shares(tests)[1],
+            ]
+
+        self._ledger.draw(f"{subject.arch}_{subject.tag}/tables", sources, settings, tables)
+        self._progress.finish()
