@@ -78,6 +78,7 @@ def write_summary_files(
 def _detector(run: SubjectRun, names: Sequence[str]) -> dict[str, Any]:
     subject, choice = run.subject, run.choice
     weights = subject.detector.weights
+    depth = {layer: place for place, layer in enumerate(choice.ranking.layers)}
     return {
         "arch": subject.arch,
         "tag": subject.tag,
@@ -89,7 +90,7 @@ def _detector(run: SubjectRun, names: Sequence[str]) -> dict[str, Any]:
         "ranking_origin": run.ranking.origin,
         "notes": choice.notes(),
         "top_maps": [
-            {"key": fmap.key, "omega": omega}
+            {"key": fmap.key, "omega": omega, "depth": depth[fmap.layer]}
             for fmap, omega in zip(choice.ranking.top_k(choice.k), choice.ranking.values.tolist(), strict=False)
         ],
         "results": [_result(run, name) for name in names],

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from reporting.ledger import Ledger
+from reporting.page import write_report
 from reporting.run import Progress, SubjectRun
 from reporting.settings import find_images, load_subjects
 from reporting.summary import write_summary_files
@@ -84,7 +85,7 @@ def main() -> None:
     args = parse_arguments()
     if not args.report_only:
         _analyse(args)
-    # report
+    print(f"report: {write_report(args.output_dir)}")
 
 
 def _analyse(args: argparse.Namespace) -> None:
