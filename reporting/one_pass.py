@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,13 @@ from sensitivity_assessment.scores import colour_scores, dropout_scores
 from utils.distributed import Ranks
 from utils.experiments import conditions, show_images
 from utils.feature_maps import FeatureMapNetwork, SharedForward
-from utils.files import is_made_from, safe_join, sha256_text
+from utils.files import is_made_from, safe_join, sha256_file, sha256_text
 from utils.image_sets import ImageSet
 from utils.passes import Collector, PassReport, PassState, discard_state
 
 FAKE = 1
+RANKING, SENSITIVITY, COLOUR_STEP, PATCHES, MEDIAN_TEST = "ranking", "sensitivity", "colour", "patches", "median_test"
+STEPS = (RANKING, SENSITIVITY, COLOUR_STEP, PATCHES, MEDIAN_TEST)
 HINT = "run the same command again to go on"
 
 
@@ -66,17 +68,30 @@ class GeneratorPass:
 
     Args:
         subject: The detector.
-        choice: Its ranking, and the maps that the variants drop.
+        choice: Its ranking, and the maps that the variants drop; None if the colour ablation is all there is to do.
         gan_name: The generator.
         image_set: Its images.
+        steps: The steps of `STEPS` that are wanted.
     """
 
-    def __init__(self, subject: Subject, choice: Choice, gan_name: str, image_set: ImageSet) -> None:
-        self._subject, self._choice, self._gan_name = subject, choice, gan_name
+    def __init__(
+        self,
+        subject: Subject,
+        choice: Choice | None,
+        gan_name: str,
+        image_set: ImageSet,
+        steps: Collection[str] = STEPS,
+    ) -> None:
+        self._subject, self._gan_name = subject, gan_name
         self._images, self._fakes = image_set, image_set.with_label(FAKE)
         self.files = GeneratorFiles.of(subject, gan_name)
-        self._parts = [self._dropout(), self._colour(), self._maps()]
-        self._todo = [part for part in self._parts if not part.done()]
+        parts = [self._colour()] if COLOUR_STEP in steps else []
+        if choice is not None and SENSITIVITY in steps:
+            parts.append(self._dropout(choice))
+        if choice is not None and (PATCHES in steps or MEDIAN_TEST in steps):
+            parts.append(self._maps(choice))
+        self._todo = [part for part in parts if not part.done()]
+        self._ranking = "" if choice is None else f"{sha256_file(choice.path)} {choice.k}"
 
     @property
     def is_done(self) -> bool:
@@ -96,8 +111,14 @@ class GeneratorPass:
         args, detector = self._subject.args, self._subject.detector
         forward = SharedForward(network())
         collectors = [part.collector(network(), forward) for part in self._todo]
-        inputs, facts = dropout_origin(args, self.files.dropout, self._images, detector, self._choice)
-        wanted = {**conditions(args, inputs, facts), "analyses": " ".join(part.name for part in self._todo)}
+        inputs = {"weights": detector.sha256, "images": self._images.digest(), "ranking": self._ranking}
+        facts = {
+            "analyses": " ".join(part.name for part in self._todo),
+            "compat": args.compat,
+            "draws": args.draws,
+            "precision": args.precision,
+        }
+        wanted = conditions(args, inputs, facts)
         # Named after its conditions: a run under others starts anew instead of being refused.
         folder = safe_join(args.output_dir, "reproduce", "states", f"{detector.arch}_{args.blur_jpg}", self._gan_name)
         name = sha256_text(f"{key}={value}" for key, value in sorted(wanted.items()))[:16]
@@ -116,8 +137,8 @@ class GeneratorPass:
         discard_state(state)
         self._todo = []
 
-    def _dropout(self) -> _Part:
-        args, detector, files, choice = self._subject.args, self._subject.detector, self.files.dropout, self._choice
+    def _dropout(self, choice: Choice) -> _Part:
+        args, detector, files = self._subject.args, self._subject.detector, self.files.dropout
         published = args.compat == "published"
 
         def done() -> bool:
@@ -149,9 +170,9 @@ class GeneratorPass:
             "colour", done, lambda _, forward: colour_scores(forward, self._images, published=published), write
         )
 
-    def _maps(self) -> _Part:
+    def _maps(self, choice: Choice) -> _Part:
         """Median test and activation rankings: both are about the largest activations of the top maps on fakes."""
-        args, detector, choice = self._subject.args, self._subject.detector, self._choice
+        args, detector = self._subject.args, self._subject.detector
         tests, rankings = self.files.tests, self.files.rankings
         maps = choice.ranking.top_k(choice.k)
         inputs, test_facts = median_test_origin(args, tests, self._fakes, detector, choice.path, len(maps))

@@ -242,7 +242,8 @@ def _colour(contents: DetectorContents) -> str:
     worst = min(contents.colour, key=lambda result: _drop(result, GRAYSCALE, RGB))
     caption = (
         "The lower the grey box lies below the blue one beside it, the more the detector needs colour to call a fake "
-        f"fake: on {worst.gan_name} AP goes from {_ap(worst, RGB)} % in colour to {_ap(worst, GRAYSCALE)} % in greyscale."
+        f"fake: on {worst.gan_name} AP goes from {_ap(worst, RGB)} % in colour to {_ap(worst, GRAYSCALE)} % in "
+        "greyscale."
     )
     shown = figure(
         contents.whiskers_figure, contents.root, caption, "Box-whisker plots of p(fake) in colour and greyscale"
@@ -316,7 +317,7 @@ def _collages(contents: DetectorContents) -> str:
             )
             for count, page in enumerate(pages, start=1)
         )
-        opened = " open" if number == 0 and len(pages) == 1 else ""
+        opened = "" if number else " open"
         parts.append(f"<details{opened}><summary>{escape(f'Patches on {name}')}</summary>{pictures}</details>")
     return "".join(parts)
 

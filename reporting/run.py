@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from activation_histograms.outputs import MedianTestFiles
 from activation_histograms.run import count_shares, draw_histograms
 from patch_extraction.collages import draw_collages
 from patch_extraction.files import PatchFiles
 from patch_extraction.run import extract_patches, find_patches, patches_origin
 from reporting.ledger import Ledger
-from reporting.one_pass import GeneratorFiles, GeneratorPass
+from reporting.one_pass import COLOUR_STEP, MEDIAN_TEST, PATCHES, SENSITIVITY, STEPS, GeneratorFiles, GeneratorPass
 from reporting.ranking import RankingUsed, find_or_rank
 from reporting.settings import Subject
 from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
@@ -60,18 +59,24 @@ class SubjectRun:
         image_sets: By generator.
         progress: Of the whole run.
         ledger: What has been drawn.
+        steps: The steps of `STEPS` that are wanted; those that they need are done, too.
     """
 
     def __init__(
-        self, subject: Subject, image_sets: Mapping[str, ImageSet], progress: Progress, ledger: Ledger
+        self,
+        subject: Subject,
+        image_sets: Mapping[str, ImageSet],
+        progress: Progress,
+        ledger: Ledger,
+        steps: Collection[str] = STEPS,
     ) -> None:
-        self.subject, self.image_sets = subject, image_sets
+        self.subject, self.image_sets, self._steps = subject, image_sets, steps
         self._progress, self._ledger = progress, ledger
-        self.ranking: RankingUsed
-        self.choice: Choice
+        self.ranking: RankingUsed | None = None
+        self._choice: Choice | None = None
 
     @staticmethod
-    def steps(generators: int) -> int:
+    def count(generators: int) -> int:
         """Number of steps of a detector: ranking, three for each generator, tables."""
         return 2 + 3 * generators
 
@@ -91,20 +96,35 @@ class SubjectRun:
             UserError: Something a user can mend.
             Interrupted: With the state saved.
         """
-        self.ranking = find_or_rank(self.subject, self.image_sets, self._announce)
-        self.subject.args.relevances = self.ranking.path
-        self._choose()
+        if set(self._steps) != {COLOUR_STEP}:
+            self.ranking = find_or_rank(self.subject, self.image_sets, self._announce)
+            self.subject.args.relevances = self.ranking.path
+            self._choose()
         self._progress.finish()
         for name, image_set in self.image_sets.items():
-            self._pass_over(name, image_set)
-            self._cut_patches(name, image_set)
+            step = GeneratorPass(self.subject, self._choice, name, image_set, self._steps)
+            if not step.is_done:
+                self._announce(f"one pass over {len(image_set)} images of {name}")
+                step.run(lambda: self._network)
+            self._progress.finish()
+            if PATCHES in self._steps:
+                self._cut_patches(name, image_set)
+            self._progress.finish()
             self._draw_generator(name)
+            self._progress.finish()
         self._draw_tables()
+        self._progress.finish()
+
+    @property
+    def choice(self) -> Choice:
+        """The ranking, and the maps that are dropped."""
+        assert self._choice is not None
+        return self._choice
 
     def _choose(self) -> None:
         args = self.subject.args
-        self.choice = choose_maps(args, self.subject.arch, self._network, next(iter(self.image_sets)))
-        args.topk = self.choice.k
+        self._choice = choose_maps(args, self.subject.arch, self._network, next(iter(self.image_sets)))
+        args.topk = self._choice.k
 
     @cached_property
     def _network(self) -> FeatureMapNetwork:
@@ -112,13 +132,6 @@ class SubjectRun:
 
     def _announce(self, what: str) -> None:
         self._progress.announce(f"{self.subject.arch}: {what}")
-
-    def _pass_over(self, name: str, image_set: ImageSet) -> None:
-        step = GeneratorPass(self.subject, self.choice, name, image_set)
-        if not step.is_done:
-            self._announce(f"one pass over {len(image_set)} images of {name}")
-            step.run(lambda: self._network)
-        self._progress.finish()
 
     def _cut_patches(self, name: str, image_set: ImageSet) -> None:
         detector = self.subject.detector
@@ -133,7 +146,6 @@ class SubjectRun:
         ):
             self._announce(f"patches of {len(selection.maps)} feature maps from {len(plan.image_set)} fakes of {name}")
             extract_patches(args, name, selection, plan, detector, make_explainer(args, detector), Ranks())
-        self._progress.finish()
 
     def _draw_generator(self, name: str) -> None:
         files = GeneratorFiles.of(self.subject, name)
@@ -149,41 +161,46 @@ class SubjectRun:
             of_maps, pages = draw_collages(patches, self.subject.tag)
             return [*of_maps, *pages]
 
-        self._ledger.draw(f"{step}/histograms", [files.tests.activations, files.tests.tests], {}, histograms)
-        tables = [patches.table(fmap) for fmap in self.choice.ranking.top_k(self.choice.k)]
-        settings = {"tag": self.subject.tag}
-        self._ledger.draw(f"{step}/collages", [patches.index, *tables], settings, collages)
-        self._progress.finish()
+        if MEDIAN_TEST in self._steps:
+            self._ledger.draw(f"{step}/histograms", [files.tests.activations, files.tests.tests], {}, histograms)
+        if PATCHES in self._steps:
+            tables = [patches.table(fmap) for fmap in self.choice.ranking.top_k(self.choice.k)]
+            settings = {"tag": self.subject.tag}
+            self._ledger.draw(f"{step}/collages", [patches.index, *tables], settings, collages)
 
     def _draw_tables(self) -> None:
         args, subject = self.subject.args, self.subject
-        files = {name: GeneratorFiles.of(subject, name) for name in self.image_sets}
-        detector = ColourDetector(f"{subject.arch}, blur_jpg {subject.tag}", subject.detector, subject.tag)
-        sources = [
-            path
-            for of_generator in files.values()
-            for result in (of_generator.dropout, of_generator.colour)
-            for path in (result.scores, result.summary)
-        ]
-        sources += [of_generator.tests.tests for of_generator in files.values()]
-        settings = {
-            "generators": list(files),
-            "compat": args.compat,
-            "k": self.choice.k,
-            "ranking": self.ranking.path.name,
-        }
+        arch, tag, names = subject.arch, subject.tag, list(self.image_sets)
+        files = [GeneratorFiles.of(subject, name) for name in names]
 
-        def tables() -> list[Path]:
-            self._announce("tables and figures over all generators")
-            dropout = [read_result(entry.dropout, made_by=DROPOUT_SCRIPT) for entry in files.values()]
-            colour = [read_result(entry.colour, made_by=COLOUR_SCRIPT) for entry in files.values()]
-            tests: list[MedianTestFiles] = [entry.tests for entry in files.values()]
-            return [
-                *report_dropout(args.output_dir, subject.arch, subject.tag, self.choice, dropout, args.compat),
-                *write_colour_tables(args, [detector], [colour]),
-                *draw_whiskers(args, [detector], list(files)),
-                *count_shares(tests)[1],
-            ]
+        def sensitivity() -> list[Path]:
+            results = [read_result(entry.dropout, made_by=DROPOUT_SCRIPT) for entry in files]
+            return report_dropout(args.output_dir, arch, tag, self.choice, results, args.compat)
 
-        self._ledger.draw(f"{subject.arch}_{subject.tag}/tables", sources, settings, tables)
-        self._progress.finish()
+        def colour() -> list[Path]:
+            detector = ColourDetector(f"{arch}, blur_jpg {tag}", subject.detector, tag)
+            results = [read_result(entry.colour, made_by=COLOUR_SCRIPT) for entry in files]
+            return [*write_colour_tables(args, [detector], [results]), *draw_whiskers(args, [detector], names)]
+
+        def shares() -> list[Path]:
+            return count_shares([entry.tests for entry in files])[1]
+
+        settings: dict[str, object] = {"generators": names, "compat": args.compat}
+        if SENSITIVITY in self._steps:
+            sources = [path for entry in files for path in (entry.dropout.scores, entry.dropout.summary)]
+            own = {**settings, "k": self.choice.k, "ranking": self.choice.path.name}
+            self._draw_table(SENSITIVITY, sources, own, sensitivity)
+        if COLOUR_STEP in self._steps:
+            sources = [path for entry in files for path in (entry.colour.scores, entry.colour.summary)]
+            self._draw_table(COLOUR_STEP, sources, settings, colour)
+        if MEDIAN_TEST in self._steps:
+            self._draw_table(MEDIAN_TEST, [entry.tests.tests for entry in files], settings, shares)
+
+    def _draw_table(
+        self, step: str, sources: list[Path], settings: Mapping[str, object], make: Callable[[], list[Path]]
+    ) -> None:
+        def draw() -> list[Path]:
+            self._announce(f"tables and figures over all generators: {step}")
+            return make()
+
+        self._ledger.draw(f"{self.subject.arch}_{self.subject.tag}/{step}", sources, settings, draw)

@@ -87,7 +87,7 @@ def _detector(run: SubjectRun, names: Sequence[str]) -> dict[str, Any]:
         "k": choice.k,
         "maps": len(choice.ranking),
         "ranking": choice.path.name,
-        "ranking_origin": run.ranking.origin,
+        "ranking_origin": run.ranking.origin if run.ranking is not None else "",
         "notes": choice.notes(),
         "top_maps": [
             {"key": fmap.key, "omega": omega, "depth": depth[fmap.layer]}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from reporting.ledger import Ledger
+from reporting.one_pass import STEPS
 from reporting.page import write_report
 from reporting.run import Progress, SubjectRun
 from reporting.settings import find_images, load_subjects
@@ -71,6 +72,9 @@ def parse_arguments() -> argparse.Namespace:
     group.add_argument("--rule", type=parse_rule, default="beta0", metavar="NAME", help="propagation rule")
     group.add_argument("--draws", type=parse_positive, default=5, metavar="N", help="random choices of each kind")
     group.add_argument("--patches", type=parse_positive, default=5, metavar="N", help="patches of each feature map")
+    group.add_argument(
+        "--only", nargs="+", choices=STEPS, help="these analyses, and what they need, without the report; absent: all"
+    )
     add_run_arguments(parser, resume=False, wandb=False)
     add_bool(
         parser,
@@ -83,9 +87,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    if args.report_only and args.only:
+        raise UserError("--only and --report_only exclude each other: leave one out")
     if not args.report_only:
         _analyse(args)
-    print(f"report: {write_report(args.output_dir)}")
+    if not args.only:
+        print(f"report: {write_report(args.output_dir)}")
 
 
 def _analyse(args: argparse.Namespace) -> None:
@@ -94,9 +101,10 @@ def _analyse(args: argparse.Namespace) -> None:
     # Everything is looked for before anything is computed.
     image_sets = find_images(args)
     subjects = load_subjects(args, parse_positive)
-    progress = Progress(len(subjects) * SubjectRun.steps(len(image_sets)))
+    progress = Progress(len(subjects) * SubjectRun.count(len(image_sets)))
+    steps = args.only or STEPS
     ledger = Ledger(args.output_dir)
-    runs = [SubjectRun(subject, image_sets, progress, ledger) for subject in subjects]
+    runs = [SubjectRun(subject, image_sets, progress, ledger, steps) for subject in subjects]
     for run in runs:
         run.check()
     print(
@@ -105,11 +113,13 @@ def _analyse(args: argparse.Namespace) -> None:
     )
     for run in runs:
         run.run()
-        print(f"{run.subject.arch}: ranking {run.ranking.path} ({run.ranking.origin})")
-    settings = {"compat": args.compat, "draws": args.draws, "patches": args.patches, "seed": args.seed}
-    paths = write_summary_files(args.output_dir, runs, image_sets, settings)
+        if run.ranking is not None:
+            print(f"{run.subject.arch}: ranking {run.ranking.path} ({run.ranking.origin})")
     print("all steps were done before" if not progress.computed else f"computed: {progress.computed} steps")
-    for path in paths:
+    if args.only:
+        return
+    settings = {"compat": args.compat, "draws": args.draws, "patches": args.patches, "seed": args.seed}
+    for path in write_summary_files(args.output_dir, runs, image_sets, settings):
         print(path, file=sys.stderr)
 
 
