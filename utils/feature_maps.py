@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp.canonise import build_program
-from lrp.operations import Activation, BatchNorm, Convolution
+from lrp.operations import Activation, BatchNorm, Convolution, Sum
 from lrp.program import Program
 from utils.detectors import Detector
 from utils.errors import UserError
@@ -26,6 +26,8 @@ Maps = Mapping[str, Sequence[int]]
 Precision = Literal["fp32", "bf16"]
 Kind = Literal["rgb", "grayscale"]
 
+# Tensors beyond 32 MiB are asked from the system and given back each time, which costs as much as filling them.
+_PIXELS_AT_ONCE = 8 * 224 * 224
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -86,6 +88,16 @@ class FeatureMapNetwork:
     @staticmethod
     def _prepared(program: Program) -> Program:
         program.allow_in_place(())
+        readers = program.consumers()
+        for step in program.steps:
+            if isinstance(step.operation, Sum) and len(step.inputs) == 2:
+                # Only a convolution's output is sure to be a tensor of its own.
+                own = [
+                    value for value in step.inputs if len(readers[value]) == 1 and _made_by_convolution(program, value)
+                ]
+                if own:
+                    step.operation = _AddTo(step.operation.name)
+                    step.inputs = (own[0], *(value for value in step.inputs if value != own[0]))
         return program
 
     @property
@@ -169,9 +181,31 @@ class FeatureMapNetwork:
         checked = {name: self.check(maps) for name, maps in variants.items()}
         if not checked:
             return {}
-        run = _BranchingRun(self._fast, self._dropped_values, checked)
-        run.finish(list(checked), 0, {0: self._fast.prepare(inputs)})
-        return {name: run.results[name].float() for name in variants}
+        parts: dict[str, list[Tensor]] = {name: [] for name in variants}
+        for some in self._portions(inputs):
+            run = _BranchingRun(self._fast, self._dropped_values, checked)
+            run.finish(list(checked), 0, {0: self._fast.prepare(some)})
+            for name, logits in run.results.items():
+                parts[name].append(logits.float())
+        return {name: torch.cat(logits) for name, logits in parts.items()}
+
+    def _portions(self, inputs: Tensor) -> Sequence[Tensor]:
+        """The batch in portions that a CPU works on fastest."""
+        if self._fast.device.type != "cpu":
+            return [inputs]
+        return inputs.split(max(1, _PIXELS_AT_ONCE // (inputs.shape[-2] * inputs.shape[-1])))
+
+
+def _made_by_convolution(program: Program, value: int) -> bool:
+    return value > 0 and isinstance(program.steps[value - 1].operation, Convolution)
+
+
+class _AddTo(Sum):
+    """A sum written over its first input, which nobody else reads."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        total, other = inputs
+        return total.add_(other)
 
 
 def _maxima(output: Tensor, indices: Sequence[int]) -> Tensor:
@@ -212,7 +246,8 @@ class _BranchingRun:
         self._overwritten = {
             step.inputs[0]
             for step in program.steps
-            if isinstance(step.operation, Activation) and step.operation.in_place
+            if isinstance(step.operation, _AddTo)
+            or (isinstance(step.operation, Activation) and step.operation.in_place)
         }
         self.results: dict[str, Tensor] = {}
 
