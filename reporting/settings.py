@@ -51,8 +51,9 @@ def by_architecture(
     {'resnet50': 5, 'efb0': 6}
     """
     values = list(given or ())
-    named = [(_canonical(name), sign, value) for name, sign, value in (text.partition("=") for text in values)]
-    if values and not any(arch in archs for arch, sign, _ in named if sign):
+    parts = [text.partition("=") for text in values]
+    named = [(_canonical(name) if sign else None, name + sign + value, value) for name, sign, value in parts]
+    if values and not any(arch for arch, _, _ in named):
         if len(values) != len(archs):
             raise UserError(
                 f"{flag}: {len(values)} values for {len(archs)} architectures ({', '.join(archs)}): "
@@ -60,20 +61,20 @@ def by_architecture(
             )
         return {arch: _parsed(flag, value, kind) for arch, value in zip(archs, values, strict=True)}
     found: dict[str, T] = {}
-    for arch, sign, value in named:
-        if not sign or arch not in archs:
-            raise UserError(f"{flag} {arch[:80]}: name an architecture of --arch, {flag} {archs[0]}=VALUE")
+    for arch, text, value in named:
+        if arch is None or arch not in archs:
+            raise UserError(f"{flag} {text[:80]}: name an architecture of --arch, {flag} {archs[0]}=VALUE")
         if arch in found:
             raise UserError(f"{flag} {arch}=...: given twice: give one value for each architecture")
         found[arch] = _parsed(flag, value, kind)
     return found
 
 
-def _canonical(name: str) -> str:
+def _canonical(name: str) -> str | None:
     try:
         return canonical_architecture(name)
     except UserError:
-        return name
+        return None
 
 
 def _parsed(flag: str, text: str, kind: Callable[[str], T]) -> T:

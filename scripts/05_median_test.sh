@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Figure 6: activations of the top feature maps in colour and greyscale, with Mood's median test.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+begin "Figure 6: activations of the top feature maps in colour and greyscale, with Mood's median test." "$@"
+reproduce median_test

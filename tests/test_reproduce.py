@@ -1,0 +1,371 @@
+"""reproduce.py on a toy set: one pass equals the single scripts, it resumes, and it answers to what goes wrong."""
+
+import csv
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from ranking_runs import SOURCES, Scripts, contents
+
+import utils.files
+import utils.passes
+from activation_histograms.collector import ActivationPairCollector
+from reporting.html import embedded_json, escape, percent, url
+from reporting.settings import by_architecture
+from utils.errors import UserError
+from utils.files import sha256_file
+from utils.image_sets import find_image_pair
+
+K = 3
+HOSTILE = "<img src=x onerror=alert(1)>&\"'$%#.png"
+
+
+@pytest.fixture(autouse=True)
+def no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work in the same tree may change what git says between two runs."""
+    monkeypatch.setattr(utils.files, "_commit", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def data(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generator `gan`, and `other`, the same without some images and with a hostile file name."""
+    folder = tmp_path_factory.mktemp("data")
+    shutil.copytree(small_images / "gan", folder / "gan")
+    shutil.copytree(small_images / "gan", folder / "other")
+    (folder / "other/0_real/e.png").unlink()
+    (folder / "other/1_fake/b.png").rename(folder / "other/1_fake" / HOSTILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(small_weights: Path) -> list[object]:
+    """Arguments of a small run."""
+    return [
+        *("--arch", "resnet18", "--weights", small_weights, "--topk", K, "--draws", 2, "--patches", 2),
+        *("--crop", "none", "--bsize", 4, "--device", "cpu", "--output_dir", "out"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def arguments(detector: list[object], data: Path) -> list[object]:
+    """A small run on both generators."""
+    return [*detector, "--dataset_dir", data, "--gan_name", "gan", "other"]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a whole run; not to be written to."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils.files, "_commit", lambda: None)
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(SOURCES / "reproduce.py"), *map(str, arguments)])
+        load_script("reproduce")()
+    return folder / "out"
+
+
+def load_script(name: str) -> Callable[[], None]:
+    spec = importlib.util.spec_from_file_location(name, SOURCES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Callable[[], None] = module.main
+    return main
+
+
+@pytest.fixture
+def again(finished: Path, scripts: Scripts) -> Path:
+    """A copy of a whole run in the folder that scripts run in."""
+    shutil.copytree(finished, "out")
+    return Path("out")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def no_pass(*args: object, **kwargs: object) -> None:
+    raise AssertionError("images were read")
+
+
+@pytest.mark.parametrize("name", ["gan", "other"])
+def test_one_pass_gives_what_the_single_scripts_give(
+    finished: Path, scripts: Scripts, small_weights: Path, data: Path, name: str
+) -> None:
+    ranking = finished / "fmap_relevances/resnet18/gan_0.5/gan-fake.csv"
+    shared = ["--arch", "resnet18", "--weights", small_weights, "--dataset_dir", data, "--gan_name", name]
+    shared += ["--device", "cpu", "--bsize", 4, "--output_dir", "single"]
+    chosen = ["--topk", K, "--relevances", ranking]
+    for script, more in {
+        "transfer_sensitivity_analysis": [*chosen, "--draws", 2],
+        "grayscale_sensitivity_analysis": [],
+        "get_max_activation_rankings": chosen,
+        "extract_max_activation_patches": [*chosen, "--num_instances", 2],
+        "median_test_activation_histograms": [*chosen, "--histograms", "none"],
+    }.items():
+        run = scripts(script, *shared, *more)
+        assert run.code == 0, run.err
+    for table in ("transfer", "grayscale-transfer"):
+        place = Path(table) / "resnet18" / f"{name}_0.5" / "scores.csv"
+        ours, theirs = rows(finished / place), rows("single" / place)
+        assert [row["path"] for row in ours] == [row["path"] for row in theirs]
+        assert ours[0].keys() == theirs[0].keys()
+        values = [[[float(row[column]) for column in list(row)[1:]] for row in table] for table in (ours, theirs)]
+        np.testing.assert_allclose(values[0], values[1], atol=1e-6)
+    place = Path("median_test/resnet18_0.5") / f"{name}.csv"
+    for mine, other in zip(rows(finished / place), rows("single" / place), strict=True):
+        assert mine["feature_map_name"] == other["feature_map_name"]
+        for column in ("p_value", "p_value_bh", "median_rgb", "median_grayscale", "images"):
+            assert float(mine[column]) == pytest.approx(float(other[column]), abs=1e-5)
+        place_of_map = Path(f"activation_rankings/resnet18/{name}_0.5/{mine['feature_map_name']}.csv")
+        names = [[row["name"] for row in rows(root / place_of_map)] for root in (finished, Path("single"))]
+        assert names[0] == names[1]
+        folder = Path("patches/resnet18") / name / "fake" / mine["feature_map_name"].split("(")[0]
+        boxes = [
+            [[row[c] for c in ("rank", "path", "row_min", "row_max", "col_min", "col_max")] for row in rows(root)]
+            for root in (finished / folder / "patches.csv", "single" / folder / "patches.csv")
+        ]
+        assert boxes[0] == boxes[1]
+        assert len(boxes[0]) == 2
+
+
+def test_a_second_run_computes_nothing(
+    again: Path, scripts: Scripts, arguments: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(again)
+    monkeypatch.setattr("utils.experiments.run_pass", no_pass)
+    monkeypatch.setattr("utils.figures.save_figure", no_pass)
+    run = scripts("reproduce", *arguments)
+    assert run.code == 0, run.err
+    assert "all steps were done before" in run.out
+    assert contents(again) == before
+
+
+def test_interrupted_and_run_again_is_like_never_interrupted(
+    finished: Path, scripts: Scripts, arguments: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished / "fmap_relevances", "out/fmap_relevances")
+    update = ActivationPairCollector.update
+    seen: list[int] = []
+
+    def counting(self: ActivationPairCollector, batch: utils.passes.PassBatch) -> None:
+        if len(seen) == 2:
+            seen.append(0)
+            raise KeyboardInterrupt
+        seen.append(len(batch.items))
+        update(self, batch)
+
+    monkeypatch.setattr(utils.passes, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(ActivationPairCollector, "update", counting)
+    assert scripts("reproduce", *arguments).code == 130
+    assert not Path("out/transfer").exists()
+    run = scripts("reproduce", *arguments)
+    assert run.code == 0, run.err
+    assert sum(seen) == 11 + 10  # each image of both generators once
+    assert contents(Path("out")) == contents(finished)
+
+
+def test_only_what_depends_on_a_setting_is_computed_again(
+    again: Path, scripts: Scripts, arguments: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(again)
+    monkeypatch.setattr(ActivationPairCollector, "update", no_pass)
+    run = scripts("reproduce", *arguments, "--draws", 1, "--only", "sensitivity")
+    assert run.code == 0, run.err
+    changed = {name for name, content in contents(again).items() if before.get(name) != content}
+    assert {name.split("/")[0] for name in changed} == {"transfer", "reproduce"}
+    assert "random-k-2" not in (again / "transfer/resnet18/gan_0.5/scores.csv").read_text().splitlines()[0]
+
+
+def test_what_is_missing_is_made_again(again: Path, scripts: Scripts, arguments: list[object]) -> None:
+    before = contents(again)
+    (again / "patches/resnet18/gan/fake/maps.csv").unlink()
+    (again / "whisker_plots/resnet18/0.5/gan.png").unlink()
+    (again / "median_test/resnet18_0.5/other.csv").unlink()
+    run = scripts("reproduce", *arguments)
+    assert run.code == 0, run.err
+    assert "one pass over 10 images of other" in run.err
+    assert "images of gan" not in run.err
+    assert contents(again).keys() == before.keys()
+
+
+def test_another_checkpoint_gets_a_ranking_of_its_own(
+    again: Path, scripts: Scripts, arguments: list[object], small_weights: Path
+) -> None:
+    state = torch.load(small_weights, weights_only=True)["model"]
+    torch.save({"model": {name: tensor + 0.0 for name, tensor in state.items()}, "epoch": 1}, "copy.pth")
+    assert sha256_file("copy.pth") != sha256_file(small_weights)
+    run = scripts("reproduce", *arguments, "--weights", "copy.pth", "--only", "ranking")
+    assert run.code == 0, run.err
+    assert "ranking all feature maps" in run.err
+
+
+def test_summary(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert [entry["name"] for entry in summary["generators"]] == ["gan", "other"]
+    (detector,) = summary["detectors"]
+    assert detector["k"] == len(detector["top_maps"]) == K
+    table = rows(finished / "summary.csv")
+    for result, row in zip(detector["results"], table, strict=True):
+        assert float(row["ap_baseline"]) == result["ap"]["baseline"]
+        summaries = rows(finished / f"transfer/resnet18/{row['generator']}_0.5/summary.csv")
+        assert {line["variant"]: line["ap"] for line in summaries}["top-k"] == row["ap_top-k"]
+        assert row["published_ap_baseline"] == ""
+    assert "| resnet18 | 3 | gan | 11 |" in (finished / "summary.md").read_text()
+
+
+class Links(HTMLParser):
+    """Addresses in a page, and the tags that it has."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_report_names_only_files_that_are_there(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    links = Links(page)
+    data = json.loads(page.split('id="maps-0">')[1].split("</script>")[0])
+    generators = [entry for fmap in data["maps"] for entry in fmap["generators"]]
+    addresses = [entry[key] for entry in generators for key in ("histogram", "collage")]
+    addresses += [patch[key] for entry in generators for patch in entry["patches"] for key in ("patch", "image")]
+    assert len(addresses) == K * 2 * (2 + 2 * 2)
+    for address in [*links.found, *addresses]:
+        assert not address.startswith(("http", "//", "/"))
+        if not address.startswith(("#", "data:,")):
+            assert (finished / unquote(address)).is_file()
+    figures = [tag for tag, _ in links.tags if tag == "figure"]
+    assert len(figures) == len([tag for tag, _ in links.tags if tag == "figcaption"]) >= 6
+    assert not any(name.startswith("on") for _, attributes in links.tags for name in attributes)
+    assert all(attributes.get("alt") for tag, attributes in links.tags if tag == "img")
+    assert HOSTILE not in page
+    assert "<img src=x" not in page
+    assert any(HOSTILE in patch["name"] for entry in generators for patch in entry["patches"])
+
+
+def test_report_is_drawn_from_files(again: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(again)
+    (again / "report.html").unlink()
+    monkeypatch.setattr("utils.experiments.run_pass", no_pass)
+    run = scripts("reproduce", "--report_only", "--output_dir", "out")
+    assert run.code == 0, run.err
+    assert contents(again) == before
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("summary.json", "make it with src/reproduce.py"),
+        ("transfer/resnet18/gan_0.5/summary.csv", "src/transfer_sensitivity_analysis.py"),
+        ("patches/resnet18/other/fake/maps.csv", "extract_max_activation_patches.py"),
+        ("median_test/resnet18_0.5/gan.csv", "src/reproduce.py"),
+        ("transfer/resnet18/transfer_0.5.png", "without --report_only"),
+    ],
+)
+def test_a_missing_earlier_step_is_named(again: Path, scripts: Scripts, missing: str, says: str) -> None:
+    (again / missing).unlink()
+    run = scripts("reproduce", "--report_only", "--output_dir", "out")
+    assert run.code == 2
+    assert says in run.err
+    assert run.err.count("\n") == 1
+
+
+def test_two_folders(
+    scripts: Scripts, detector: list[object], finished: Path, small_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_images / "gan/0_real", "photos")
+    shutil.copytree(small_images / "gan/1_fake", "made/by me")
+    run = scripts("reproduce", *detector, "--real", "photos", "--fake", "made", "--name", "mine")
+    assert run.code == 0, run.err
+    ours = rows(Path("out/transfer/resnet18/mine_0.5/scores.csv"))
+    theirs = rows(finished / "transfer/resnet18/gan_0.5/scores.csv")
+    assert [row["path"] for row in ours][-1] == "made/by me/f.png"
+    assert [row["baseline"] for row in ours] == [row["baseline"] for row in theirs]
+    assert Path("out/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--real", "photos"], "--real and --fake go together"),
+        (["--real", "photos", "--fake", "absent"], "no such folder"),
+        (["--real", "photos", "--fake", "photos/below"], "lie in each other"),
+        (["--real", "photos", "--fake", "empty"], "no images below"),
+        (["--real", "photos", "--fake", "fakes", "--gan_name", "gan"], "leave out --dataset_dir and --gan_name"),
+        (["--real", "photos", "--fake", "fakes", "--rank_on", "progan_val"], "leave the flag out"),
+        ([], "give --real DIR --fake DIR, or --dataset_dir"),
+        (["--dataset_dir", "photos"], "none of the paper's generators"),
+        (["--real", "photos", "--fake", "fakes", "--topk", "2", "3"], "2 values for 1 architectures"),
+        (["--real", "photos", "--fake", "fakes", "--topk", "0"], "at least 1"),
+        (["--real", "photos", "--fake", "fakes", "--topk", "99999", "--relevances", "r.csv"], "k = 99999"),
+        (["--real", "photos", "--fake", "fakes", "--relevances", "absent.csv"], "no ranking at absent.csv"),
+        (["--real", "photos", "--fake", "fakes", "--weights", "efb0=x.pth"], "name an architecture of --arch"),
+        (["--report_only", "--only", "colour"], "exclude each other"),
+    ],
+)
+def test_bad_input_is_one_line(
+    scripts: Scripts,
+    small_images: Path,
+    small_weights: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: list[str],
+    says: str,
+) -> None:
+    shutil.copytree(small_images / "gan/0_real", "photos")
+    shutil.copytree(small_images / "gan/1_fake", "fakes")
+    Path("photos/below").mkdir()
+    Path("empty").mkdir()
+    shutil.copy(finished / "fmap_relevances/resnet18/gan_0.5/gan-fake.csv", "r.csv")
+    monkeypatch.setattr("utils.experiments.run_pass", no_pass)
+    given = ["--arch", "resnet18", "--device", "cpu"]
+    run = scripts("reproduce", *given, *([] if "--weights" in change else ["--weights", small_weights]), *change)
+    assert run.code == 2
+    assert says in run.err
+    assert run.err.count("\n") == 1
+    assert not Path("output").exists()
+
+
+def test_values_by_architecture() -> None:
+    archs = ["resnet50", "efb0"]
+    assert by_architecture("--topk", None, archs, int) == {}
+    assert by_architecture("--topk", ["EfficientNet-B0=5"], archs, int) == {"efb0": 5}
+    assert by_architecture("--weights", ["a=b.pth", "c.pth"], archs, str) == {"resnet50": "a=b.pth", "efb0": "c.pth"}
+    with pytest.raises(UserError, match="twice"):
+        by_architecture("--topk", ["efb0=5", "efb0=6"], archs, int)
+
+
+def test_image_pair(tmp_path: Path, small_images: Path) -> None:
+    shutil.copytree(small_images / "gan/1_fake", tmp_path / "a/deep/fakes")
+    (tmp_path / "link").symlink_to(tmp_path / "a/deep/fakes")
+    shutil.copytree(small_images / "gan/0_real", tmp_path / "b")
+    pair = find_image_pair(tmp_path / "b", tmp_path / "link", "mine", num_real=2)
+    assert [(item.name, item.label) for item in pair.items][:3] == [
+        ("b/a.png", 0),
+        ("b/b.png", 0),
+        ("a/deep/fakes/a.png", 1),
+    ]
+    assert pair.root == tmp_path.resolve()
+
+
+def test_pieces_of_a_page_are_escaped(tmp_path: Path) -> None:
+    assert escape("<a href='x'>\udcff") == "&lt;a href=&#x27;x&#x27;&gt;?"
+    assert url(tmp_path / "a#b" / "c d%\udcff.png", tmp_path) == "a%23b/c%20d%25%FF.png"
+    assert "</script><" not in embedded_json("x", "</script><script>")[:-9].removeprefix("<script")
+    assert percent(0.1234) == "12.3"
