@@ -1,13 +1,19 @@
-"""reproduce.py on a toy set: one pass equals the single scripts, it resumes, and it answers to what goes wrong."""
+"""reproduce.py on a toy set: one pass equals the single scripts, it resumes, it answers to what goes
+wrong, and its report works in a browser."""
 
+import contextlib
 import csv
 import importlib.util
+import io
 import json
+import re
+import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -25,6 +31,11 @@ from utils.files import sha256_file
 from utils.image_sets import find_image_pair
 
 K = 3
+OTHER = "a<b>&'\""
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
 HOSTILE = "<img src=x onerror=alert(1)>&\"'$%#.png"
 
 
@@ -36,12 +47,12 @@ def no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The generator `gan`, and `other`, the same without some images and with a hostile file name."""
+    """The generator `gan`, and one with a hostile name: the same without some images and with a hostile file name."""
     folder = tmp_path_factory.mktemp("data")
     shutil.copytree(small_images / "gan", folder / "gan")
-    shutil.copytree(small_images / "gan", folder / "other")
-    (folder / "other/0_real/e.png").unlink()
-    (folder / "other/1_fake/b.png").rename(folder / "other/1_fake" / HOSTILE)
+    shutil.copytree(small_images / "gan", folder / OTHER)
+    (folder / OTHER / "0_real/e.png").unlink()
+    (folder / OTHER / "1_fake/b.png").rename(folder / OTHER / "1_fake" / HOSTILE)
     return folder
 
 
@@ -57,7 +68,7 @@ def detector(small_weights: Path) -> list[object]:
 @pytest.fixture(scope="module")
 def arguments(detector: list[object], data: Path) -> list[object]:
     """A small run on both generators."""
-    return [*detector, "--dataset_dir", data, "--gan_name", "gan", "other"]
+    return [*detector, "--dataset_dir", data, "--gan_name", "gan", OTHER]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +109,7 @@ def no_pass(*args: object, **kwargs: object) -> None:
     raise AssertionError("images were read")
 
 
-@pytest.mark.parametrize("name", ["gan", "other"])
+@pytest.mark.parametrize("name", ["gan", OTHER], ids=["plain", "hostile"])
 def test_one_pass_gives_what_the_single_scripts_give(
     finished: Path, scripts: Scripts, small_weights: Path, data: Path, name: str
 ) -> None:
@@ -191,10 +202,10 @@ def test_what_is_missing_is_made_again(again: Path, scripts: Scripts, arguments:
     before = contents(again)
     (again / "patches/resnet18/gan/fake/maps.csv").unlink()
     (again / "whisker_plots/resnet18/0.5/gan.png").unlink()
-    (again / "median_test/resnet18_0.5/other.csv").unlink()
+    (again / "median_test/resnet18_0.5" / f"{OTHER}.csv").unlink()
     run = scripts("reproduce", *arguments)
     assert run.code == 0, run.err
-    assert "one pass over 10 images of other" in run.err
+    assert f"one pass over 10 images of {OTHER}" in run.err
     assert "images of gan" not in run.err
     assert contents(again).keys() == before.keys()
 
@@ -212,7 +223,7 @@ def test_another_checkpoint_gets_a_ranking_of_its_own(
 
 def test_summary(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
-    assert [entry["name"] for entry in summary["generators"]] == ["gan", "other"]
+    assert [entry["name"] for entry in summary["generators"]] == ["gan", OTHER]
     (detector,) = summary["detectors"]
     assert detector["k"] == len(detector["top_maps"]) == K
     table = rows(finished / "summary.csv")
@@ -273,7 +284,7 @@ def test_report_is_drawn_from_files(again: Path, scripts: Scripts, monkeypatch: 
     [
         ("summary.json", "make it with src/reproduce.py"),
         ("transfer/resnet18/gan_0.5/summary.csv", "src/transfer_sensitivity_analysis.py"),
-        ("patches/resnet18/other/fake/maps.csv", "extract_max_activation_patches.py"),
+        (f"patches/resnet18/{OTHER}/fake/maps.csv", "extract_max_activation_patches.py"),
         ("median_test/resnet18_0.5/gan.csv", "src/reproduce.py"),
         ("transfer/resnet18/transfer_0.5.png", "without --report_only"),
     ],
@@ -286,18 +297,34 @@ def test_a_missing_earlier_step_is_named(again: Path, scripts: Scripts, missing:
     assert run.err.count("\n") == 1
 
 
-def test_two_folders(
-    scripts: Scripts, detector: list[object], finished: Path, small_images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tutorial(scripts: Scripts, finished: Path, small_images: Path, small_weights: Path) -> None:
+    """Its commands run on two folders, on a small network; the lines of Python give what the command gave."""
     shutil.copytree(small_images / "gan/0_real", "photos")
-    shutil.copytree(small_images / "gan/1_fake", "made/by me")
-    run = scripts("reproduce", *detector, "--real", "photos", "--fake", "made", "--name", "mine")
-    assert run.code == 0, run.err
-    ours = rows(Path("out/transfer/resnet18/mine_0.5/scores.csv"))
+    shutil.copytree(small_images / "gan/1_fake", "generated/by me")
+    shutil.copy(small_weights, "detector.pth")
+    text = (SOURCES.parent / "docs/tutorial.md").read_text(encoding="utf-8")
+    commands = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "reproduce" in block]
+    small = f"--topk {K} --draws 5 --patches 2 --crop none --bsize 4 --device cpu"
+    for command in commands:
+        python, script, *arguments = shlex.split(command.replace("--arch resnet50", f"--arch resnet18 {small}"))
+        assert (python, script) == ("python", "src/reproduce.py")
+        run = scripts("reproduce", *arguments)
+        assert run.code == 0, run.err
+    assert Path("results/report.html").is_file()
+    ours = rows(Path("results/transfer/resnet18/my_images_0.5/scores.csv"))
     theirs = rows(finished / "transfer/resnet18/gan_0.5/scores.csv")
-    assert [row["path"] for row in ours][-1] == "made/by me/f.png"
+    assert ours[-1]["path"] == "generated/by me/f.png"
     assert [row["baseline"] for row in ours] == [row["baseline"] for row in theirs]
-    assert Path("out/report.html").is_file()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(block.replace("resnet50", "resnet18").replace("114", str(K)), "tutorial.md", "exec"), {})
+    summary = {
+        row["variant"]: float(row["ap"]) for row in rows(Path("results/transfer/resnet18/my_images_0.5/summary.csv"))
+    }
+    for line in printed.getvalue().strip().splitlines():
+        name, ap = line.split(": AP ")
+        assert float(ap) == pytest.approx(summary[name], abs=6e-4)
 
 
 @pytest.mark.parametrize(
@@ -369,3 +396,94 @@ def test_pieces_of_a_page_are_escaped(tmp_path: Path) -> None:
     assert url(tmp_path / "a#b" / "c d%\udcff.png", tmp_path) == "a%23b/c%20d%25%FF.png"
     assert "</script><" not in embedded_json("x", "</script><script>")[:-9].removeprefix("<script")
     assert percent(0.1234) == "12.3"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on PATH: install it (apt-get install chromium) to test the report in a browser")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=[1280, 390])
+def page(browser: Any, finished: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The report, opened from disk; any message on the console or request beyond files fails the test."""
+    complaints: list[str] = []
+    opened = browser.new_page(viewport={"width": request.param, "height": 800})
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
+    opened.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    opened.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
+    opened.goto((finished / "report.html").as_uri())
+    yield opened
+    opened.wait_for_load_state("networkidle")
+    opened.close()
+    assert complaints == []
+
+
+def column(page: Any, number: int) -> list[str]:
+    return [str(text) for text in page.locator(f"tr.map > :nth-child({number})").all_inner_texts()]
+
+
+def test_it_fits_the_window(page: Any) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+    page.locator("tr.map button").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+
+
+def test_all_pictures_load(page: Any) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    page.locator("tr.map button").first.click()
+    page.evaluate("document.querySelectorAll('img').forEach((i) => { i.loading = 'eager'; })")
+    page.wait_for_function("Array.from(document.images).every((i) => i.complete)")
+    assert page.evaluate("Array.from(document.images).every((i) => i.naturalWidth > 0)")
+    assert page.evaluate("document.images.length") == 12
+
+
+def test_sorting(page: Any) -> None:
+    omega = page.get_by_role("button", name="ω in %")
+    assert column(page, 1) == ["1", "2", "3"]
+    omega.click()
+    values = [float(text) for text in column(page, 3)]
+    assert values == sorted(values, reverse=True)
+    omega.click()
+    assert column(page, 1) == ["3", "2", "1"]
+    assert page.locator("th[aria-sort]").count() == 1
+    assert page.locator("th[data-column=omega]").get_attribute("aria-sort") == "ascending"
+    page.get_by_role("button", name="Median shift").click()
+    shifts = [float(text) for text in column(page, 5)]
+    assert shifts == sorted(shifts, reverse=True)
+
+
+def test_a_click_shows_patches_and_histogram(page: Any) -> None:
+    second = page.locator("tr.map button").nth(1)
+    second.click()
+    detail = page.locator("tr.detail")
+    assert detail.locator(".patches li").count() == 2
+    assert second.get_attribute("aria-expanded") == "true"
+    assert "gan/1_fake/" in detail.inner_text()
+    assert detail.locator("figure img").count() == 1
+    page.locator("tr.map button").nth(2).click()
+    assert detail.count() == 1
+    page.locator("tr.map button").nth(2).click()
+    assert detail.count() == 0
+
+
+def test_keyboard_and_other_generator(page: Any) -> None:
+    first = page.locator("tr.map button").first
+    first.focus()
+    page.keyboard.press("Enter")
+    assert "on the fakes of gan" in page.locator("tr.detail").inner_text()
+    page.get_by_label("Generator", exact=True).select_option(index=1)
+    assert f"on the fakes of {OTHER}" in page.locator("tr.detail").inner_text()
+    assert page.locator("tr.detail .patches li").count() == 2
+    first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("tr.detail").count() == 0

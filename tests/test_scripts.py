@@ -1,0 +1,93 @@
+"""The numbered shell scripts on a toy set."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+NUMBERED = sorted(SCRIPTS.glob("0*.sh"))
+
+
+def run(script: str, folder: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    given = {name: str(value) for name, value in settings.items()}
+    return subprocess.run(
+        [str(SCRIPTS / script), *arguments],
+        cwd=folder,
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **given},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_there_is_one_for_every_step() -> None:
+    assert [path.name[:2] for path in NUMBERED] == [f"0{number}" for number in range(1, 8)]
+
+
+@pytest.mark.parametrize("script", [path.name for path in NUMBERED])
+def test_usage(script: str, tmp_path: Path) -> None:
+    answer = run(script, tmp_path, "--help")
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("usage: [DATA=DIR]")
+    wrong = run(script, tmp_path, DATA="absent")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: no data set folder absent")
+    assert wrong.stderr.count("\n") == 1
+
+
+def test_they_are_clean() -> None:
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install -r requirements-dev.txt")
+    paths = [str(path) for path in sorted(SCRIPTS.glob("*.sh"))]
+    answer = subprocess.run([shellcheck, "-x", *paths], cwd=SCRIPTS.parent, capture_output=True, text=True)
+    assert answer.stdout == ""
+    assert answer.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def settings(small_images: Path, small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """A toy set in the environment: an architecture, a generator and k instead of the paper's."""
+    key = "conv1.#{}(T=64)"
+    ranking = tmp_path_factory.mktemp("ranking") / "ranking.csv"
+    lines = [f"{key.format(number)},{0.5 / (number + 1)}" for number in range(8)]
+    ranking.write_text("\n".join(["key,mean_relevance", *lines]) + "\n")
+    return {
+        "DATA": small_images,
+        "DEVICE": "cpu",
+        "ARCHS": "resnet18",
+        "GENERATORS": "gan",
+        "TOPK_resnet18": 2,
+        "WEIGHTS_resnet18": small_weights,
+        "RELEVANCES_resnet18": ranking,
+        "BSIZE": 4,
+    }
+
+
+def test_they_write_what_they_are_for_and_skip_what_is_done(settings: dict[str, object], tmp_path: Path) -> None:
+    made = {
+        "02_sensitivity.sh": "transfer/resnet18/transfer_0.5.md",
+        "03_patches.sh": "collages/resnet18/0.5/gan.pdf",
+        "06_colour_conditional.sh": "median_test/resnet18_0.5/color_conditional.md",
+    }
+    for script, result in made.items():
+        answer = run(script, tmp_path, OUT="o u t", **settings)
+        assert answer.returncode == 0, answer.stderr
+        assert (tmp_path / "o u t" / result).is_file()
+    again = run("05_median_test.sh", tmp_path, OUT="o u t", **settings)
+    assert again.returncode == 0, again.stderr
+    assert "all steps were done before" in again.stdout
+
+
+def test_colour_robust_detectors(settings: dict[str, object], small_weights: Path, tmp_path: Path) -> None:
+    refused = run("07_colour_robust.sh", tmp_path, **settings)
+    assert refused.returncode == 2
+    assert "WEIGHTS_CR_resnet18 is not set" in refused.stderr
+    answer = run("07_colour_robust.sh", tmp_path, WEIGHTS_CR_resnet18=small_weights, **settings)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("# Colour ablation") == 2
