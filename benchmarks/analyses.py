@@ -42,10 +42,16 @@ def seeded_detector(arch: str, device: str) -> Detector:
 
 
 def likely_ranking(detector: Detector) -> Ranking:
-    """Random shares of every layer: as with real rankings, narrow and so mostly early layers lead."""
+    """Random shares of every layer, and maps without relevance in the deepest ones.
+
+    As with real rankings narrow and so mostly early layers lead, and the last maps are deep.
+    """
     layers = explained_layers(build_program(detector.model, fold=False))
     rng = np.random.default_rng(0)
-    return Ranking.from_values(layers, np.concatenate([rng.dirichlet(np.ones(count)) for _, count in layers]))
+    shares = [rng.dirichlet(np.ones(count)) for _, count in layers]
+    for share in shares[-3:]:
+        share[rng.random(len(share)) < 0.3] = 0.0
+    return Ranking.from_values(layers, np.concatenate(shares))
 
 
 def analyses(detector: Detector, images: ImageSet, precision: str) -> dict[str, Analysis]:
