@@ -166,8 +166,8 @@ def _numbers(detectors: Sequence[DetectorContents]) -> str:
     caption = "Average precision in percent, and colour-conditional share of the top k maps in percent"
     return (
         '<section id="numbers"><h2>The main numbers</h2>'
-        "<p>Each row is one detector on one generator. If AP falls without the top k maps but hardly without random ones "
-        f"of the same layers, the detector depends on the few maps found. {escape(note)}</p>"
+        "<p>Each row is one detector on one generator. If AP falls without the top k maps but hardly without random "
+        f"ones of the same layers, the detector depends on the few maps found. {escape(note)}</p>"
         f"{table(caption, [*header, 'colour-conditional'], rows, numbers_from=3)}</section>"
     )
 
