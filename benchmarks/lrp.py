@@ -1,7 +1,7 @@
 """Time and memory of one explanation: ours, a plain training step, zennit and captum, interleaved in one process.
 
-All explain the same batch with the z+ rule (alpha 1, beta 0). Ours also computes the per-channel statistics of all
-convolutions that FF-RS needs; the others give the relevance of the input only.
+All explain the same batch, with the z+ rule (alpha 1, beta 0) where the library has one for this network. Ours also
+computes the per-channel statistics of all convolutions that FF-RS needs; the others give the relevance of the input.
 """
 
 import os
@@ -45,7 +45,7 @@ def make_contenders(arch: str, batch: int, device: str) -> dict[str, Callable[[]
         )
     if family == "resnet":
         contenders["zennit EpsilonPlus, input"] = lambda: _zennit(model, images)
-    contenders["captum LRP, input"] = lambda: _captum(model, images)
+    contenders["captum LRP (its epsilon rule), input"] = lambda: _captum(model, images)
     return contenders
 
 
