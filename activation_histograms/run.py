@@ -64,10 +64,11 @@ def write_median_tests(
     except UserError as error:
         raise UserError(f"{files.gan_name}: {error}") from error
     skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
-    for path in (files.activations, files.tests):
-        write_provenance(path, **record, images=len(pairs.paths), skipped=skipped)
     pairs.write(files.activations)
     write_tests(files.tests, tests)
+    # Last, here and elsewhere: a table beside an older record is computed again, never the reverse.
+    for path in (files.activations, files.tests):
+        write_provenance(path, **record, images=len(pairs.paths), skipped=skipped)
     degenerate = sum(test.degenerate for test in tests)
     remark = f"; {degenerate} not testable, alike on all images" if degenerate else ""
     return f"{files.tests}: {len(tests)} maps, {len(pairs.paths)} fakes{remark}"

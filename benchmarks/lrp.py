@@ -8,7 +8,8 @@ import os
 import sys
 
 if not sys.flags.safe_path:
-    # This file is a namesake of the package it measures: start again without its folder on the import path.
+    # This file is a namesake of the package it measures: start the script, this one or a neighbour that has found this
+    # file instead of the package, again without its folder on the import path.
     os.execv(sys.executable, [sys.executable, "-P", *sys.argv])
 
 import argparse

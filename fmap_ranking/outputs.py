@@ -97,6 +97,7 @@ def write_rankings(
             ("key", "standard_error"),
             [(fmap.key, error_of[fmap.layer, fmap.index]) for fmap in ranking.maps],
         )
+        ranking.write(files.ranking(label))
         write_provenance(
             files.ranking(label),
             seed=seed,
@@ -108,7 +109,6 @@ def write_rankings(
             topk=topk,
             **facts,
         )
-        ranking.write(files.ranking(label))
     return rankings
 
 

@@ -178,8 +178,8 @@ def write_rankings(
         tables: Write the CSVs, too.
         provenance: As `utils.files.write_provenance` takes it; one record stands for all files.
     """
-    write_provenance(files.arrays, **provenance)
     if tables:
         for fmap in rankings.maps:
             write_csv(files.table(fmap), HEADER, rankings.of(fmap))
     rankings.write(files.arrays)
+    write_provenance(files.arrays, **provenance)

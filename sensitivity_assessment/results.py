@@ -46,10 +46,10 @@ def write_result(
     except UserError as error:
         raise UserError(f"{files.gan_name}: {error}") from error
     facts = {**(record or {}), "seed": seed, "threshold": threshold.value, _NOTE: threshold.note}
-    write_provenance(files.scores, **facts)
     scores.write(files.scores)
-    write_provenance(files.summary, **facts)
+    write_provenance(files.scores, **facts)
     write_summary(files.summary, rows)
+    write_provenance(files.summary, **facts)
 
 
 def read_result(files: ResultFiles, *, made_by: str) -> GeneratorResult:

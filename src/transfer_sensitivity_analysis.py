@@ -120,8 +120,8 @@ def _calibrate(
     if ranks.is_first:
         for gan_name in args.gan_name:
             path = ResultFiles(args.output_dir, EXPERIMENT, detector.arch, gan_name, args.blur_jpg).calibration
-            write_provenance(path, seed=args.seed, device=detector.device, inputs=inputs, gan_name=name, **facts)
             scores.write(path)
+            write_provenance(path, seed=args.seed, device=detector.device, inputs=inputs, gan_name=name, **facts)
     discard_state(state, ranks)
     return name, scores
 
