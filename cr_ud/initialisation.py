@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from efficientnet_pytorch import EfficientNet
+from torch import Tensor, nn
 
 from utils.architectures import Architecture, get_architecture
 from utils.checkpoints import load_state, read_state
@@ -13,6 +15,9 @@ from utils.files import sha256_file
 
 # standard deviation of a ResNet's new head, `init_gain` of Wang et al.; EfficientNet keeps its own initialisation
 _RESNET_HEAD_STD = 0.02
+_NEW = ("scratch", "high_pass")
+# efficientnet-pytorch averages over about 100 batches, which is too slow for a few hundred steps from nothing
+_SHORT_MOMENTUM = 0.1
 
 
 def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
@@ -20,22 +25,27 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
 
     Args:
         arch: architecture name or alias.
-        init: `scratch`, `imagenet` (the file at `weights/imagenet/<arch>.pth`), or a checkpoint; the head of a
-            checkpoint is kept if it has one output, otherwise it is made anew.
+        init: `scratch`; `high_pass`, the same for short training (`make_high_pass`); `imagenet` (the file at
+            `weights/imagenet/<arch>.pth`); or a checkpoint, whose head is kept if it has one output and otherwise made
+            anew.
         seed: of all weights made anew.
 
     Raises:
-        UserError: for an unknown architecture, or a checkpoint that is missing, unusable or of another one.
+        UserError: for an unknown architecture, one that `make_high_pass` cannot prepare, or a checkpoint that is
+            missing, unusable or of another one.
     """
     architecture = get_architecture(arch)
-    if init == "scratch":
-        return _new_model(architecture, seed).train(), ""
+    if init in _NEW:
+        model = _new_model(architecture, seed).train()
+        if init == "high_pass":
+            make_high_pass(model)
+        return model, ""
     path = imagenet_weights_path(arch) if init == "imagenet" else Path(init)
     if init == "imagenet" and not path.exists():
         files = " or ".join(architecture.imagenet_files) or "a checkpoint"
         raise UserError(
             f"ImageNet weights not found: put {files} at {path} (docs/data_and_weights.md says where to get it), "
-            "or give --init FILE or --init scratch"
+            "or give --init FILE, scratch or high_pass"
         )
     state = read_state(path)
     head = state.get(f"{architecture.head}.weight")
@@ -47,6 +57,49 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
     body = {key: value for key, value in loaded.state_dict().items() if not key.startswith(f"{architecture.head}.")}
     model.load_state_dict(body, strict=False)
     return model.train(), sha256_file(path)
+
+
+@torch.no_grad()
+def make_high_pass(model: nn.Module) -> None:
+    """Prepare a new network for short training: its first convolution sees no slopes, batch norms follow quickly.
+
+    Traces of generators are weak beside the picture, and from random weights most of the training is spent on finding
+    them. Here every kernel of the first convolution loses its part that answers to constant and linearly rising
+    brightness (its moments of order 0 and 1, for each colour); the first half of the kernels also loses the part that
+    answers to all (normalised) colours alike, so that it sees differences between colours only. Norms stay as they
+    were. Dropout and drop-connect, meant for long training, are switched off.
+
+    Raises:
+        UserError: the first convolution does not see three colours, or its kernels are too small.
+    """
+    stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if stem is None or stem.weight.shape[1] != 3 or min(stem.kernel_size) < 2:
+        raise UserError(
+            "--init high_pass needs a first convolution of three colours and kernels of 2x2 pixels or more: "
+            "use --init scratch"
+        )
+    kernels = _without_slopes(stem.weight)
+    half = len(kernels) // 2
+    kernels[:half] -= kernels[:half].mean(dim=1, keepdim=True)
+    norms = [weights.flatten(1).norm(dim=1) for weights in (stem.weight, kernels)]
+    stem.weight.copy_(kernels * (norms[0] / norms[1])[:, None, None, None])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = _SHORT_MOMENTUM
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if isinstance(model, EfficientNet):
+        model._global_params = model._global_params._replace(drop_connect_rate=0.0)
+
+
+def _without_slopes(kernels: Tensor) -> Tensor:
+    """The part of kernels (out, in, H, W) that vanishes on constants and slopes."""
+    height, width = kernels.shape[-2:]
+    rows, columns = np.mgrid[:height, :width]
+    slopes = np.stack([np.ones(rows.size), rows.ravel(), columns.ravel()], axis=1)
+    basis = torch.from_numpy(np.linalg.qr(slopes)[0]).to(kernels.dtype)
+    flat = kernels.flatten(2)
+    return (flat - flat @ basis @ basis.T).view_as(kernels)
 
 
 def _new_model(architecture: Architecture, seed: int) -> nn.Module:

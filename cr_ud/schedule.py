@@ -1,11 +1,13 @@
-"""When the learning rate drops and when training ends: the early stopping of Wang et al. (CVPR 2020)."""
+"""The learning rate over training, and when training ends."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 _FACTOR = 0.1
 _LEAST_GAIN = 0.001
 _LEAST_GAIN_AFTER_DROP = 0.002
+_WARM_UP = 0.05  # share of the steps in which the cosine schedule rises
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Decision:
 @dataclass
 class PlateauSchedule:
     """Divide the learning rate by ten when validation accuracy stalls; stop when it would fall below `least_lr`.
+
+    The early stopping of Wang et al. (CVPR 2020).
 
     An epoch counts as progress if it beats the reference accuracy by at least 0.001 (0.002 after a drop);
     the reference is the accuracy of the last epoch with progress. After `patience` epochs without, the rate drops.
@@ -46,6 +50,9 @@ class PlateauSchedule:
     waiting: int = 0
     drops: int = 0
 
+    def advance(self, step: int) -> None:
+        """Before optimiser step `step`, counted from 0: nothing, the rate changes after validations only."""
+
     def update(self, accuracy: float) -> Decision:
         """Take the validation accuracy (0..1) of an epoch and say what follows."""
         highest = self.best is None or accuracy > self.best
@@ -71,3 +78,45 @@ class PlateauSchedule:
     def state(self) -> dict[str, float | int | str | None]:
         """All fields as plain values."""
         return asdict(self)
+
+
+@dataclass
+class CosineSchedule:
+    """Raise the learning rate linearly over the first 5 % of the steps, then lower it to 0 along a cosine.
+
+    For training of a known length, as from random weights (Loshchilov and Hutter: SGDR, ICLR 2017, Eq. 5, one period).
+
+    Attributes:
+        lr: learning rate of the last step.
+        highest_lr: learning rate after the rise.
+        steps: number of steps of the whole training.
+        best: highest validation accuracy so far.
+    """
+
+    highest_lr: float
+    steps: int
+    lr: float = 0.0
+    best: float | None = None
+
+    def advance(self, step: int) -> None:
+        """Set the rate of optimiser step `step`, counted from 0."""
+        rise = max(1, round(_WARM_UP * self.steps))
+        if step < rise:
+            self.lr = self.highest_lr * (step + 1) / rise
+        else:
+            done = (step - rise) / max(1, self.steps - rise)
+            self.lr = self.highest_lr * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+
+    def update(self, accuracy: float) -> Decision:
+        """Take the validation accuracy (0..1) of an epoch; of equally good ones the last is the best."""
+        is_best = self.best is None or accuracy >= self.best
+        if is_best:
+            self.best = accuracy
+        return Decision(is_best)
+
+    def state(self) -> dict[str, float | int | str | None]:
+        """All fields as plain values."""
+        return asdict(self)
+
+
+Schedule = PlateauSchedule | CosineSchedule

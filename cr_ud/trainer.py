@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from cr_ud.augmentation import Augmentation
 from cr_ud.checkpointing import Progress, load_run, save_detector, save_run
 from cr_ud.parallel import bare_model, parallel_model, sum_over_ranks
-from cr_ud.schedule import PlateauSchedule
+from cr_ud.schedule import Schedule
 from cr_ud.training_data import EpochOrder, Loaded, load_training, sample_evenly
 from cr_ud.training_log import EPOCH, TRAIN, VALIDATION, LogRow, TrainingLog
 from cr_ud.validation import Validation, validate
@@ -79,7 +79,7 @@ class Trainer:
     Args:
         detector: the network to train, on its device.
         order: the training images.
-        validation_set: None trains at a constant learning rate and has no best epoch.
+        validation_set: without one there is no best epoch, and the rate of a `PlateauSchedule` stays constant.
         augmentation: of training and validation images.
         schedule: of the learning rate.
         settings: how long, how often.
@@ -95,7 +95,7 @@ class Trainer:
         order: EpochOrder,
         validation_set: ImageSet | None,
         augmentation: Augmentation,
-        schedule: PlateauSchedule,
+        schedule: Schedule,
         settings: TrainingSettings,
         files: RunFiles,
         *,
@@ -140,7 +140,7 @@ class Trainer:
         self.detector.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.schedule = PlateauSchedule(**saved["schedule"])
+        self.schedule = type(self.schedule)(**saved["schedule"])
         self.progress = Progress(**saved["progress"])
 
     def run(self) -> Progress:
@@ -229,6 +229,9 @@ class Trainer:
         """
         made, rank = self.progress, self.ranks.rank
         torch.manual_seed(int(np.random.SeedSequence([self.order.seed, _STEP, made.step, rank]).generate_state(1)[0]))
+        self.schedule.advance(made.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.lr
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = 0.0
         for loaded in micro_batches:
@@ -338,8 +341,6 @@ class Trainer:
         if result is None:
             return
         decision = self.schedule.update(result.acc)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.lr
         self._report(EPOCH, result)
         self.progress.finished = decision.stop
         if decision.is_best:
@@ -353,7 +354,7 @@ class Trainer:
         if self.validation_set is not None and self.progress.step_in_epoch:
             result = self._validate(EPOCH)
             self._report(EPOCH, result)
-            if self.schedule.best is None or result.acc > self.schedule.best:
+            if replace(self.schedule).update(result.acc).is_best:
                 self._save_detector(self.files.best)
         self._save_detector(self.files.final)
 

@@ -53,18 +53,45 @@ def find_training_set(
     return ImageSet(folder.parent, tuple(items))
 
 
-def split_off(image_set: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Hold out a share of the images of each class and label, drawn with `seed`: (kept, held out).
+def find_pairs(image_set: ImageSet) -> np.ndarray:
+    """Places of the real and of the fake image of each class and name (without suffix), (n, 2) int.
 
     Raises:
-        UserError: the share is not between 0 and 1, or leaves a class and label without images on either side.
+        UserError: an image has no partner, or several.
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for place, item in enumerate(image_set.items):
+        found.setdefault((item.class_name, item.path.stem), []).append(place)
+    pairs: list[list[int]] = []
+    for names, places in found.items():
+        by_label = {image_set.items[place].label: place for place in places}
+        if len(places) != 2 or by_label.keys() != {0, 1}:
+            raise UserError(
+                f"--pairs: {'/'.join(filter(None, names))} in {image_set.root} is not one real and one fake image of "
+                "the same name: rename or remove it, or leave out --pairs"
+            )
+        pairs.append([by_label[0], by_label[1]])
+    return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def split_off(image_set: ImageSet, share: float, seed: int, *, pairs: bool = False) -> tuple[ImageSet, ImageSet]:
+    """Hold out a share of the images of each class and label, drawn with `seed`: (kept, held out).
+
+    With `pairs`, a real image and the fake of the same name stay together.
+
+    Raises:
+        UserError: the share is not between 0 and 1, or leaves a class and label without images on either side; or
+            as `find_pairs`.
     """
     if not 0.0 < share < 1.0:
         raise UserError(f"--val_share is {share}: use a number between 0 and 1")
     generator = np.random.default_rng([seed, _HOLD_OUT])
     groups: dict[tuple[str, int | None], list[int]] = {}
+    # pairs are drawn by their real images
+    partners = dict(find_pairs(image_set).tolist()) if pairs else {}
     for place, item in enumerate(image_set.items):
-        groups.setdefault((item.class_name, item.label), []).append(place)
+        if not pairs or place in partners:
+            groups.setdefault((item.class_name, item.label), []).append(place)
     held_out: set[int] = set()
     for (class_name, label), places in groups.items():
         number = round(share * len(places))
@@ -73,7 +100,8 @@ def split_off(image_set: ImageSet, share: float, seed: int) -> tuple[ImageSet, I
                 f"--val_share {share} of {len(places)} {LABEL_NAMES[label]} images of {class_name or image_set.root} "
                 f"is {number}: change the share or give --val_dir"
             )
-        held_out.update(generator.permutation(places)[:number].tolist())
+        drawn = generator.permutation(places)[:number].tolist()
+        held_out.update(drawn, (partners[place] for place in drawn if pairs))
     kept = [place for place in range(len(image_set)) if place not in held_out]
     return image_set.subset(kept), image_set.subset(sorted(held_out))
 
@@ -97,7 +125,7 @@ class MicroBatch:
 
     Attributes:
         epoch: counted from 0.
-        slots: places in the order of the epoch, which seed the augmentation.
+        slots: what seeds the augmentation: places in the order of the epoch, those of pairs if there are any.
         positions: the images there, as places in the image set.
         step_size: images in the whole step, over all processes and micro-batches.
         is_last: whether the optimiser steps after it.
@@ -114,7 +142,8 @@ class MicroBatch:
 class EpochOrder:
     """The order of the images in every epoch, cut into steps, processes and micro-batches.
 
-    The images of a step depend on neither the number of processes nor that of the micro-batches.
+    The images of a step depend on neither the number of processes nor that of the micro-batches. A step holds whole
+    pairs; its shares need not.
 
     Attributes:
         image_set: the training images.
@@ -124,6 +153,8 @@ class EpochOrder:
         balance: draw images with replacement so that real and fake are equally likely, as
             `--class_bal` of the published code; otherwise every epoch is a permutation.
         ranks: this process among others.
+        pairs: a real and the fake of the same name stand one after the other and, if equally large, are augmented
+            alike, so that what differs between them is the generator's doing alone.
     """
 
     image_set: ImageSet
@@ -132,8 +163,13 @@ class EpochOrder:
     seed: int = 0
     balance: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    pairs: bool = False
 
     def __post_init__(self) -> None:
+        if self.pairs and (self.balance or self.batch_size % 2):
+            raise UserError("--pairs needs an even --bsize, and excludes --class_bal: pairs are balanced")
+        if self.pairs:
+            find_pairs(self.image_set)
         if self.batch_size < self.ranks.world_size * self.accumulate:
             raise UserError(
                 f"--bsize {self.batch_size} is less than {self.ranks.world_size} processes times {self.accumulate} "
@@ -149,6 +185,8 @@ class EpochOrder:
         """Places in the image set in the order of an epoch, (n,) int."""
         generator = np.random.default_rng([self.seed, _ORDER, epoch])
         count = len(self.image_set)
+        if self.pairs:
+            return find_pairs(self.image_set)[generator.permutation(count // 2)].ravel()
         if not self.balance:
             return generator.permutation(count)
         labels = np.array([item.label for item in self.image_set.items])
@@ -167,7 +205,8 @@ class EpochOrder:
             parts = [part for part in np.array_split(share, self.accumulate) if len(part)] or [share]
             for number, part in enumerate(parts, start=1):
                 places = tuple(order[part].tolist())
-                yield MicroBatch(epoch, tuple(part.tolist()), places, len(slots), number == len(parts))
+                seeds = tuple((part // 2 if self.pairs else part).tolist())
+                yield MicroBatch(epoch, seeds, places, len(slots), number == len(parts))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Curves of training runs, drawn from their logs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -71,5 +72,5 @@ def draw_comparison(runs: Mapping[str, Sequence[LogRow]], stem: Path, title: str
 
 
 def _drops(rows: Sequence[LogRow]) -> list[tuple[int, float]]:
-    """Steps after which the learning rate was lower than before, and what it then was."""
-    return [(before.step, after.lr) for before, after in pairwise(rows) if after.lr < before.lr]
+    """Steps after which the learning rate was a tenth of that before, and what it then was."""
+    return [(before.step, after.lr) for before, after in pairwise(rows) if math.isclose(after.lr, 0.1 * before.lr)]

@@ -22,7 +22,7 @@ class LogRow:
             `epoch`: validation at the end of an epoch, which the learning rate follows, or of the run.
         images: number of images the row is about.
         loss: mean binary cross-entropy.
-        lr: learning rate of the next step.
+        lr: learning rate of the last step; in the row of the validation after which it drops, already the lower one.
         ap, acc, acc_real, acc_fake: of the validation set, 0..1, decided at 0.5.
         images_per_s: training speed.
     """

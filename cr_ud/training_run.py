@@ -12,9 +12,9 @@ import torch
 from cr_ud.augmentation import Augmentation
 from cr_ud.checkpointing import Progress, save_detector
 from cr_ud.initialisation import initial_model
-from cr_ud.schedule import PlateauSchedule
+from cr_ud.schedule import CosineSchedule, PlateauSchedule, Schedule
 from cr_ud.trainer import RunFiles, Trainer, TrainingSettings
-from cr_ud.training_data import EpochOrder, find_training_set, split_off
+from cr_ud.training_data import EpochOrder, find_pairs, find_training_set, split_off
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
 from utils.cli import resolve_num_workers
@@ -46,13 +46,14 @@ def find_images(args: Namespace, classes: Sequence[str]) -> TrainingImages:
     """The training and validation images for `--train_dir`, `--val_dir` or `--val_share`, and classes.
 
     Raises:
-        UserError: a folder or class is missing or empty, or it is not said what to validate on.
+        UserError: a folder or class is missing or empty, an image has no partner for `--pairs`, or it is not said
+            what to validate on.
     """
     given = [args.val_dir is not None, args.val_share is not None, args.no_validation]
     if sum(given) != 1:
         raise UserError(
             "no validation set: give --val_dir DIR or --val_share SHARE, or --no_validation to train at a constant "
-            "learning rate"
+            "learning rate (unless --schedule cosine)"
             if not any(given)
             else "--val_dir, --val_share and --no_validation exclude each other: give one of them"
         )
@@ -62,7 +63,9 @@ def find_images(args: Namespace, classes: Sequence[str]) -> TrainingImages:
     if args.val_dir is not None:
         validation = find_training_set(args.val_dir, classes)
     elif args.val_share is not None:
-        training, validation = split_off(training, args.val_share, args.seed)
+        training, validation = split_off(training, args.val_share, args.seed, pairs=args.pairs)
+    if args.pairs:
+        find_pairs(training)
     return TrainingImages(training, validation, composition(training)[1])
 
 
@@ -104,12 +107,12 @@ def train(
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = Detector(get_architecture(args.arch), model, device, None, "", 1)
     augmentation = augmentation_of(args)
-    schedule = PlateauSchedule(lr=args.lr, patience=args.patience, least_lr=args.least_lr, compat=args.compat)
+    schedule = _schedule(args)
     arguments = _determining(args, augmentation, images, init_sha256)
     with _trackers(args, ranks, folder) as trackers:
         trainer = Trainer(
             detector,
-            EpochOrder(images.training, args.bsize, args.accumulate, args.seed, args.class_bal, ranks),
+            EpochOrder(images.training, args.bsize, args.accumulate, args.seed, args.class_bal, ranks, args.pairs),
             images.validation,
             augmentation,
             schedule,
@@ -133,14 +136,23 @@ def _determining(
     args: Namespace, augmentation: Augmentation, images: TrainingImages, init_sha256: str
 ) -> dict[str, str]:
     """All that the trained weights depend on, besides the number of steps."""
-    names = ("arch", "bsize", "accumulate", "seed", "class_bal", "lr", "beta1", "patience", "least_lr", "precision")
+    names = ("arch", "bsize", "accumulate", "seed", "class_bal", "pairs", "lr", "beta1", "precision", "schedule")
+    shape = ("max_steps",) if args.schedule == "cosine" else ("patience", "least_lr")
     return {
-        **{name: str(getattr(args, name)) for name in names},
+        **{name: str(getattr(args, name)) for name in (*names, *shape)},
         **{name: str(value) for name, value in asdict(augmentation).items()},
-        "init": init_sha256 or "scratch",
+        "init": init_sha256 or args.init,
         "training images": images.training.digest(),
         "validation images": "none" if images.validation is None else images.validation.digest(),
     }
+
+
+def _schedule(args: Namespace) -> Schedule:
+    if args.schedule == "plateau":
+        return PlateauSchedule(lr=args.lr, patience=args.patience, least_lr=args.least_lr, compat=args.compat)
+    if args.max_steps is None:
+        raise UserError("--schedule cosine needs to know how long: give --max_steps")
+    return CosineSchedule(highest_lr=args.lr, steps=args.max_steps)
 
 
 def _settings(args: Namespace, device: torch.device) -> TrainingSettings:

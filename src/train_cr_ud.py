@@ -76,7 +76,12 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--val_share", type=float, metavar="SHARE", help="instead: hold out this share of each class and label"
     )
-    add_bool(group, "--no_validation", default=False, help="instead: no validation, constant learning rate")
+    add_bool(
+        group,
+        "--no_validation",
+        default=False,
+        help="instead: no validation, learning rate constant unless --schedule cosine",
+    )
     group.add_argument(
         "--classes",
         type=_words,
@@ -90,6 +95,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
             flag, type=parse_count, metavar="N", help=f"first N {what} training images of a class; 0 or absent: all"
         )
     add_bool(group, "--class_bal", default=False, help="draw real and fake equally often, with replacement")
+    add_bool(group, "--pairs", default=False, help="real and fake of one name in the same step, augmented alike")
     group.add_argument(
         "--num_workers", type=parse_count, metavar="N", help="decoding processes; absent: as many as are useful"
     )
@@ -102,8 +108,9 @@ def _add_detector(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--init",
         default="imagenet",
-        metavar="imagenet|scratch|FILE",
-        help="imagenet: weights/imagenet/<arch>.pth; FILE: any checkpoint, whose head is kept if it has one output",
+        metavar="imagenet|scratch|high_pass|FILE",
+        help="imagenet: weights/imagenet/<arch>.pth; high_pass: random, for short training; FILE: any checkpoint, "
+        "whose head is kept if it has one output",
     )
     add_bool(group, "--cr", default=False, help="colour-robust: half of the training images are made grey")
     add_bool(group, "--grayscale_only", default=False, help="all training and validation images are made grey")
@@ -138,6 +145,12 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--lr", type=_rate, default=1e-4, help="learning rate of Adam")
     group.add_argument("--beta1", type=_rate, default=0.9, help="of Adam")
+    group.add_argument(
+        "--schedule",
+        choices=("plateau", "cosine"),
+        default="plateau",
+        help="of the learning rate; cosine: rising, then falling to 0 within --max_steps",
+    )
     group.add_argument(
         "--patience", type=parse_positive, default=5, metavar="N", help="epochs without progress until lr / 10"
     )

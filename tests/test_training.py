@@ -2,22 +2,29 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import conv2d
 from training_helpers import load_script, register_tiny, write_images
 
 from cr_ud import checkpointing
-from cr_ud.initialisation import initial_model
+from cr_ud.initialisation import initial_model, make_high_pass
 from cr_ud.trainer import Trainer
+from cr_ud.training_data import find_pairs
 from cr_ud.training_log import LogRow, read_log
+from cr_ud.training_run import find_images
+from cr_ud.validation import Validation
 from utils.checkpoints import read_state
 from utils.detectors import build_model, load_detector
 from utils.errors import Interrupted, UserError
@@ -118,8 +125,13 @@ def test_resumed_run_equals_uninterrupted_one(data: Path, tmp_path: Path, stop_a
     assert saved["schedule"] == other["schedule"]
 
 
-def test_ctrl_c_saves_and_the_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(data, tmp_path / "whole", "--epochs", "2")
+@pytest.mark.parametrize(
+    "more", [("--epochs", "2"), ("--schedule", "cosine", "--max_steps", "11", "--pairs")], ids=["plateau", "cosine"]
+)
+def test_ctrl_c_saves_and_the_run_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    whole = train(data, tmp_path / "whole", *more)
     step = Trainer._step
 
     def interrupted(self: Trainer, micro_batches) -> None:
@@ -130,11 +142,58 @@ def test_ctrl_c_saves_and_the_run_goes_on(data: Path, tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
         with pytest.raises(Interrupted, match=r"after 8 steps; state saved in .*--resume"):
-            train(data, tmp_path / "parts", "--epochs", "2")
+            train(data, tmp_path / "parts", *more)
     assert not (tmp_path / "parts" / "training" / "tiny-dropout" / "rgb" / "final.pth").exists()
-    parts = train(data, tmp_path / "parts", "--epochs", "2", "--resume")
-    assert equal(weights(whole), weights(parts))
+    parts = train(data, tmp_path / "parts", *more, "--resume")
+    for name in ("final.pth", "best.pth"):
+        assert equal(weights(whole, name), weights(parts, name))
     assert timeless(whole) == timeless(parts)
+
+
+def test_cosine_is_what_the_optimiser_follows(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path, "--schedule", "cosine", "--max_steps", "8", "--val_every", "4")
+    rows = read_log(folder / "log.csv")
+    rates = [row.lr for row in rows if row.kind == "train"]
+    # one step of rise, then seven along half a cosine
+    assert rates == pytest.approx([0.01, *(0.005 * (1 + math.cos(math.pi * step / 7)) for step in range(7))])
+    assert [row.lr for row in rows if row.kind != "train"] == [rates[number - 1] for number in (4, 6, 8, 8)]
+    saved = torch.load(folder / "checkpoint.pth", weights_only=True)
+    assert saved["optimizer"]["param_groups"][0]["lr"] == rates[-1]
+
+
+def test_length_of_a_cosine_cannot_change(data: Path, tmp_path: Path) -> None:
+    cosine = ("--schedule", "cosine", "--max_steps")
+    train(data, tmp_path, *cosine, "4")
+    with pytest.raises(UserError, match=r"other arguments: max_steps \(was 4, is 6\): give the same"):
+        train(data, tmp_path, *cosine, "6", "--resume")
+    with pytest.raises(UserError, match=r"schedule \(was cosine, is plateau\)"):
+        train(data, tmp_path, "--max_steps", "6", "--resume")
+
+
+def test_the_last_validation_is_judged_as_the_schedule_does(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_validate", lambda self, kind: Validation(4, 0.5, 0.75, 0.75, 0.75, 0.75))
+    for more, is_last in ((("--schedule", "cosine"), True), ((), False)):
+        folder = train(data, tmp_path / str(is_last), "--max_steps", "8", *more)
+        assert equal(weights(folder, "best.pth"), weights(folder)) == is_last
+
+
+def test_pairs_are_looked_for_before_anything_is_trained(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", number=4)
+    write_images(tmp_path / "val", number=2)
+    (tmp_path / "train" / "dog" / "1_fake" / "3.png").unlink()
+    with pytest.raises(UserError, match=r"--pairs: dog/3 in"):
+        train(tmp_path, tmp_path / "out", "--classes", "cat", "dog", "--pairs", "--max_steps", "1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_share_of_pairs_can_be_held_out(data: Path) -> None:
+    given = {"train_dir": data / "train", "val_dir": None, "val_share": 0.25, "no_validation": False, "seed": 0}
+    limits = {"num_real": None, "num_fake": None, "num_instances": None}
+    images = find_images(Namespace(**given, **limits, pairs=True), ())
+    assert images.validation is not None
+    assert (len(find_pairs(images.training)), len(find_pairs(images.validation))) == (18, 6)
 
 
 def test_a_finished_run_resumed_stays_as_it_is(data: Path, tmp_path: Path) -> None:
@@ -264,6 +323,10 @@ def test_damaged_checkpoints_are_refused(data: Path, tmp_path: Path, content: by
         (["--cr", "--grayscale_only"], "--cr and --grayscale_only exclude each other"),
         (["--val_share", "0.5"], "exclude each other"),
         (["--precision", "fp16", "--max_steps", "1"], "--precision fp16 is for GPUs"),
+        (["--schedule", "cosine", "--epochs", "1"], r"^--schedule cosine needs .*: give --max_steps$"),
+        (["--pairs", "--bsize", "7"], "even --bsize"),
+        (["--pairs", "--class_bal"], "excludes --class_bal"),
+        (["--pairs", "--num_real", "3"], r"cat/11 in \S+ is not one real and one fake image"),
         (["--classes", "cow"], "no class 'cow'"),
         (["--load_size", "12"], "smaller than the crop of 16"),
         (["--load_size", "0", "--crop_size", "30"], r"24x24 pixels, less than the crop of 30"),
@@ -273,8 +336,9 @@ def test_damaged_checkpoints_are_refused(data: Path, tmp_path: Path, content: by
     ],
 )
 def test_bad_arguments_are_refused(data: Path, tmp_path: Path, more: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         train(data, tmp_path, *more)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_validation_set(data: Path, tmp_path: Path) -> None:
@@ -377,6 +441,58 @@ def test_new_weights_depend_on_the_seed_only() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     # the new head of a ResNet as Wang et al. have it
     assert float(first.get_parameter("fc.weight").detach().std()) == pytest.approx(0.02, rel=0.15)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "efb0"])
+def test_high_pass_kernels_see_neither_constants_nor_slopes(arch: str) -> None:
+    plain, sharp = (initial_model(arch, init, seed=0)[0] for init in ("scratch", "high_pass"))
+    name = "conv1.weight" if arch == "resnet18" else "_conv_stem.weight"
+    before, kernels = plain.get_parameter(name).detach(), sharp.get_parameter(name).detach()
+    rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij")
+    for picture in (torch.ones(9, 9), rows, columns, 3 + 2 * rows - columns):
+        for colour in range(3):
+            image = torch.zeros(1, 3, 9, 9)
+            image[0, colour] = picture
+            assert float(conv2d(image, before).abs().max()) > 1e-2
+            assert float(conv2d(image, kernels).abs().max()) < 1e-4
+    torch.testing.assert_close(kernels.flatten(1).norm(dim=1), before.flatten(1).norm(dim=1))
+    half = len(kernels) // 2
+    sums = kernels.sum(dim=1).flatten(1).norm(dim=1) / kernels.flatten(1).norm(dim=1)
+    assert float(sums[:half].max()) < 1e-5
+    assert float(sums[half:].min()) > 0.1
+    others = [state for state in (plain.state_dict(), sharp.state_dict()) if state.pop(name) is not None]
+    assert equal(*others)
+
+
+@pytest.mark.parametrize(
+    ("arch", "init", "is_random"),
+    [("resnet18", "high_pass", False), ("efb0", "high_pass", False), ("efb0", "scratch", True)],
+)
+def test_high_pass_networks_drop_nothing_and_average_quickly(arch: str, init: str, is_random: bool) -> None:
+    model, digest = initial_model(arch, init, seed=0)
+    assert digest == ""
+    assert model.training
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        outputs.append(model(images).detach())
+    assert torch.equal(*outputs) != is_random
+    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} <= {0.2 if is_random else 0.0}
+    momenta = {module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert [*momenta] == pytest.approx([0.01 if is_random else 0.1])
+
+
+@pytest.mark.parametrize("first", [nn.Conv2d(3, 4, 1), nn.Conv2d(1, 4, 3), nn.Linear(3, 4)])
+def test_networks_without_colour_kernels_cannot_be_high_pass(first: nn.Module) -> None:
+    with pytest.raises(UserError, match=r"^--init high_pass needs [^\n]*: use --init scratch$"):
+        make_high_pass(nn.Sequential(first, nn.ReLU()))
+
+
+def test_high_pass_runs_are_told_from_scratch(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path, "--init", "high_pass", "--max_steps", "2")
+    with pytest.raises(UserError, match=r"init \(was high_pass, is scratch\)"):
+        train(data, tmp_path, "--max_steps", "4", "--resume")
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Which images training uses, in which order, for any number of processes and workers."""
 
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from cr_ud.augmentation import Augmentation
 from cr_ud.training_data import (
     EpochOrder,
     Loaded,
+    find_pairs,
     find_training_set,
     load_training,
     load_validation,
@@ -83,6 +86,17 @@ def test_held_out_images_are_a_seeded_share_of_each_class_and_label(root: Path) 
     assert names(split_off(everything, 0.4, seed=1)[1]) != names(held_out)
 
 
+def test_pairs_are_held_out_together(root: Path) -> None:
+    kept, held_out = split_off(find_training_set(root), 0.4, seed=0, pairs=True)
+    assert held_out.counts() == {name: {"real": 2, "fake": 2} for name in ("airplane", "cat", "dog")}
+    assert len(find_pairs(held_out)) == 6
+    assert len(find_pairs(kept)) == 9
+    other = split_off(find_training_set(root), 0.4, seed=1, pairs=True)[1]
+    assert names(other) != names(held_out)
+    with pytest.raises(UserError, match=r"cat/4 in \S+ is not one real and one fake"):
+        split_off(find_training_set(root, ("cat",), num_real=4), 0.4, seed=0, pairs=True)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.01, 0.99])
 def test_useless_shares_are_refused(root: Path, share: float) -> None:
     with pytest.raises(UserError, match="--val_share"):
@@ -106,10 +120,15 @@ def positions_by_step(order: EpochOrder, epoch: int, first_step: int = 0) -> lis
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_steps_do_not_depend_on_processes_and_micro_batches(root: Path, world_size: int, accumulate: int) -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+def test_steps_do_not_depend_on_processes_and_micro_batches(
+    root: Path, world_size: int, accumulate: int, pairs: bool
+) -> None:
     images = find_training_set(root)
-    alone = positions_by_step(EpochOrder(images, 8), 3)
-    orders = [EpochOrder(images, 8, accumulate, ranks=Ranks(rank, world_size)) for rank in range(world_size)]
+    alone = positions_by_step(EpochOrder(images, 8, pairs=pairs), 3)
+    orders = [
+        EpochOrder(images, 8, accumulate, ranks=Ranks(rank, world_size), pairs=pairs) for rank in range(world_size)
+    ]
     shares = [positions_by_step(order, 3) for order in orders]
     together = [[place for part in parts for place in part] for parts in zip(*shares, strict=True)]
     assert together == alone
@@ -194,3 +213,93 @@ def test_bad_images_stop_or_are_left_out(tmp_path: Path, num_workers: int) -> No
     assert [reason for batch in loaded for reason in batch.failures] == [
         f"{bad} is damaged or not an image: replace or remove it, or use --skip_bad_images"
     ]
+
+
+def pair_name(images: ImageSet, place: int) -> tuple[str, str]:
+    return images.items[place].class_name, images.items[place].path.stem
+
+
+def test_every_step_holds_whole_pairs(root: Path) -> None:
+    images = find_training_set(root)
+    order = EpochOrder(images, 8, pairs=True)
+    first, second = (positions_by_step(order, epoch) for epoch in (0, 1))
+    assert [len(step) for step in first] == [8, 8, 8, 6]
+    for step in first + second:
+        assert set(Counter(pair_name(images, place) for place in step).values()) == {2}
+        assert [images.items[place].label for place in step] == [0, 1] * (len(step) // 2)
+    assert sorted(place for step in first for place in step) == list(range(30))
+    assert first != second
+    assert positions_by_step(order, 1, first_step=2) == second[2:]
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Every fake is a copy of the real image of the same name."""
+    root = write_images(tmp_path_factory.mktemp("twins") / "train", number=5, size=40)
+    for folder in root.iterdir():
+        shutil.copytree(folder / "0_real", folder / "1_fake", dirs_exist_ok=True)
+    return find_training_set(root)
+
+
+def augmented(order: EpochOrder, epoch: int) -> dict[int, np.ndarray]:
+    augmentation = Augmentation(load_size=0, crop_size=16)
+    return {
+        place: image
+        for loaded in load_training(order, augmentation, epoch=epoch)
+        for place, image in zip(loaded.positions, loaded.images, strict=False)
+    }
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_pairs_are_augmented_alike(twins: ImageSet, world_size: int) -> None:
+    def images(epoch: int) -> dict[int, np.ndarray]:
+        orders = [EpochOrder(twins, 8, 2, ranks=Ranks(rank, world_size), pairs=True) for rank in range(world_size)]
+        return {place: image for order in orders for place, image in augmented(order, epoch).items()}
+
+    first, second = images(0), images(1)
+    assert len(first) == 20
+    for real, fake in find_pairs(twins):
+        np.testing.assert_array_equal(first[real], first[fake])
+        assert not np.array_equal(first[real], second[real])
+    alone = augmented(EpochOrder(twins, 8, pairs=True), 0)
+    assert all(np.array_equal(alone[place], first[place]) for place in alone)
+
+
+def test_without_pairs_every_image_is_augmented_on_its_own(twins: ImageSet) -> None:
+    images = augmented(EpochOrder(twins, 8), 0)
+    assert not any(np.array_equal(images[real], images[fake]) for real, fake in find_pairs(twins))
+
+
+def test_the_partner_of_a_bad_image_stays(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "train", ("cat",), number=3)
+    (root / "cat" / "1_fake" / "1.png").write_bytes(b"no image")
+    order = EpochOrder(find_training_set(root), 4, pairs=True)
+    loaded = list(load_training(order, AUGMENTATION, epoch=0, skip_bad_images=True))
+    assert sorted(place for batch in loaded for place in batch.positions) == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("removed", "copied", "name"),
+    [
+        ("cat/1_fake/2.png", None, "cat/2"),
+        ("dog/0_real/0.png", None, "dog/0"),
+        (None, "cat/1_fake/1.jpg", "cat/1"),
+        ("cat/1_fake/1.png", "cat/0_real/1.jpg", "cat/1"),
+    ],
+)
+def test_images_without_one_partner_are_named(
+    tmp_path: Path, removed: str | None, copied: str | None, name: str
+) -> None:
+    root = write_images(tmp_path / "train", number=3)
+    if removed:
+        (root / removed).unlink()
+    if copied:
+        shutil.copy(root / "dog" / "0_real" / "1.png", root / copied)
+    with pytest.raises(UserError, match=rf"^--pairs: {name} in [^\n]* is not one real and one fake [^\n]*$"):
+        EpochOrder(find_training_set(root), 4, pairs=True)
+
+
+@pytest.mark.parametrize(("batch_size", "balance"), [(5, False), (4, True)])
+def test_pairs_need_even_steps_and_no_balance(root: Path, batch_size: int, balance: bool) -> None:
+    with pytest.raises(UserError, match="even --bsize, and excludes --class_bal"):
+        EpochOrder(find_training_set(root), batch_size, balance=balance, pairs=True)

@@ -1,9 +1,13 @@
-"""The learning-rate schedule against the published early stopping, written a second time."""
+"""The learning-rate schedules: the published early stopping, written a second time, and the cosine."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from cr_ud.schedule import PlateauSchedule
+from cr_ud.schedule import CosineSchedule, PlateauSchedule
+from cr_ud.training_figures import _drops
+from cr_ud.training_log import EPOCH, TRAIN, LogRow
 
 
 def published(accuracies: list[float], patience: int) -> list[tuple[float, bool, bool]]:
@@ -84,3 +88,61 @@ def test_state_restores_the_schedule() -> None:
     seen = rates(first, accuracies[:4])
     seen += rates(PlateauSchedule(**first.state()), accuracies[4:])  # type: ignore[arg-type]
     assert seen == whole
+
+
+def test_steps_do_not_change_the_rate_of_a_plateau() -> None:
+    schedule = PlateauSchedule()
+    before = schedule.state()
+    for step in (0, 7, 100000):
+        schedule.advance(step)
+        assert schedule.state() == before
+
+
+def cosine_rates(steps: int, number: int) -> list[float]:
+    schedule, seen = CosineSchedule(highest_lr=0.01, steps=steps), []
+    for step in range(number):
+        schedule.advance(step)
+        seen.append(schedule.lr)
+    return seen
+
+
+def test_cosine_rises_over_a_twentieth_and_falls_to_nothing() -> None:
+    seen = cosine_rates(200, 205)
+    assert seen[:10] == pytest.approx(np.linspace(0.001, 0.01, 10))
+    assert seen[10] == pytest.approx(0.01)
+    assert all(after < before for before, after in pairwise(seen[10:201]))
+    # halfway down and a third of the way, where the cosine is 0 and 1/2
+    assert seen[105] == pytest.approx(0.005)
+    assert cosine_rates(63, 63)[23] == pytest.approx(0.0075)
+    assert 0.0 < seen[199] < 1e-5
+    assert seen[200:] == pytest.approx([0.0] * 5, abs=1e-15)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_very_short_cosines_start_at_the_highest_rate(steps: int) -> None:
+    seen = cosine_rates(steps, steps)
+    assert seen[0] == 0.01
+    assert all(0.0 < rate <= 0.01 for rate in seen)
+
+
+def test_validations_leave_the_cosine_alone_and_the_last_of_the_best_is_kept() -> None:
+    schedule = CosineSchedule(highest_lr=0.01, steps=100)
+    schedule.advance(50)
+    rate = schedule.lr
+    decisions = [schedule.update(accuracy) for accuracy in (0.5, *[0.9] * 30, 0.89)]
+    assert [decision.is_best for decision in decisions] == [True] * 31 + [False]
+    assert not any(decision.stop or decision.dropped for decision in decisions)
+    assert (schedule.lr, schedule.best) == (rate, 0.9)
+    assert CosineSchedule(**schedule.state()) == schedule  # type: ignore[arg-type]
+
+
+def test_only_divisions_by_ten_are_marked_in_the_curves() -> None:
+    schedule = PlateauSchedule(patience=1)
+    rows = []
+    for epoch in range(1, 4):
+        rows.append(LogRow(10 * epoch, epoch, TRAIN, 8, 0.5, schedule.lr))
+        schedule.update(0.9)
+        rows.append(LogRow(10 * epoch, epoch, EPOCH, 8, 0.5, schedule.lr))
+    assert _drops(rows) == [(20, pytest.approx(1e-5)), (30, pytest.approx(1e-6))]
+    cosine = [LogRow(step, 0, TRAIN, 8, 0.5, rate) for step, rate in enumerate(cosine_rates(200, 200), start=1)]
+    assert _drops(cosine) == []
