@@ -42,6 +42,7 @@ class TrainingSettings:
         val_num: number of images, half of them real, for the validations within epochs; 0: all.
         checkpoint_every: steps between checkpoints.
         log_every: steps between rows of the log.
+        clip_norm: gradients are scaled down to this norm, all parameters together, if theirs is larger; None: never.
         precision: `fp32`, `bf16` or `fp16` (GPU only) for convolutions and linear layers.
         num_workers: decoding processes.
         skip_bad_images: leave out images that cannot be used.
@@ -54,6 +55,7 @@ class TrainingSettings:
     val_num: int = 0
     checkpoint_every: int = 1000
     log_every: int = 20
+    clip_norm: float | None = None
     precision: str = "fp32"
     num_workers: int = 0
     skip_bad_images: bool = False
@@ -248,6 +250,9 @@ class Trainer:
         if not np.isfinite(total):
             self._refuse_loss(loss_sum, micro_batches)
         self._interrupt.requested = stop > 0
+        if self.settings.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.detector.model.parameters(), self.settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         made.loss_sum += total

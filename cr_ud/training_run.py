@@ -136,7 +136,19 @@ def _determining(
     args: Namespace, augmentation: Augmentation, images: TrainingImages, init_sha256: str
 ) -> dict[str, str]:
     """All that the trained weights depend on, besides the number of steps."""
-    names = ("arch", "bsize", "accumulate", "seed", "class_bal", "pairs", "lr", "beta1", "precision", "schedule")
+    names = (
+        "arch",
+        "bsize",
+        "accumulate",
+        "seed",
+        "class_bal",
+        "pairs",
+        "lr",
+        "beta1",
+        "clip_norm",
+        "precision",
+        "schedule",
+    )
     shape = ("max_steps",) if args.schedule == "cosine" else ("patience", "least_lr")
     return {
         **{name: str(getattr(args, name)) for name in (*names, *shape)},
@@ -166,6 +178,7 @@ def _settings(args: Namespace, device: torch.device) -> TrainingSettings:
         val_num=args.val_num,
         checkpoint_every=args.checkpoint_every,
         log_every=args.log_every,
+        clip_norm=args.clip_norm,
         precision=args.precision,
         num_workers=resolve_num_workers(args.num_workers, device.type),
         skip_bad_images=args.skip_bad_images,

@@ -1,6 +1,7 @@
 """Train a universal detector, its colour-robust variant, or a greyscale-only one."""
 
 import argparse
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +50,16 @@ def _rate(text: str) -> float:
     if not 0.0 < rate < 1.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
     return rate
+
+
+def _norm(text: str) -> float:
+    try:
+        norm = float(text)
+    except ValueError:
+        norm = 0.0
+    if not 0.0 < norm < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return norm
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -145,6 +156,7 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--lr", type=_rate, default=1e-4, help="learning rate of Adam")
     group.add_argument("--beta1", type=_rate, default=0.9, help="of Adam")
+    group.add_argument("--clip_norm", type=_norm, metavar="X", help="largest norm of the gradient; absent: any")
     group.add_argument(
         "--schedule",
         choices=("plateau", "cosine"),

@@ -161,6 +161,18 @@ def test_cosine_is_what_the_optimiser_follows(data: Path, tmp_path: Path) -> Non
     assert saved["optimizer"]["param_groups"][0]["lr"] == rates[-1]
 
 
+def test_gradients_are_clipped(data: Path, tmp_path: Path) -> None:
+    norms = {}
+    for limit in (None, 1e-3):
+        more = [] if limit is None else ["--clip_norm", str(limit)]
+        folder = train(data, tmp_path / str(limit), "--max_steps", "1", *more)
+        state = torch.load(folder / "checkpoint.pth", weights_only=True)["optimizer"]["state"]
+        # after one step, Adam's first moment is a tenth of the gradient
+        norms[limit] = 10 * math.sqrt(sum(float(entry["exp_avg"].double().square().sum()) for entry in state.values()))
+    assert norms[None] > 2e-3
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_length_of_a_cosine_cannot_change(data: Path, tmp_path: Path) -> None:
     cosine = ("--schedule", "cosine", "--max_steps")
     train(data, tmp_path, *cosine, "4")
