@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from efficientnet_pytorch import EfficientNet
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from utils.architectures import Architecture, get_architecture
 from utils.checkpoints import load_state, read_state
@@ -18,6 +19,7 @@ _RESNET_HEAD_STD = 0.02
 _NEW = ("scratch", "high_pass")
 # efficientnet-pytorch averages over about 100 batches, which is too slow for a few hundred steps from nothing
 _SHORT_MOMENTUM = 0.1
+_CORE = 3  # side of what is left of larger kernels: traces of up-sampling are fine
 
 
 def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
@@ -61,13 +63,17 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
 
 @torch.no_grad()
 def make_high_pass(model: nn.Module) -> None:
-    """Prepare a new network for short training: its first convolution sees no slopes, batch norms follow quickly.
+    """Prepare a new network for short training from nothing.
 
-    Traces of generators are weak beside the picture, and from random weights most of the training is spent on finding
-    them. Here every kernel of the first convolution loses its part that answers to constant and linearly rising
-    brightness (its moments of order 0 and 1, for each colour); the first half of the kernels also loses the part that
-    answers to all (normalised) colours alike, so that it sees differences between colours only. Norms stay as they
-    were. Dropout and drop-connect, meant for long training, are switched off.
+    Traces of generators are weak and fine beside the picture, and from random weights most of the training is spent on
+    finding them. Hence:
+
+    - Kernels of the first convolution keep their central 3 x 3 only, and of it the part that answers neither to constant
+      nor to linearly rising brightness (moments of order 0 and 1, for each colour). The first half of the kernels also
+      loses the part that answers to all (normalised) colours alike, so that it sees differences between colours only.
+      Norms stay as they were.
+    - The residual branches of a ResNet start at zero (Goyal et al.: Accurate, Large Minibatch SGD, 2017, Sec. 5.1).
+    - Batch norms average over about ten batches. Dropout and drop-connect, meant for long training, are switched off.
 
     Raises:
         UserError: the first convolution does not see three colours, or its kernels are too small.
@@ -84,7 +90,9 @@ def make_high_pass(model: nn.Module) -> None:
     norms = [weights.flatten(1).norm(dim=1) for weights in (stem.weight, kernels)]
     stem.weight.copy_(kernels * (norms[0] / norms[1])[:, None, None, None])
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BasicBlock | Bottleneck):
+            nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
+        elif isinstance(module, nn.BatchNorm2d):
             module.momentum = _SHORT_MOMENTUM
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -93,13 +101,17 @@ def make_high_pass(model: nn.Module) -> None:
 
 
 def _without_slopes(kernels: Tensor) -> Tensor:
-    """The part of kernels (out, in, H, W) that vanishes on constants and slopes."""
+    """The part of the centres of kernels (out, in, H, W) that vanishes on constants and slopes, zero around it."""
     height, width = kernels.shape[-2:]
-    rows, columns = np.mgrid[:height, :width]
+    top, left = (max(0, (side - _CORE) // 2) for side in (height, width))
+    core = kernels[:, :, top : top + _CORE, left : left + _CORE]
+    rows, columns = np.mgrid[: core.shape[2], : core.shape[3]]
     slopes = np.stack([np.ones(rows.size), rows.ravel(), columns.ravel()], axis=1)
     basis = torch.from_numpy(np.linalg.qr(slopes)[0]).to(kernels.dtype)
-    flat = kernels.flatten(2)
-    return (flat - flat @ basis @ basis.T).view_as(kernels)
+    flat = core.flatten(2)
+    result = torch.zeros_like(kernels)
+    result[:, :, top : top + _CORE, left : left + _CORE] = (flat - flat @ basis @ basis.T).view_as(core)
+    return result
 
 
 def _new_model(architecture: Architecture, seed: int) -> nn.Module:
