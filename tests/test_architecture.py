@@ -18,8 +18,9 @@ ALLOWED = {
     "lrp": {"lrp"},
     "utils": {"utils", "lrp"},
     **{name: {name, "fmap_ranking", "utils", "lrp"} for name in EXPERIMENTS},
+    "mini_forensynths": {"mini_forensynths", "utils"},
     "reporting": {"reporting", *EXPERIMENTS, "utils", "lrp"},
-    "src": {"reporting", *EXPERIMENTS, "utils", "lrp"},
+    "src": {"reporting", *EXPERIMENTS, "mini_forensynths", "utils", "lrp"},
 }
 MODULES = sorted(path for name in ALLOWED for path in (ROOT / name).glob("*.py"))
 

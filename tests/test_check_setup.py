@@ -19,7 +19,7 @@ from lrp import Explainer
 from utils.detectors import build_model, default_weights_path, get_architecture, imagenet_weights_path
 from utils.errors import UserError
 from utils.files import sha256_file
-from utils.inventory import PAPER_DETECTORS, compared_with_published, look_at_packages
+from utils.inventory import PAPER_DETECTORS, compared_with_published, look_at_packages, look_at_weights
 
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "check_setup.py"
 
@@ -154,6 +154,16 @@ def test_damaged_files_are_named(project: Path, tmp_path: Path, run: Callable[..
     assert "x.pth note no architecture is called other" in text
     assert "stargan broken no 0_real and 1_fake" in text
     assert "(FF-RS) needs weights, data needs weights, data" in text
+
+
+def test_simulated_generators_are_no_detectors(project: Path) -> None:
+    before = look_at_weights(project)
+    folder = project / "weights" / "simulated_generators"
+    folder.mkdir()
+    (folder / "nearest.safetensors").write_bytes(b"weights")
+    assert look_at_weights(project) == before
+    folder.rename(folder.with_name("other"))
+    assert [finding.name for finding in look_at_weights(project)["other"]] == ["nearest.safetensors"]
 
 
 @pytest.mark.parametrize(("digest", "words"), [("0676ba61", "the file published as"), ("1" * 8, "not the file")])

@@ -210,15 +210,21 @@ def add_run_arguments(
     *,
     output_dir: Path | None = Path("output"),
     output_help: str = "results",
+    device: bool = True,
+    seed: bool = True,
     compat: bool = True,
     resume: bool = True,
     wandb: bool = True,
 ) -> None:
-    """Add --output_dir, --device, --seed, and --compat, --resume and --wandb unless the script has no use for them."""
+    """Add --output_dir, and --device, --seed, --compat, --resume and --wandb unless the script has no use for them."""
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", type=Path, default=output_dir, metavar="DIR", help=output_help)
-    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="auto: a GPU if there is one")
-    group.add_argument("--seed", type=parse_count, default=0, metavar="N", help="of all random choices")
+    if device:
+        group.add_argument(
+            "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", help="auto: a GPU if there is one"
+        )
+    if seed:
+        group.add_argument("--seed", type=parse_count, default=0, metavar="N", help="of all random choices")
     if compat:
         group.add_argument(
             "--compat",

@@ -21,6 +21,7 @@ PAPER_TAGS = ("0.5", "0.1")
 RANKING_SET = "progan_val"
 PAPER_GENERATORS = ("progan", "stylegan2", "stylegan", "biggan", "cyclegan", "stargan", "gaugan")
 _CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors"})
+_GENERATORS = "simulated_generators"  # weights of mini-ForenSynths, no detectors
 _GIB = 2**30
 
 
@@ -99,7 +100,8 @@ def look_at_packages(requirements: Path) -> list[Finding]:
 def look_at_weights(root: Path) -> dict[str, list[Finding]]:
     """By architecture, or `imagenet`, the checkpoints of `<root>/weights`: those of the paper and any others.
 
-    Each is loaded as the architecture its place says, on the CPU, and its checksum is computed.
+    Each is loaded as the architecture its place says, on the CPU, and its checksum is computed. Simulated generators
+    are left out.
     """
     published = {(arch, tag): default_weights_path(arch, tag, root) for arch in PAPER_DETECTORS for tag in PAPER_TAGS}
     imagenet_paths = {arch: imagenet_weights_path(arch, root) for arch in PAPER_DETECTORS}
@@ -110,6 +112,8 @@ def look_at_weights(root: Path) -> dict[str, list[Finding]]:
     expected = {*published.values(), *imagenet_paths.values()}
     for path in sorted((root / "weights").glob("*/*")):
         if path in expected or path.suffix.lower() not in _CHECKPOINTS or path.name.startswith("."):
+            continue
+        if path.parent.name == _GENERATORS:
             continue
         imagenet = path.parent.name == "imagenet"
         arch = path.stem if imagenet else path.parent.name

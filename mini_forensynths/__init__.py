@@ -1,0 +1,1 @@
+"""A small benchmark in the ForenSynths layout from photographs and simulated generators."""

@@ -1,0 +1,67 @@
+"""A picture of the data set: a real beside the fake of every generator, whole, in detail, and what differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mini_forensynths.generators import SPECS
+from mini_forensynths.sets import CHROMA, set_names
+from utils.decoding import decode_image
+from utils.figures import house_style, new_figure, save_figure
+from utils.image_sets import LABEL_FOLDERS
+
+_PHOTOS = 2
+_DETAIL = 32  # side, pixels
+_GAIN = 8
+
+
+@house_style()
+def draw_montage(root: Path, path: Path, part: str = "test") -> None:
+    """Draw images of `<root>/<set>/`: columns are sets, rows the image, its liveliest detail, and fake less real.
+
+    Args:
+        root: Folder of the data set.
+        path: `.png` to write.
+        part: One of `PARTS`; all but test have the first generator only.
+    """
+    kinds = {*(spec.name for spec in SPECS), SPECS[0].name + CHROMA}
+    shown = [name for name, kind in set_names(part).items() if kind in kinds]
+    files = _different_photos(root / shown[0] / LABEL_FOLDERS[0])
+    figure, axes = new_figure(2.0 * (len(shown) + 1), 6.4 * len(files), 3 * len(files), len(shown) + 1, squeeze=False)
+    for number, file in enumerate(files):
+        real = decode_image(root / shown[0] / LABEL_FOLDERS[0] / file)
+        top, left = _liveliest(real)
+        for column, name in enumerate(["real", *shown]):
+            image = real if name == "real" else decode_image(root / name / LABEL_FOLDERS[1] / file)
+            difference = np.clip(128.0 + _GAIN * (image.astype(np.float64) - real), 0, 255).astype(np.uint8)
+            detail = image[top : top + _DETAIL, left : left + _DETAIL]
+            for row, picture in enumerate((image, detail, difference)):
+                cell = axes[3 * number + row, column]
+                cell.imshow(picture, interpolation="nearest")
+                cell.set_axis_off()
+            if number == 0:
+                axes[0, column].set_title(name, fontsize=11)
+    figure.suptitle(
+        f"Real and fakes: the image, a detail of {_DETAIL} x {_DETAIL} pixels, fake less real (x {_GAIN}, grey: equal)"
+    )
+    save_figure(figure, path.with_suffix(""), formats=("png",))
+
+
+def _different_photos(folder: Path) -> list[str]:
+    """The first tiles of so many different photographs, evenly chosen."""
+    firsts = sorted(path.name for path in folder.iterdir() if path.stem.endswith("_0"))
+    places = np.unique(np.linspace(0, len(firsts) - 1, min(_PHOTOS, len(firsts))).round().astype(int))
+    return [firsts[place] for place in places]
+
+
+def _liveliest(image: np.ndarray) -> tuple[int, int]:
+    """Corner of the window of the largest variance."""
+    side = min(_DETAIL, *image.shape[:2])
+    corners = [
+        (top, left)
+        for top in range(0, image.shape[0] - side + 1, max(1, side // 2))
+        for left in range(0, image.shape[1] - side + 1, max(1, side // 2))
+    ]
+    return max(corners, key=lambda c: float(image[c[0] : c[0] + side, c[1] : c[1] + side].std(axis=(0, 1)).sum()))

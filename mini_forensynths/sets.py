@@ -1,0 +1,146 @@
+"""The data set: which folders it has, and how each fake is made from a tile of a photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from mini_forensynths.generators import SPECS, SimulatedGenerator, reconstruct
+from mini_forensynths.photos import Photo, cut_tiles, load_photo
+from utils.cli import progress
+from utils.distortions import blur
+from utils.errors import UserError
+from utils.figures import save_picture
+from utils.image_sets import LABEL_FOLDERS
+
+CHROMA = "-chroma"
+"""Ends the name of a positive control for colour: the generator's colours on the luma of the photograph."""
+NULL, SWAPPED, BLURRED = "null", "swapped", "blurred-reals"
+"""Further controls: no generator, the fakes are mirrored reals; labels exchanged; reals blurred with sigma 1 beside
+fakes as they are. The last two are of the first generator."""
+_BLUR_SIGMA = 1.0
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+Fake = Callable[[str], np.ndarray]
+"""From the name of a generator to its fake of the tile at hand."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a data set.
+
+    Attributes:
+        tile: Side of the square images of validation and test, in pixels.
+        train_tile: The same for training, where random crops are taken of them.
+        most_tiles: Tiles of one photograph at most, so that no large one dominates.
+    """
+
+    tile: int = 128
+    train_tile: int = 160
+    most_tiles: int = 8
+
+    def side(self, part: str) -> int:
+        """Side of the images of a part of the data set."""
+        return self.train_tile if part == "train" else self.tile
+
+
+def set_names(part: str) -> dict[str, str]:
+    """Folders of a part, and the kind of pairs in each: training and validation images are of the first generator only.
+
+    >>> set_names("val")
+    {'transposed4_val': 'transposed4', 'transposed4-chroma_val': 'transposed4-chroma'}
+    """
+    generators = [spec.name for spec in SPECS]
+    shown = generators if part == "test" else generators[:1]
+    controls = [NULL, SWAPPED, BLURRED] if part == "test" else []
+    suffix = "" if part == "test" else f"_{part}"
+    return {kind + suffix: kind for kind in [*shown, *(name + CHROMA for name in shown), *controls]}
+
+
+def make_pair(kind: str, real: np.ndarray, fake: Fake) -> tuple[np.ndarray, np.ndarray]:
+    """Real and fake image of a set, uint8 (H, W, 3), from a tile of a photograph.
+
+    Args:
+        kind: Generator, generator and control, or control.
+        real: The tile.
+        fake: Gives the fake of the tile by the name of the generator.
+    """
+    if kind == NULL:
+        return real, np.ascontiguousarray(real[:, ::-1])
+    if kind == SWAPPED:
+        return fake(SPECS[0].name), real
+    if kind == BLURRED:
+        return blur(real, _BLUR_SIGMA), fake(SPECS[0].name)
+    if kind.endswith(CHROMA):
+        return real, chroma_fake(real, fake(kind.removesuffix(CHROMA)))
+    return real, fake(kind)
+
+
+def chroma_fake(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """The fake's colours on the luma of the real: fake + Y(real) - Y(fake), uint8 (H, W, 3), rounded and clipped."""
+    difference = (real.astype(np.float64) - fake) @ _LUMA
+    return np.clip(np.rint(fake + difference[..., None]), 0, 255).astype(np.uint8)
+
+
+def make_part(
+    root: Path,
+    part: str,
+    photos: Sequence[Photo],
+    generators: Mapping[str, SimulatedGenerator],
+    layout: Layout,
+    *,
+    skip_bad_images: bool = False,
+) -> list[str]:
+    """Write `<root>/<set>/{0_real,1_fake}/<photo>_<tile>.png`; images that are there already are kept.
+
+    A photograph is decoded once; its real and its fake pass through the same roundings and the same file format.
+
+    Args:
+        root: Folder of the data set.
+        part: One of `PARTS`.
+        photos: Of this part.
+        generators: By name.
+        layout: Sizes.
+        skip_bad_images: Leave out photographs that cannot be used.
+
+    Returns:
+        One line for each photograph left out.
+
+    Raises:
+        UserError: A photograph cannot be used, or none is left.
+    """
+    names = set_names(part)
+    skipped: list[str] = []
+    for photo in progress(photos, description=f"{part} images", unit="photo"):
+        try:
+            image = load_photo(photo, layout.side(part))
+        except UserError as error:
+            if not skip_bad_images:
+                raise
+            skipped.append(str(error))
+            continue
+        for index, real in enumerate(cut_tiles(image, layout.side(part), layout.most_tiles)):
+            _write_tile(root, names, f"{photo.name}_{index}.png", real, generators)
+    if photos and len(skipped) == len(photos):
+        raise UserError(f"none of the {len(photos)} photographs for {part} can be used: {skipped[0]}")
+    return skipped
+
+
+def _write_tile(
+    root: Path, names: Mapping[str, str], file: str, real: np.ndarray, generators: Mapping[str, SimulatedGenerator]
+) -> None:
+    @cache
+    def fake(name: str) -> np.ndarray:
+        return reconstruct(generators[name], real)
+
+    for name, kind in names.items():
+        targets = [root / name / LABEL_FOLDERS[label] / file for label in (0, 1)]
+        if all(target.exists() for target in targets):
+            continue
+        for target, image in zip(targets, make_pair(kind, real, fake), strict=True):
+            if not target.exists():
+                save_picture(target, image)
