@@ -271,6 +271,16 @@ def test_a_fake_depends_on_its_own_pixels_only(spec: GeneratorSpec) -> None:
 
 
 @each_spec
+def test_photographs_are_mirrored_at_their_border(spec: GeneratorSpec) -> None:
+    generator, image = new_generator(spec), picture(24, 32)
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None] / 255.0
+    with torch.no_grad():
+        fake = generator(nn.functional.pad(planes, (16,) * 4, mode="reflect"))[0, :, 16:-16, 16:-16]
+    wanted = fake.clamp(0, 1).permute(1, 2, 0).numpy() * 255.0
+    assert np.abs(reconstruct(generator, image) - wanted).max() < 0.51
+
+
+@each_spec
 def test_code_and_levels_are_as_specified(spec: GeneratorSpec) -> None:
     generator = new_generator(spec)
     code = generator.encoder(torch.zeros(1, 3, 32, 48))
