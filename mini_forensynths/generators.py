@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from utils.errors import UserError
 from utils.files import atomic_path
 
+_NAME = "generator"  # key of the metadata
 _BORDER = 16  # pixels mirrored around an image and cut away again: zero padding must not give a fake away
 
 
@@ -114,10 +115,11 @@ def reconstruct(generator: SimulatedGenerator, image: np.ndarray) -> np.ndarray:
 
 
 def save_generator(generator: SimulatedGenerator, path: Path) -> None:
-    """Write the weights in float16 as safetensors, atomically."""
+    """Write the weights in float16 as safetensors with the generator's name, atomically."""
     state = {key: value.half().contiguous() for key, value in generator.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        # Some generators differ in layers without weights only, so that shapes do not tell them apart.
+        save_file(state, temporary, metadata={_NAME: generator.spec.name})
 
 
 def load_generator(spec: GeneratorSpec, path: Path) -> SimulatedGenerator:
@@ -129,12 +131,14 @@ def load_generator(spec: GeneratorSpec, path: Path) -> SimulatedGenerator:
     if not path.is_file():
         raise UserError(f"no weights of the generator {spec.name}: {path}: check --generators")
     try:
-        state = {key: value.float() for key, value in load_file(path).items()}
+        with safe_open(path, framework="pt") as file:
+            name = (file.metadata() or {}).get(_NAME)
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file: fetch or train it again") from error
     generator = SimulatedGenerator(spec)
     wanted = {key: value.shape for key, value in generator.state_dict().items()}
-    if wanted != {key: value.shape for key, value in state.items()}:
+    if name != spec.name or wanted != {key: value.shape for key, value in state.items()}:
         raise UserError(f"{path} holds weights of another generator than {spec.name}: fetch or train it again")
     generator.load_state_dict(state)
     return generator.eval().requires_grad_(False)

@@ -305,7 +305,7 @@ def test_saved_and_loaded(spec: GeneratorSpec, tmp_path: Path) -> None:
     assert np.abs(distance).max() <= 1
 
 
-@pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "cut", "other"])
+@pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "cut", "other", "alike"])
 @each_spec
 def test_unusable_weights(spec: GeneratorSpec, damage: str, weights: Path, tmp_path: Path) -> None:
     path, data = tmp_path / "x.safetensors", (weights / f"{spec.name}.safetensors").read_bytes()
@@ -314,6 +314,8 @@ def test_unusable_weights(spec: GeneratorSpec, damage: str, weights: Path, tmp_p
         path.mkdir()
     elif damage == "other":
         save_generator(new_generator(other), path)
+    elif damage == "alike":  # the same shapes, another name
+        save_generator(new_generator(replace(spec, name="somebody")), path)
     elif damage != "missing":
         path.write_bytes({"empty": b"", "text": b"weights" * 100, "cut": data[: len(data) // 2]}[damage])
     with pytest.raises(UserError, match=r"damaged|no weights|another generator") as caught:
