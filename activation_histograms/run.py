@@ -74,8 +74,13 @@ def write_median_tests(
     return f"{files.tests}: {len(tests)} maps, {len(pairs.paths)} fakes{remark}"
 
 
-def draw_histograms(files: MedianTestFiles, which: str = "all") -> list[Path]:
+def draw_histograms(files: MedianTestFiles, which: str = "all", most: int | None = None) -> list[Path]:
     """Draw from the files written: the overview of the first maps, and one figure for each map with `which` "all".
+
+    Args:
+        files: Of a generator.
+        which: `all`, `overview` or `none`.
+        most: Figures of the first so many maps only.
 
     Raises:
         UserError: A file is missing or damaged.
@@ -87,8 +92,8 @@ def draw_histograms(files: MedianTestFiles, which: str = "all") -> list[Path]:
     title = f"{files.arch}, blur_jpg {files.tag}, {len(pairs.paths)} fakes of {files.gan_name}"
     pictures = plot_overview(pairs, tests, files.overview, title)
     if which == "all":
-        numbered = list(enumerate(tests))
-        for place, test in progress(numbered, total=len(tests), description="histograms", unit="map"):
+        numbered = list(enumerate(tests[:most]))
+        for place, test in progress(numbered, description="histograms", unit="map"):
             title = f"{test.feature_map_name}, {len(pairs.paths)} fakes of {files.gan_name}"
             pictures += plot_histogram(pairs, place, test, files.histogram(test.feature_map_name), title)
     return pictures

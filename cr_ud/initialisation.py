@@ -68,8 +68,8 @@ def make_high_pass(model: nn.Module) -> None:
     Traces of generators are weak and fine beside the picture, and from random weights most of the training is spent on
     finding them. Hence:
 
-    - Kernels of the first convolution keep their central 3 x 3 only, and of it the part that answers neither to constant
-      nor to linearly rising brightness (moments of order 0 and 1, for each colour). The first half of the kernels also
+    - Kernels of the first convolution keep their central 3 x 3 only, and of it the part that answers to no constant and
+      no linearly rising brightness (moments of order 0 and 1, for each colour). The first half of the kernels also
       loses the part that answers to all (normalised) colours alike, so that it sees differences between colours only.
       Norms stay as they were.
     - The residual branches of a ResNet start at zero (Goyal et al.: Accurate, Large Minibatch SGD, 2017, Sec. 5.1).

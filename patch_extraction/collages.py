@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from patch_extraction.files import MAKE, MapPatches, Patch, PatchFiles
 from utils.cli import progress
 from utils.decoding import decode_image
 from utils.errors import UserError
-from utils.figures import VERMILLION, house_style, save_figure
+from utils.figures import VERMILLION, chosen_formats, house_style, save_figure
 from utils.files import atomic_path
 
 PATCHES_IN_A_ROW = 5
@@ -155,7 +156,7 @@ def plot_overview(
         count: Patches of each map.
 
     Returns:
-        The PDF and the PNGs.
+        The PDF, if figures are saved as such, and the PNGs.
 
     Raises:
         UserError: A picture is missing or damaged.
@@ -165,9 +166,13 @@ def plot_overview(
     columns = min(count, PATCHES_IN_A_ROW)
     per_page = int((_PAGE[1] - head - _MARGIN / 2) / row)
     pages = [entries[first : first + per_page] for first in range(0, len(entries), per_page)]
-    pdf = stem.with_name(f"{stem.name}.pdf")
-    written = [pdf]
-    with house_style(), atomic_path(pdf) as temporary, PdfPages(temporary, metadata=_PDF_METADATA) as book:
+    written: list[Path] = []
+    with house_style(), ExitStack() as stack:
+        book: PdfPages | None = None
+        if "pdf" in chosen_formats():
+            written.append(stem.with_name(f"{stem.name}.pdf"))
+            temporary = stack.enter_context(atomic_path(written[0]))
+            book = stack.enter_context(PdfPages(temporary, metadata=_PDF_METADATA))
         for number, page in enumerate(pages, start=1):
             canvas = _Canvas(_PAGE[0], _PAGE[1] if len(pages) > 1 else head + len(page) * row + _MARGIN / 2)
             of = f"  (page {number} of {len(pages)})" if len(pages) > 1 else ""
@@ -193,7 +198,8 @@ def plot_overview(
                 for column, patch in enumerate(entry.patches[:columns]):
                     place = _MARGIN + label + column * (side + _GAP)
                     canvas.picture(place, top, side, _picture(patch.picture))
-            book.savefig(canvas.figure)
+            if book is not None:
+                book.savefig(canvas.figure)
             name = stem.name if number == 1 else f"{stem.name}_{number}"
             written += save_figure(canvas.figure, stem.with_name(name), formats=("png",))
     _remove_later_pages(stem, len(pages) + 1)

@@ -39,8 +39,8 @@ class MapOnGenerator:
 
     test: MedianTest
     patches: MapPatches
-    histogram: Path
-    collage: Path
+    histogram: Path | None
+    collage: Path | None
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class DetectorContents:
             found[fmap] = MapOnGenerator(
                 tests[fmap.key],
                 patches[fmap],
-                histogram.with_name(f"{histogram.name}.png"),
-                self.collages / fmap.folder_name / f"{name}.pdf",
+                _if_drawn(histogram.with_name(f"{histogram.name}.png")),
+                _if_drawn(self.collages / fmap.folder_name / f"{name}.pdf"),
             )
         return found
 
@@ -174,3 +174,8 @@ class DetectorContents:
 
     def _tests(self, name: str) -> MedianTestFiles:
         return MedianTestFiles(self.root, self.arch, name, self.tag)
+
+
+def _if_drawn(path: Path) -> Path | None:
+    """The figure, unless --maps_drawn has left it out."""
+    return path if path.is_file() else None

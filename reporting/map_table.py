@@ -103,8 +103,8 @@ def _on_generator(contents: DetectorContents, found: MapOnGenerator) -> dict[str
         "rgb": test.median_rgb,
         "grey": test.median_grayscale,
         "shift": test.median_difference,
-        "histogram": url(found.histogram, contents.root),
-        "collage": url(found.collage, contents.root),
+        "histogram": None if found.histogram is None else url(found.histogram, contents.root),
+        "collage": None if found.collage is None else url(found.collage, contents.root),
         "patches": patches,
     }
 

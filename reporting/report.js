@@ -79,20 +79,21 @@ document.querySelectorAll(".maps").forEach((section) => {
     const name = data.names[select.value];
     const content = element("div", {className: "detail-content"},
       element("p", {}, element("strong", {textContent: entry.key}), " on the fakes of " + name + ". ",
-        element("a", {href: here.collage, textContent: "Collage (PDF)"})));
+        here.collage ? element("a", {href: here.collage, textContent: "Collage (PDF)"}) : ""));
     if (here.patches.length) {
       content.append(element("p", {textContent: "Above, the part of the image that the map's largest activation depends "
         + "on; below, the whole image: look for what the parts have in common."}), patchList(here));
     } else {
       content.append(element("p", {textContent: "No patches: none of its images could be read."}));
     }
-    content.append(
-      element("figure", {},
+    if (here.histogram) {
+      content.append(element("figure", {},
         element("a", {href: here.histogram}, element("img", {src: here.histogram,
           alt: "Histograms of the map's largest activations in colour and in greyscale"})),
         element("figcaption", {textContent: "How strongly the map responds to each fake in colour and in greyscale: "
-          + "the further apart the two medians (vertical lines), the more it depends on colour."})),
-      testTable(entry));
+          + "the further apart the two medians (vertical lines), the more it depends on colour."})));
+    }
+    content.append(testTable(entry));
     const detail = element("tr", {className: "detail"},
       element("td", {colSpan: headers.length}, content));
     row.after(detail);

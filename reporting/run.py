@@ -24,6 +24,7 @@ from sensitivity_assessment.results import read_result
 from utils.distributed import Ranks
 from utils.explainers import make_explainer
 from utils.feature_maps import FeatureMapNetwork
+from utils.figures import chosen_formats
 from utils.files import is_made_from
 from utils.image_sets import ImageSet
 
@@ -151,21 +152,24 @@ class SubjectRun:
         files = GeneratorFiles.of(self.subject, name)
         patches = PatchFiles(self.subject.args.output_dir, self.subject.arch, name)
         step = f"{self.subject.arch}_{self.subject.tag}/{name}"
+        k = 0 if self._choice is None else self._choice.k
+        most = min(self.subject.args.maps_drawn or k, k)
 
         def histograms() -> list[Path]:
             self._announce(f"histograms of {name}")
-            return draw_histograms(files.tests)
+            return draw_histograms(files.tests, most=most)
 
         def collages() -> list[Path]:
             self._announce(f"collages of {name}")
-            of_maps, pages = draw_collages(patches, self.subject.tag)
+            of_maps, pages = draw_collages(patches, self.subject.tag, most)
             return [*of_maps, *pages]
 
         if MEDIAN_TEST in self._steps:
-            self._ledger.draw(f"{step}/histograms", [files.tests.activations, files.tests.tests], {}, histograms)
+            sources = [files.tests.activations, files.tests.tests]
+            self._ledger.draw(f"{step}/histograms", sources, {"maps": most, "formats": chosen_formats()}, histograms)
         if PATCHES in self._steps:
             tables = [patches.table(fmap) for fmap in self.choice.ranking.top_k(self.choice.k)]
-            settings = {"tag": self.subject.tag}
+            settings = {"tag": self.subject.tag, "maps": most, "formats": chosen_formats()}
             self._ledger.draw(f"{step}/collages", [patches.index, *tables], settings, collages)
 
     def _draw_tables(self) -> None:
@@ -185,7 +189,7 @@ class SubjectRun:
         def shares() -> list[Path]:
             return count_shares([entry.tests for entry in files])[1]
 
-        settings: dict[str, object] = {"generators": names, "compat": args.compat}
+        settings: dict[str, object] = {"generators": names, "compat": args.compat, "formats": chosen_formats()}
         if SENSITIVITY in self._steps:
             sources = [path for entry in files for path in (entry.dropout.scores, entry.dropout.summary)]
             own = {**settings, "k": self.choice.k, "ranking": self.choice.path.name}

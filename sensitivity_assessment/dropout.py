@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,25 @@ class Choice:
     variants: Variants
 
     def notes(self) -> list[str]:
-        """A sentence for each layer-matched draw that lacks maps."""
-        return [
-            f"{column} drops fewer than k maps, these layers have no more outside the top k: "
-            + ", ".join(f"{layer} {count}" for layer, count in missing.items())
-            for column, missing in self.variants.shortfall.items()
+        """What to know before the numbers: layers that are dropped whole, and layer-matched draws that lack maps."""
+        sizes = Counter(fmap.layer for fmap in self.ranking.maps)
+        top = Counter(fmap.layer for fmap in self.ranking.top_k(self.k))
+        whole = [f"all {count} maps of {layer}" for layer, count in top.items() if count == sizes[layer]]
+        draws: dict[tuple[tuple[str, int], ...], list[str]] = {}
+        for column, missing in self.variants.shortfall.items():
+            draws.setdefault(tuple(missing.items()), []).append(column)
+        notes = [
+            f"{', '.join(columns)}: fewer than k maps are dropped, these layers have no more outside the top k: "
+            + ", ".join(f"{layer} {count}" for layer, count in missing)
+            for missing, columns in draws.items()
         ]
+        if whole:
+            notes.insert(
+                0,
+                f"the top {self.k} hold {', '.join(whole)}: where nothing bypasses such a layer, dropping it blinds "
+                "any detector, whatever its maps respond to",
+            )
+        return notes
 
 
 def choose_maps(args: argparse.Namespace, arch: str, network: FeatureMapNetwork, gan_name: str) -> Choice:

@@ -1,98 +1,164 @@
-"""The main job without a download: rank the feature maps of a seeded detector on bundled photographs."""
+"""The whole story without a download: mini-ForenSynths, the shipped detectors, all analyses, and a report."""
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-
-from fmap_ranking.outputs import RankingFiles
-from fmap_ranking.ranking import read_ranking
-from fmap_ranking.topk import PAPER_TOPK, default_topk
-from utils.cli import make_parser, parse_architecture, parse_count, progress, run_script
-from utils.decoding import Crop
-from utils.demo_images import make_demo_images
+from cr_ud.evaluation_files import read_summaries
+from fmap_ranking.comparison import compare_rankings
+from fmap_ranking.ranking import default_ranking_path, read_ranking
+from fmap_ranking.topk import PAPER_TOPK
+from mini_forensynths.generators import SPECS
+from mini_forensynths.sets import CHROMA, set_names
+from sensitivity_assessment.dropout import EXPERIMENT, MADE_BY
+from sensitivity_assessment.outputs import ResultFiles
+from sensitivity_assessment.summary import read_summary
+from sensitivity_assessment.variants import TOP
+from utils.cli import make_parser, parse_architecture, parse_positive, run_script
 from utils.detectors import PROJECT_ROOT
-from utils.image_sets import LABEL_FOLDERS, find_image_set
-from utils.loading import iterate_batches
-from utils.seeded_detectors import make_seeded_detector, save_detector
+from utils.errors import UserError
+from utils.files import read_provenance, sha256_file
+from utils.image_sets import find_image_set
 
-NAME = "upsampled_photos"
-TAG = "seeded"
-SHOWN = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")
+TAG = "mini"
+DATA = "mini_forensynths"
+TRAINING = SPECS[0].name
+RANKED_ON = f"{TRAINING}_val"
+GENERATORS = [spec.name for spec in SPECS]
+ANALYSED = [*GENERATORS, TRAINING + CHROMA]
+COLOUR_ROBUST = ("efb0", "mini_cr")
 NOTE = (
-    "This demo needs no download. The detectors have SEEDED RANDOM convolutions under a last layer fitted on these\n"
-    "very images, and the fakes are photographs enlarged by pixel repetition. It shows what the tools do and what it\n"
-    "costs; it is no evidence about generators. For real detectors see docs/data_and_weights.md."
+    "mini-ForenSynths: reals are photographs, fakes the same photographs passed through small simulated generators.\n"
+    "The detectors were trained on the first generator only. A constructed benchmark: it shows what\n"
+    "the tools do and is no evidence about GANs (docs/mini_forensynths.md)."
 )
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__ or "", "python src/demo.py --arch efb0")
     parser.add_argument(
-        "--arch", type=parse_architecture, nargs="+", default=list(PAPER_TOPK), help="detectors to rank"
+        "--arch", type=parse_architecture, nargs="+", default=list(PAPER_TOPK), help="detectors to analyse"
     )
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="your own photographs; absent: bundled ones")
     parser.add_argument(
         "--output_dir", type=Path, default=PROJECT_ROOT / "output" / "demo", metavar="DIR", help="where results go"
     )
-    parser.add_argument("--crops", type=parse_count, default=3, metavar="N", help="crops of each photograph, at most 5")
-    parser.add_argument("--seed", type=parse_count, default=0, metavar="N", help="of the detectors' weights")
+    parser.add_argument("--patches", type=parse_positive, default=3, metavar="N", help="patches of each feature map")
+    parser.add_argument(
+        "--maps_drawn", type=parse_positive, default=4, metavar="N", help="histograms and collages of the first N maps"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
+    args.arch = list(dict.fromkeys(args.arch))
+    weights = {arch: _weights(arch, TAG) for arch in args.arch}
     print(NOTE, flush=True)
-    data = args.output_dir / "data"
-    number = make_demo_images(data, NAME, args.crops)
-    print(f"\n{_shown(data / NAME)}: {number} real and {number} fake images of 224 x 224", flush=True)
-    rows = [_demonstrate(arch, data, args) for arch in args.arch]
-    print("\ndetector  fakes used  omega of rank 1  top k  layers that hold most of the top k")
-    for row in rows:
-        print(row)
-    print("\nlook at:")
-    for picture in sorted(args.output_dir.glob("lrp/*/*/contact_sheet_*.png")):
-        print(f"  {_shown(picture)}")
-    for picture in sorted(args.output_dir.glob("fmap_relevances/*/*/*.png")):
-        print(f"  {_shown(picture)}")
+    data = args.output_dir / DATA
+    photos = [] if args.photos is None else ["--photos", str(args.photos), "--skip_bad_images"]
+    _run("make_mini_forensynths.py", [*photos, "--output_dir", str(data), "--overwrite"])
+    _evaluate(args, weights, data)
+    _run(
+        "reproduce.py",
+        [
+            *("--arch", *args.arch),
+            *("--weights", *(f"{arch}={path}" for arch, path in weights.items())),
+            *("--blur_jpg", TAG, "--dataset_dir", str(data), "--gan_name", *ANALYSED),
+            *("--rank_on", RANKED_ON, "--crop", "none"),
+            *("--patches", str(args.patches), "--maps_drawn", str(args.maps_drawn), "--pdf", "False"),
+            *("--output_dir", str(args.output_dir)),
+        ],
+    )
+    _print_results(args)
 
 
-def _demonstrate(arch: str, data: Path, args: argparse.Namespace) -> str:
-    files = RankingFiles(args.output_dir / "fmap_relevances", arch, NAME, TAG)
-    weights = args.output_dir / "weights" / arch / f"{TAG}{args.seed}.safetensors"
-    if not weights.exists():
-        _make_weights(arch, weights, data, args.seed)
-    shared = ["--arch", arch, "--weights", str(weights), "--blur_jpg", TAG, "--output_dir", str(args.output_dir)]
-    images = ["--dataset_dir", str(data), "--gan_name", NAME]
-    if not files.ranking("fake").exists():
-        _run("rank_fmaps.py", [*shared, *images, "--bsize", "8", "--resume"])
-    sheet = args.output_dir / "lrp" / arch / f"ud_{TAG}-beta0-label" / "contact_sheet_001.png"
-    if not sheet.exists():
-        shown = [data / NAME / LABEL_FOLDERS[label] / f"{photo}_0.png" for photo in SHOWN for label in (0, 1)]
-        _run("ud_lrp.py", [*shared, "--images", *[str(path) for path in shown]])
-    ranking = read_ranking(files.ranking("fake"))
-    topk = default_topk(arch, len(ranking))
-    layers = Counter(fmap.layer for fmap in ranking.top_k(topk)).most_common(3)
-    with files.samples.open(newline="") as table:
-        used = sum(row["label"] == "1" and row["used"] == "1" for row in csv.DictReader(table))
-    share = ", ".join(f"{layer} ({count})" for layer, count in layers)
-    return f"{arch:<9} {used:>10}  {ranking.values[0]:>15.4f}  {topk:>5}  {share}"
+def _weights(arch: str, name: str) -> Path:
+    path = PROJECT_ROOT / "weights" / arch / f"{name}.safetensors"
+    if not path.is_file():
+        shipped = sorted(p.parent.name for p in PROJECT_ROOT.glob(f"weights/*/{TAG}.safetensors"))
+        raise UserError(f"no {path}: --arch takes the shipped detectors, {' and '.join(shipped)}")
+    return path
 
 
-def _make_weights(arch: str, path: Path, data: Path, seed: int) -> None:
-    image_set = find_image_set(data, NAME)
-    # Real and fake alternate, so that every batch has both and the batch norms see the same mixture.
-    order = np.argsort([item.path.name for item in image_set.items], kind="stable")
-    mixed = image_set.subset(order.tolist())
-    device = torch.device("cpu")
-    batches = iterate_batches(mixed, batch_size=8, crop=Crop("none"), seed=0, num_workers=0, device=device)
-    images = [batch.images for batch in progress(batches, description=f"seeded {arch}", unit="batch")]
-    labels = np.array([item.label for item in mixed.items])
-    save_detector(make_seeded_detector(arch, images, labels, seed), path)
+def _evaluate(args: argparse.Namespace, weights: Mapping[str, Path], data: Path) -> None:
+    """Scores of all sets, controls among them, unless they are there from the same detectors and images."""
+    detectors = {arch: f"{arch}:{path}" for arch, path in weights.items()}
+    arch, name = COLOUR_ROBUST
+    if arch in weights:
+        detectors[f"{arch}_cr"] = f"{arch}:{_weights(arch, name)}"
+    sets = [*set_names("test")]
+    inputs = {f"weights of {name}": sha256_file(text.partition(":")[2]) for name, text in detectors.items()}
+    inputs |= {f"images of {name}": find_image_set(data, name).digest() for name in sets}
+    if read_provenance(args.output_dir / "evaluation" / "summary.csv").get("inputs") == inputs:
+        return
+    described = [f"{name}={text}" for name, text in detectors.items()]
+    images = ["--dataset_dir", str(data), "--gan_name", *sets]
+    more = ["--jpeg", "90", "75", "--resume", "--output_dir", str(args.output_dir)]
+    _run("evaluate_detector.py", ["--detectors", *described, *images, *more])
+
+
+def _print_results(args: argparse.Namespace) -> None:
+    summary = json.loads((args.output_dir / "summary.json").read_text(encoding="utf-8"))
+    print(
+        "\nAverage precision in percent, with k feature maps set to zero; "
+        "called fake: share of reals and of fakes without the top k"
+    )
+    columns = {"baseline": "all maps", "top-k": "no top k", "random-k": "no random k"}
+    columns |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale": "greyscale"}
+    head = "".join(f"{title:>12}" for title in columns.values())
+    print(f"{'detector':<9} {'k':>3} {'images of':<19}{head}  called fake")
+    for detector in summary["detectors"]:
+        for result in detector["results"]:
+            cells = "".join(f"{100 * result['ap'][name]:>12.1f}" for name in columns)
+            called = _called_fake(args.output_dir, detector["arch"], result["generator"])
+            print(f"{detector['arch']:<9} {detector['k']:>3} {result['generator']:<19}{cells}  {called}")
+    for detector in summary["detectors"]:
+        for note in detector["notes"]:
+            print(f"{detector['arch']}: {note}")
+    _print_colour_robust(args)
+    for detector in summary["detectors"]:
+        _compare_with_shipped(args, detector)
+    with (args.output_dir / DATA / "measures.csv").open(newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row["set"] in GENERATORS]
+    sharpness = ", ".join(f"{row['set']} {float(row['luma_hf']):.2f}/{float(row['chroma_hf']):.2f}" for row in rows)
+    print(f"\nsharpness of fakes over reals, luma/chroma: {sharpness}")
+    print(f"images:  {_shown(args.output_dir / DATA / 'montage.png')}")
+    print(f"controls: {_shown(args.output_dir / 'evaluation' / 'tables.md')}")
+    print(f"report:  {_shown(args.output_dir / 'report.html')}")
+
+
+def _called_fake(root: Path, arch: str, name: str) -> str:
+    """Share of reals and of fakes that are called fake at 0.5 without the top k, in percent."""
+    files = ResultFiles(root, EXPERIMENT, arch, name, TAG)
+    values = {row.variant: row.values for row in read_summary(files.summary, made_by=MADE_BY)}[TOP]
+    return f"{100 * (1.0 - values['acc_real']):>4.0f} {100 * values['acc_fake']:>4.0f}"
+
+
+def _print_colour_robust(args: argparse.Namespace) -> None:
+    summaries = read_summaries(args.output_dir / "evaluation" / "summary.csv")
+    by = {(entry.detector, entry.test_set, entry.variant): 100 * entry.ap for entry in summaries}
+    arch = COLOUR_ROBUST[0]
+    if (f"{arch}_cr", TRAINING, "rgb") not in by:
+        return
+    print(f"\n{arch} beside its colour-robust variant: AP in colour, in greyscale")
+    for name in GENERATORS:
+        pairs = [f"{by[who, name, 'rgb']:.1f}, {by[who, name, 'grayscale']:.1f}" for who in (arch, f"{arch}_cr")]
+        print(f"{name:<20} {pairs[0]:>14} {pairs[1]:>14}")
+
+
+def _compare_with_shipped(args: argparse.Namespace, detector: Mapping[str, Any]) -> None:
+    arch, k = detector["arch"], detector["k"]
+    ours = default_ranking_path(arch, RANKED_ON, TAG, "fake", args.output_dir / "fmap_relevances")
+    shipped = PROJECT_ROOT / "fmap_relevances" / arch / TAG / f"{RANKED_ON}-fake.csv"
+    if ours.is_file() and shipped.is_file():
+        overlap = compare_rankings(read_ranking(ours), read_ranking(shipped), [k]).overlaps[0]
+        print(f"\n{arch}: {overlap.common} of the top {k} maps are among those of the shipped ranking, of more images")
 
 
 def _shown(argument: str | Path) -> str:
@@ -101,7 +167,7 @@ def _shown(argument: str | Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument)
 
 
-def _run(script: str, arguments: list[str]) -> None:
+def _run(script: str, arguments: Sequence[str]) -> None:
     """One script of the project as a user would call it; its error message and exit code are ours."""
     print(f"\n$ python src/{script} {' '.join(map(_shown, arguments))}", flush=True)
     code = subprocess.run([sys.executable, str(PROJECT_ROOT / "src" / script), *arguments]).returncode

@@ -24,6 +24,7 @@ from utils.cli import (
 )
 from utils.errors import UserError
 from utils.explainers import parse_rule
+from utils.figures import figure_formats
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,6 +74,13 @@ def parse_arguments() -> argparse.Namespace:
     group.add_argument("--draws", type=parse_positive, default=5, metavar="N", help="random choices of each kind")
     group.add_argument("--patches", type=parse_positive, default=5, metavar="N", help="patches of each feature map")
     group.add_argument(
+        "--maps_drawn",
+        type=parse_positive,
+        metavar="N",
+        help="draw histograms and collages of the first N feature maps; absent: of all",
+    )
+    add_bool(group, "--pdf", default=True, help="save figures as PDF, too: for papers; PNG alone is much faster")
+    group.add_argument(
         "--only", nargs="+", choices=STEPS, help="these analyses, and what they need, without the report; absent: all"
     )
     add_run_arguments(parser, resume=False, wandb=False)
@@ -90,7 +98,8 @@ def main() -> None:
     if args.report_only and args.only:
         raise UserError("--only and --report_only exclude each other: leave one out")
     if not args.report_only:
-        _analyse(args)
+        with figure_formats("png", *(["pdf"] if args.pdf else [])):
+            _analyse(args)
     if not args.only:
         print(f"report: {write_report(args.output_dir)}")
 

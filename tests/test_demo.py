@@ -1,5 +1,6 @@
 """The demo and what it is made of: its images, its seeded detectors, and the whole script."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 import torch
 from ranking_runs import Scripts
 
+from cr_ud.evaluation_files import read_summaries
+from mini_forensynths.generators import SPECS
+from mini_forensynths.sets import CHROMA, NULL, SWAPPED
 from utils import demo_images
 from utils.benchmarking import ratio_to, table
 from utils.decoding import decode_image
@@ -14,6 +18,9 @@ from utils.demo_images import make_demo_images
 from utils.detectors import load_detector
 from utils.image_sets import find_image_set
 from utils.seeded_detectors import make_seeded_detector, save_detector
+
+TRAINING = SPECS[0].name
+ANALYSED = [*(spec.name for spec in SPECS), TRAINING + CHROMA]
 
 
 def test_demo_images_are_pairs_and_kept(tmp_path: Path) -> None:
@@ -63,18 +70,33 @@ def test_seeded_detector_separates_its_images_and_repeats(tmp_path: Path) -> Non
         assert np.allclose(torch.sigmoid(loaded.model(loaded.preprocess(images))[:, 0]).numpy(), p, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_demo_end_to_end_and_again(tmp_path: Path, scripts: Scripts) -> None:
-    arguments = ["--arch", "resnet18", "--crops", "1", "--output_dir", str(tmp_path)]
+    arguments = ["--arch", "efb0", "--patches", "1", "--maps_drawn", "1", "--output_dir", str(tmp_path)]
     first = scripts("demo", *arguments)
     assert first.code == 0, first.err
-    assert "SEEDED RANDOM" in first.out
+    assert "no evidence about GANs" in first.out
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    names = {path.name for path in written}
-    assert {"upsampled_photos-fake.csv", "upsampled_photos-omega.png", "contact_sheet_001.png"} <= names
+    assert {"report.html", "summary.csv", "tables.md", "montage.png"} <= {path.name for path in written}
+    with (tmp_path / "summary.csv").open(newline="") as table:
+        rows = {row["generator"]: row for row in csv.DictReader(table)}
+    assert list(rows) == ANALYSED
+    assert float(rows[TRAINING]["ap_baseline"]) > 0.9  # what the detector was trained on, on other photographs
+    controls = {(row.test_set, row.variant): row.ap for row in read_summaries(tmp_path / "evaluation" / "summary.csv")}
+    assert 0.35 < controls[NULL, "rgb"] < 0.65  # nothing to be seen
+    assert controls[SWAPPED, "rgb"] < 0.5
     again = scripts("demo", *arguments)
-    assert again.code == 0
-    assert written == {path: path.stat().st_mtime_ns for path in written}
-    assert "$ python" not in again.out  # nothing is recomputed
+    assert again.code == 0, again.err
+    assert "evaluate_detector" not in again.out
+    drawn_anew = {path.name for path in written if path.stat().st_mtime_ns != written[path]}
+    assert drawn_anew <= {"report.html", "summary.json", "summary.csv", "summary.md"}  # from the numbers there
+
+
+def test_demo_takes_shipped_detectors_only(tmp_path: Path, scripts: Scripts) -> None:
+    run = scripts("demo", "--arch", "resnet18", "--output_dir", str(tmp_path))
+    assert run.code == 2
+    assert "efb0 and resnet50" in run.err
+    assert not any(tmp_path.iterdir())
 
 
 def test_benchmark_ratio_is_by_round() -> None:

@@ -270,6 +270,20 @@ def test_report_names_only_files_that_are_there(finished: Path) -> None:
     assert any(HOSTILE in patch["name"] for entry in generators for patch in entry["patches"])
 
 
+def test_figures_of_some_maps_as_png_only(scripts: Scripts, arguments: list[object]) -> None:
+    run = scripts("reproduce", *arguments, "--maps_drawn", 1, "--pdf", "False")
+    assert run.code == 0, run.err
+    drawn = sorted(Path("out").rglob("*.png"))
+    assert not list(Path("out").rglob("*.pdf"))
+    for folder in ("collages", "activation_histograms"):
+        maps = {path.parent.name for path in drawn if path.parts[1] == folder} - {"0.5"}
+        assert len(maps) == 1
+    page = Path("out", "report.html").read_text()
+    data = json.loads(page.split('id="maps-0">')[1].split("</script>")[0])
+    histograms = [entry["histogram"] for fmap in data["maps"] for entry in fmap["generators"]]
+    assert [address is None for address in histograms] == [False, False, True, True, True, True]
+
+
 def test_report_is_drawn_from_files(again: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(again)
     (again / "report.html").unlink()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,24 @@ _METADATA: dict[str, dict[str, None]] = {
 }
 
 
+_formats: ContextVar[tuple[str, ...]] = ContextVar("formats of figures", default=("png", "pdf"))
+
+
+def chosen_formats() -> tuple[str, ...]:
+    """The formats that figures are saved in: PNG and PDF, unless `figure_formats` says otherwise."""
+    return _formats.get()
+
+
+@contextmanager
+def figure_formats(*formats: str) -> Iterator[None]:
+    """Save figures inside the `with` in these formats only; embedding fonts makes a PDF five times as slow as a PNG."""
+    token = _formats.set(formats)
+    try:
+        yield
+    finally:
+        _formats.reset(token)
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Matplotlib settings of the project, in force inside the `with` only."""
@@ -88,19 +107,19 @@ def new_figure(
         return figure, figure.subplots(rows, columns, **subplots)
 
 
-def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+def save_figure(figure: Figure, stem: Path, formats: Sequence[str] | None = None) -> list[Path]:
     """Write `<stem>.<format>` for every format, each atomically; equal figures give equal bytes.
 
     Args:
         figure: figure of `new_figure`.
         stem: path without the format's suffix; dots in the name (`blur_jpg_prob0.5`) are kept.
-        formats: out of `png`, `pdf`, `svg`.
+        formats: out of `png`, `pdf`, `svg`; absent: `chosen_formats()`.
 
     Returns:
         The paths written, in the order of `formats`.
     """
     paths = []
-    for name in formats:
+    for name in chosen_formats() if formats is None else formats:
         path = stem.with_name(f"{stem.name}.{name}")
         with house_style(), atomic_path(path) as temporary:
             figure.savefig(temporary, format=name, metadata=_METADATA[name])
