@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ranking_runs import Scripts
 
 from cr_ud.evaluation_files import read_summaries
@@ -15,9 +14,7 @@ from utils import demo_images
 from utils.benchmarking import ratio_to, table
 from utils.decoding import decode_image
 from utils.demo_images import make_demo_images
-from utils.detectors import load_detector
 from utils.image_sets import find_image_set
-from utils.seeded_detectors import make_seeded_detector, save_detector
 
 TRAINING = SPECS[0].name
 ANALYSED = [*(spec.name for spec in SPECS), TRAINING + CHROMA]
@@ -47,27 +44,6 @@ def test_boxes_lie_in_the_photograph_and_differ(size: tuple[int, int]) -> None:
     for left, top, right, bottom in boxes:
         assert 0 <= left <= right - 224 <= size[0] - 224
         assert 0 <= top <= bottom - 224 <= size[1] - 224
-
-
-def test_seeded_detector_separates_its_images_and_repeats(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    smooth = torch.randint(60, 200, (8, 3, 1, 1), generator=generator).expand(8, 3, 64, 64)
-    rough = torch.randint(0, 256, (8, 3, 64, 64), generator=generator)
-    images = torch.stack([smooth, rough], dim=1).flatten(0, 1).to(torch.uint8)
-    labels = np.array([0, 1] * 8)
-    detector = make_seeded_detector("resnet18", images.split(4), labels, seed=3)
-    with torch.no_grad():
-        p = torch.sigmoid(detector.model(detector.preprocess(images))[:, 0]).numpy()
-    assert ((p > 0.5) == labels).all()
-    assert 0.4 <= np.mean((p >= 0.9) | (p <= 0.1)) <= 1.0
-    assert not any(module.training for module in detector.model.modules())
-    again = make_seeded_detector("resnet18", images.split(4), labels, seed=3)
-    for key, value in detector.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[key]), key
-    save_detector(detector, tmp_path / "weights.safetensors")
-    loaded = load_detector("resnet18", tmp_path / "weights.safetensors", "cpu")
-    with torch.no_grad():
-        assert np.allclose(torch.sigmoid(loaded.model(loaded.preprocess(images))[:, 0]).numpy(), p, atol=1e-6)
 
 
 @pytest.mark.slow
