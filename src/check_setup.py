@@ -161,7 +161,7 @@ def _at_hand(
         at_hand.add(DETECTOR)
     if any(finding.state == OK and finding.name.startswith(f"{arch},") for finding in weights.get("imagenet", ())):
         at_hand.add(CLASSIFIER)
-    if any(finding.state == OK and finding.name.endswith("-fake") for finding in rankings.get(arch, ())):
+    if any(finding.state == OK and finding.name == f"{arch}, {RANKING_SET}-fake" for finding in rankings.get(arch, ())):
         at_hand.add(RANKING)
     if ready:
         at_hand.add(DATA)

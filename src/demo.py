@@ -14,7 +14,7 @@ from fmap_ranking.comparison import compare_rankings
 from fmap_ranking.ranking import default_ranking_path, read_ranking
 from fmap_ranking.topk import PAPER_TOPK
 from mini_forensynths.generators import SPECS
-from mini_forensynths.sets import CHROMA, set_names
+from mini_forensynths.sets import BLURRED, CHROMA, NULL, SWAPPED
 from sensitivity_assessment.dropout import EXPERIMENT, MADE_BY
 from sensitivity_assessment.outputs import ResultFiles
 from sensitivity_assessment.summary import read_summary
@@ -92,7 +92,7 @@ def _evaluate(args: argparse.Namespace, weights: Mapping[str, Path], data: Path)
     arch, name = COLOUR_ROBUST
     if arch in weights:
         detectors[f"{arch}_cr"] = f"{arch}:{_weights(arch, name)}"
-    sets = [*set_names("test")]
+    sets = [*ANALYSED, NULL, SWAPPED, BLURRED]
     inputs = {f"weights of {name}": sha256_file(text.partition(":")[2]) for name, text in detectors.items()}
     inputs |= {f"images of {name}": find_image_set(data, name).digest() for name in sets}
     if read_provenance(args.output_dir / "evaluation" / "summary.csv").get("inputs") == inputs:
