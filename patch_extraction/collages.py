@@ -88,7 +88,8 @@ def draw_collages(
     collages = []
     for entry in progress(entries, description=f"collages {files.gan_name}", unit="map"):
         collages += plot_map(entry, files.gan_name, folder / entry.fmap.folder_name / files.gan_name, count)
-    columns = min(count or PATCHES_IN_A_ROW, PATCHES_IN_A_ROW)
+    most = max((len(entry.patches) for entry in entries), default=1)
+    columns = max(1, min(count or most, most, PATCHES_IN_A_ROW))
     return collages, plot_overview(entries, files.gan_name, files.arch, folder / files.gan_name, columns)
 
 

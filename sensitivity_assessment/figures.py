@@ -66,7 +66,7 @@ def plot_sensitivity(results: Sequence[GeneratorResult], path_stem: Path, title:
     handles, labels = axes[0].get_legend_handles_labels()
     handles.append(Line2D([], [], **_DOT))
     labels.append("one random choice (bar: their mean)")
-    figure.legend(handles, labels, loc="outside lower center", ncols=3 if size < 9 else 7)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if size < 9 else 4)
     axes[0].set_title(title + "\nwhiskers: 95 % intervals; accuracies at the calibrated threshold")
     return save_figure(figure, path_stem)
 
