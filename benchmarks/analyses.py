@@ -163,7 +163,7 @@ def main() -> None:
         lines += ["", "Peak memory of all analyses in one pass, MB:", "", *table(("detector", "images", "MB"), peaks)]
     print("\n".join(lines))
     if args.write:
-        write_section("Analyses", "python benchmarks/analyses.py --write", lines)
+        write_section("Analyses", " ".join(["python benchmarks/analyses.py", *sys.argv[1:]]), lines)
 
 
 if __name__ == "__main__":
