@@ -152,7 +152,9 @@ def test_number_of_workers_for_a_gpu() -> None:
 def run(body: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a script with this body of `main` in a process of its own."""
     code = (
-        "import errno, os, sys\nfrom utils.cli import run_script\nfrom utils.errors import *\n"
+        # a shell starts background jobs with Ctrl-C ignored, and so may a test run be
+        "import errno, os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from utils.cli import run_script\nfrom utils.errors import *\n"
         f"def main():\n    {body}\nrun_script(main)\n"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
