@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from fmap_ranking.names import FeatureMap
+from images.sets import ImageSet
+from passes.feature_maps import Kind, SharedForward, by_layer
+from passes.one_pass import PassBatch, State
 from utils.errors import UserError
-from utils.feature_maps import Kind, SharedForward, by_layer
 from utils.files import read_npz, write_npz
-from utils.image_sets import ImageSet
-from utils.passes import PassBatch, State
 
 KINDS: tuple[Kind, Kind] = ("rgb", "grayscale")
 

@@ -12,9 +12,9 @@ from scipy.stats import false_discovery_control
 from scipy.stats import median_test as scipy_median_test
 
 from activation_histograms.collector import ActivationPairs
+from evaluation.metrics import wilson_interval
 from utils.errors import UserError
 from utils.files import write_csv
-from utils.metrics import wilson_interval
 
 LEVEL = 0.05
 """Largest p-value of a map called colour-conditional."""

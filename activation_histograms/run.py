@@ -11,12 +11,12 @@ from activation_histograms.collector import ActivationPairs, read_activations
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
 from activation_histograms.median_test import ColourShare, colour_share, median_tests, read_tests, write_tests
 from activation_histograms.outputs import MedianTestFiles, write_shares
+from detectors.detector import Detector
+from images.sets import ImageSet
+from passes.one_pass import PassReport
 from utils.cli import progress
-from utils.detectors import Detector
 from utils.errors import UserError
 from utils.files import sha256_file, write_provenance
-from utils.image_sets import ImageSet
-from utils.passes import PassReport
 
 MADE_BY = "src/median_test_activation_histograms.py"
 HISTOGRAMS = ("all", "overview", "none")

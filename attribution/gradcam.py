@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from attribution.targets import Target
-from utils.detectors import Detector
+from detectors.detector import Detector
 from utils.errors import UserError
 
 # of the published min-max scaling

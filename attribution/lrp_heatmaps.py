@@ -17,6 +17,7 @@ from attribution.run import (
     run_attribution,
 )
 from attribution.targets import LABEL, Target, class_name, parse_target
+from detectors.explainers import add_lrp_arguments, make_explainer
 from lrp import Absorption, Explainer
 from lrp.targets import start_relevance
 from utils.cli import (
@@ -27,7 +28,6 @@ from utils.cli import (
     add_run_arguments,
     make_parser,
 )
-from utils.explainers import add_lrp_arguments, make_explainer
 from utils.files import sha256_file, write_csv, write_provenance
 
 CONSERVATION_COLUMNS = ("layer", "kind", "rule", "received", "passed", "absorbed")

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from attribution.outputs import AttributionWriter, ResizedCrop, add_image_arguments
 from attribution.targets import LABEL, TOP, Target, class_name, probabilities
+from detectors.detector import Detector, load_detector, load_imagenet_classifier
+from images.decoding import Crop
+from images.loading import SkippedImage, iterate_batches
+from images.sets import ImageSet
 from utils.cli import parse_count, progress, resolve_num_workers
-from utils.decoding import Crop
-from utils.detectors import Detector, load_detector, load_imagenet_classifier
 from utils.errors import UserError
-from utils.image_sets import ImageSet
-from utils.loading import SkippedImage, iterate_batches
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
+from demo_images import make_demo_images
 
 from activation_histograms.collector import ActivationPairCollector
+from detectors.detector import Detector, build_model, get_architecture
 from fmap_ranking.ranking import Ranking
 from fmap_ranking.topk import default_topk
+from images.decoding import Crop
+from images.loading import iterate_batches
+from images.sets import ImageSet, find_image_set
 from lrp.canonise import build_program, explained_layers
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import Collector, run_pass
 from patch_extraction.activations import MaxActivations
 from sensitivity_assessment.scores import colour_scores, dropout_scores
 from sensitivity_assessment.variants import Variants, make_variants
-from utils.benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
-from utils.decoding import Crop
-from utils.demo_images import make_demo_images
-from utils.detectors import Detector, build_model, get_architecture
-from utils.feature_maps import FeatureMapNetwork, SharedForward
-from utils.image_sets import ImageSet, find_image_set
-from utils.loading import iterate_batches
-from utils.passes import Collector, run_pass
 
 NAME = "photos"
 Analysis = Callable[[], list[Collector]]

@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 import torch
+from benchmarking import own_peak_megabytes, table, write_section
+from demo_images import make_demo_images
 
+from detectors.detector import Detector, build_model, get_architecture
 from fmap_ranking.collector import Confidence, RelevanceCollector
+from images.decoding import Crop
+from images.sets import ImageSet, find_image_set
 from lrp import Explainer
-from utils.benchmarking import own_peak_megabytes, table, write_section
-from utils.decoding import Crop
-from utils.demo_images import make_demo_images
-from utils.detectors import Detector, build_model, get_architecture
-from utils.image_sets import ImageSet, find_image_set
-from utils.passes import run_pass
+from passes.one_pass import run_pass
 
 NAME = "photos"
 

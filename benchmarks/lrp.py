@@ -16,11 +16,11 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
 from torch import Tensor, nn
 
+from detectors.detector import build_model, get_architecture
 from lrp import Explainer
-from utils.benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
-from utils.detectors import build_model, get_architecture
 
 STEP = "forward-backward step (S)"
 Work = Callable[[], object]

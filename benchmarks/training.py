@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarking import table, write_section
 from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -23,14 +24,13 @@ from cr_ud.evaluation_files import read_summaries
 from cr_ud.initialisation import initial_model
 from cr_ud.scoring import RGB
 from cr_ud.training_data import EpochOrder, find_training_set, load_training
-from utils.benchmarking import table, write_section
-from utils.bundled_photos import bundled_photos
-from utils.decoding import Crop, decode_image
-from utils.detectors import Detector, get_architecture
-from utils.devices import resolve_device
-from utils.distortions import resize_shorter_side
+from detectors.detector import Detector, get_architecture
+from detectors.devices import resolve_device
+from images.bundled_photos import bundled_photos
+from images.decoding import Crop, decode_image
+from images.distortions import resize_shorter_side
+from images.sets import LABEL_FOLDERS, ImageSet, find_image_set, find_loose_images
 from utils.figures import save_picture
-from utils.image_sets import LABEL_FOLDERS, ImageSet, find_image_set, find_loose_images
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 AUGMENTATION = Augmentation()

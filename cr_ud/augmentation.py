@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from utils.decoding import Crop
-from utils.distortions import INTERPOLATIONS, JPEG_ENCODERS, blur, grayscale, jpeg, resize_shorter_side
+from images.decoding import Crop
+from images.distortions import INTERPOLATIONS, JPEG_ENCODERS, blur, grayscale, jpeg, resize_shorter_side
 from utils.errors import UserError
 
 

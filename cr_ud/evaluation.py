@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cr_ud.scoring import RGB
-from utils.errors import UserError
-from utils.metrics import (
+from evaluation.metrics import (
     Statistic,
     accuracies,
     accuracy_of_draws,
@@ -21,6 +20,7 @@ from utils.metrics import (
     standard_error_of_share,
     wilson_interval,
 )
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)

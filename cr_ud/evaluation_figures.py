@@ -10,8 +10,8 @@ from sklearn.metrics import precision_recall_curve
 
 from cr_ud.evaluation import SetScores, Summary
 from cr_ud.scoring import RGB, SWEEPS
+from evaluation.metrics import average_precision
 from utils.figures import FAKE, GREY, PALETTE, REAL, house_style, new_figure, save_figure
-from utils.metrics import average_precision
 
 _AXIS_NAMES = {"jpeg": "JPEG quality", "blur": "blur, sigma in pixels", "resize": "scaling factor"}
 _WIDEST = 3

@@ -15,14 +15,14 @@ from cr_ud.evaluation_tables import write_tables
 from cr_ud.published import WANG_SETS
 from cr_ud.ranked_sheet import write_ranked
 from cr_ud.scoring import RGB, ScoreCollector, Variant
+from detectors.detector import Detector, load_detector
+from images.decoding import Crop
+from images.sets import ImageSet, composition, find_image_set, find_loose_images
+from passes.one_pass import PassReport, PassState, discard_state, run_pass
+from passes.processes import Ranks
 from utils.cli import resolve_num_workers
-from utils.decoding import Crop
-from utils.detectors import Detector, load_detector
-from utils.distributed import Ranks
 from utils.errors import UserError
 from utils.files import is_plain_name, write_provenance
-from utils.image_sets import ImageSet, composition, find_image_set, find_loose_images
-from utils.passes import PassReport, PassState, discard_state, run_pass
 
 # test sets of Wang et al. that are arranged in class folders; no set is scaled, all are cropped at the centre
 _WANG_WITH_CLASSES = frozenset({"progan", "stylegan", "cyclegan", "stylegan2"})

@@ -6,8 +6,8 @@ from pathlib import Path
 from cr_ud.evaluation import Summary
 from cr_ud.published import WANG_SOURCE, ApRow, colour_robust_rows, wang_results
 from cr_ud.scoring import GRAYSCALE, RGB
+from evaluation.published import SOURCE
 from utils.files import write_csv, write_text
-from utils.published import SOURCE
 
 _ABSENT = "–"
 

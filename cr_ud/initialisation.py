@@ -8,9 +8,9 @@ from efficientnet_pytorch import EfficientNet
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from utils.architectures import Architecture, get_architecture
-from utils.checkpoints import load_state, read_state
-from utils.detectors import imagenet_weights_path
+from detectors.architectures import Architecture, get_architecture
+from detectors.checkpoints import load_state, read_state
+from detectors.detector import imagenet_weights_path
 from utils.errors import UserError
 from utils.files import sha256_file
 

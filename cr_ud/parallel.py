@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributed import ReduceOp
 
-from utils.distributed import Ranks
+from passes.processes import Ranks
 
 BACKEND = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from utils.published import GENERATORS, published_colour_ap
+from evaluation.published import GENERATORS, published_colour_ap
 
 WANG_SOURCE = (
     "Wang, Wang, Zhang, Owens, Efros: CNN-generated images are surprisingly easy to spot... for now, CVPR 2020; "

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from images.decoding import decode_image
+from images.sets import LABEL_NAMES, ImageItem
 from utils.contact_sheets import ContactSheets
-from utils.decoding import decode_image
 from utils.files import write_csv
-from utils.image_sets import LABEL_NAMES, ImageItem
 
 
 def write_ranked(folder: Path, detector: str, items: Sequence[ImageItem], scores: np.ndarray, shown: int) -> list[Path]:

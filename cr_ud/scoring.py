@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.decoding import Crop
-from utils.detectors import Detector
-from utils.distortions import blur, grayscale, jpeg, rescale
+from detectors.detector import Detector
+from images.decoding import Crop
+from images.distortions import blur, grayscale, jpeg, rescale
+from passes.one_pass import PassBatch
 from utils.errors import UserError
-from utils.passes import PassBatch
 
 RGB, GRAYSCALE = "rgb", "grayscale"
 SWEEPS = ("jpeg", "blur", "resize")

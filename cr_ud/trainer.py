@@ -19,12 +19,12 @@ from cr_ud.schedule import Schedule
 from cr_ud.training_data import EpochOrder, Loaded, load_training, sample_evenly
 from cr_ud.training_log import EPOCH, TRAIN, VALIDATION, LogRow, TrainingLog
 from cr_ud.validation import Validation, validate
+from detectors.detector import Detector
+from images.sets import ImageSet
+from passes.processes import Ranks
 from utils.cli import GracefulInterrupt, progress
-from utils.detectors import Detector
-from utils.distributed import Ranks
 from utils.errors import Interrupted, UserError
 from utils.files import write_text
-from utils.image_sets import ImageSet
 from utils.tracking import Tracker
 
 _STEP = 4  # stream of random numbers of the network itself (dropout), apart from those of the data

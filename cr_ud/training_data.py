@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cr_ud.augmentation import Augmentation
-from utils.decoding import decode_image
-from utils.distributed import Ranks
+from images.decoding import decode_image
+from images.sets import LABEL_NAMES, ImageItem, ImageSet, find_image_set
+from passes.processes import Ranks
 from utils.errors import UserError
-from utils.image_sets import LABEL_NAMES, ImageItem, ImageSet, find_image_set
 
 # streams of random numbers that must not meet: order of an epoch, augmentation, choice of held-out images
 _ORDER, _AUGMENT, _HOLD_OUT = 1, 2, 3
@@ -32,7 +32,7 @@ def find_training_set(
         num_real, num_fake: the first so many of each class; None or 0 for all.
 
     Raises:
-        UserError: as `utils.image_sets.find_image_set`, or a class is not there.
+        UserError: as `images.sets.find_image_set`, or a class is not there.
     """
     folder = Path(root).absolute()
     if not folder.is_dir():

@@ -17,12 +17,12 @@ from cr_ud.trainer import RunFiles, Trainer, TrainingSettings
 from cr_ud.training_data import EpochOrder, find_pairs, find_training_set, split_off
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
+from detectors.detector import Detector, get_architecture
+from images.sets import ImageSet, composition
+from passes.processes import Ranks
 from utils.cli import resolve_num_workers
-from utils.detectors import Detector, get_architecture
-from utils.distributed import Ranks
 from utils.errors import UserError
 from utils.files import write_csv, write_provenance
-from utils.image_sets import ImageSet, composition
 from utils.tracking import Tracker, tracker
 
 GRAYSCALE_PROB = {"rgb": 0.0, "cr": 0.5, "grayscale": 1.0}

@@ -9,10 +9,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from cr_ud.augmentation import Augmentation
 from cr_ud.parallel import from_first, share_buffers
 from cr_ud.training_data import load_validation
-from utils.detectors import Detector
-from utils.distributed import Ranks
-from utils.image_sets import ImageSet
-from utils.metrics import accuracies, average_precision
+from detectors.detector import Detector
+from evaluation.metrics import accuracies, average_precision
+from images.sets import ImageSet
+from passes.processes import Ranks
 
 
 @dataclass(frozen=True)

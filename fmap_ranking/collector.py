@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fmap_ranking.ffrs import FFRS
+from images.sets import ImageItem, ImageSet
 from lrp import ChannelStatistics, Explainer
 from lrp.targets import FAKE, REAL, start_relevance
-from utils.image_sets import ImageItem, ImageSet
-from utils.passes import PassBatch, State
+from passes.one_pass import PassBatch, State
 
 LABELS = {REAL: 0, FAKE: 1}
 Keep = Callable[[ImageItem, np.ndarray, np.ndarray, float], None]

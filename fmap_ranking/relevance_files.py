@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from images.sets import ImageItem
 from utils.figures import save_picture
 from utils.files import atomic_path, safe_join
 from utils.heatmaps import overlay, render_heatmap
-from utils.image_sets import ImageItem
 
 
 class RelevanceFiles:

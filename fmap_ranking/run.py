@@ -7,16 +7,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from detectors.detector import Detector
 from fmap_ranking.collector import Confidence, Keep, RelevanceCollector, SampleCounts
 from fmap_ranking.outputs import RankingFiles, draw_rankings, write_rankings
+from images.sets import ImageSet
 from lrp import Explainer
-from utils.detectors import Detector
-from utils.distributed import Ranks
+from passes.experiments import conditions, show_images
+from passes.one_pass import PassState, discard_state
+from passes.processes import Ranks
 from utils.errors import UserError
-from utils.experiments import conditions, show_images
 from utils.files import sha256_file
-from utils.image_sets import ImageSet
-from utils.passes import PassState, discard_state
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from utils.decoding import decode_image
+from images.decoding import decode_image
+from images.sets import LABEL_FOLDERS
 from utils.errors import UserError
-from utils.image_sets import LABEL_FOLDERS
 
 # luma, blue and red difference of ITU-R 601-2, as in JPEG
 TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from images.decoding import decode_image
+from images.sets import LABEL_FOLDERS
 from mini_forensynths.generators import SPECS
 from mini_forensynths.sets import CHROMA, set_names
-from utils.decoding import decode_image
 from utils.figures import house_style, new_figure, save_figure
-from utils.image_sets import LABEL_FOLDERS
 
 _PHOTOS = 2
 _DETAIL = 32  # side, pixels

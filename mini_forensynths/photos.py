@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.bundled_photos import bundled_photos
+from images.bundled_photos import bundled_photos
+from images.decoding import decode_image
+from images.sets import find_loose_images
 from utils.cli import progress
-from utils.decoding import decode_image
 from utils.errors import UserError
 from utils.files import safe_name, sha256_text
-from utils.image_sets import find_loose_images
 
 PARTS = ("train", "val", "test")
 # Every photograph is shrunk by a whole factor (box filter) of at least 2, which removes the 8 x 8 grid and the coarser

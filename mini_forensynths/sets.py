@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from images.distortions import blur
+from images.sets import LABEL_FOLDERS
 from mini_forensynths.generators import SPECS, SimulatedGenerator, reconstruct
 from mini_forensynths.photos import Photo, cut_tiles, load_photo
 from utils.cli import progress
-from utils.distortions import blur
 from utils.errors import UserError
 from utils.figures import save_picture
-from utils.image_sets import LABEL_FOLDERS
 
 CHROMA = "-chroma"
 """Ends the name of a positive control for colour: the generator's colours on the luma of the photograph."""

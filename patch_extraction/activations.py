@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from fmap_ranking.names import FeatureMap
+from images.sets import ImageSet
+from passes.feature_maps import Observation, SharedForward, by_layer
+from passes.one_pass import PassBatch, State
 from patch_extraction.rankings import ActivationRankings, Source
 from utils.errors import UserError
-from utils.feature_maps import Observation, SharedForward, by_layer
-from utils.image_sets import ImageSet
-from utils.passes import PassBatch, State
 
 _LAST_POSITION = 2**31 - 1
 

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from images.decoding import decode_image
 from patch_extraction.files import MAKE, MapPatches, Patch, PatchFiles
 from utils.cli import progress
-from utils.decoding import decode_image
 from utils.errors import UserError
 from utils.figures import VERMILLION, chosen_formats, house_style, save_figure
 from utils.files import atomic_path

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from fmap_ranking.names import FeatureMap, parse_key
+from images.sets import ImageItem
 from patch_extraction.patches import NUMBERS, Numbers, Wanted
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import safe_join, write_csv
-from utils.image_sets import ImageItem
 
 MAKE = "extract_max_activation_patches.py"
 _BOX = NUMBERS[:4]

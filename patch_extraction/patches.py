@@ -8,12 +8,12 @@ from dataclasses import asdict, astuple, dataclass, fields
 import numpy as np
 
 from fmap_ranking.names import FeatureMap
+from images.sets import ImageItem
 from lrp import Explainer
+from passes.one_pass import PassBatch, State
 from patch_extraction.boxes import Box, bounding_box
 from patch_extraction.rankings import ActivationRankings
 from utils.errors import UserError
-from utils.image_sets import ImageItem
-from utils.passes import PassBatch, State
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detectors.detector import Detector
 from fmap_ranking.names import FeatureMap
+from images.sets import ImageItem, ImageSet
 from patch_extraction.patches import Wanted, wanted_patches
 from patch_extraction.rankings import MAKE, ActivationRankingFiles, ActivationRankings
-from utils.detectors import Detector
 from utils.errors import UserError
 from utils.files import safe_join
-from utils.image_sets import ImageItem, ImageSet
 
 _FAKE = 1
 

@@ -7,17 +7,17 @@ import sys
 
 import numpy as np
 
+from detectors.detector import Detector
 from lrp import Explainer
+from passes.experiments import conditions, show_images
+from passes.one_pass import PassState, discard_state
+from passes.processes import Ranks
 from patch_extraction.files import PatchFiles
 from patch_extraction.patches import PatchCollector, Wanted
 from patch_extraction.plan import PatchPlan, plan_patches
 from patch_extraction.rankings import ActivationRankingFiles
 from patch_extraction.selection import Selection, select_maps
-from utils.detectors import Detector
-from utils.distributed import Ranks
-from utils.experiments import conditions, show_images
 from utils.files import sha256_file, sha256_text, write_provenance
-from utils.passes import PassState, discard_state
 
 
 def find_patches(args: argparse.Namespace, detector: Detector, gan_name: str) -> tuple[Selection, PatchPlan]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detectors.detector import Detector
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import read_ranking
 from fmap_ranking.topk import default_topk
 from lrp.canonise import build_program, explained_layers
 from utils.cli import parse_positive
-from utils.detectors import Detector
 from utils.errors import UserError
 from utils.files import sha256_file
 

@@ -9,6 +9,12 @@ from pathlib import Path
 
 import torch
 
+from detectors.detector import Detector, load_detector
+from images.sets import ImageSet
+from passes.experiments import conditions, show_images
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import PassReport, PassState, discard_state
+from passes.processes import Ranks
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_colour_table
 from sensitivity_assessment.results import is_current, read_result, write_result
 from sensitivity_assessment.scores import RGB, Scores, colour_scores, read_scores
@@ -21,14 +27,8 @@ from utils.cli import (
     parse_architecture,
     parse_name,
 )
-from utils.detectors import Detector, load_detector
-from utils.distributed import Ranks
 from utils.errors import UserError
-from utils.experiments import conditions, show_images
-from utils.feature_maps import FeatureMapNetwork, SharedForward
 from utils.files import safe_join
-from utils.image_sets import ImageSet
-from utils.passes import PassReport, PassState, discard_state
 
 EXPERIMENT = "grayscale-transfer"
 MADE_BY = "src/grayscale_sensitivity_analysis.py"

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detectors.detector import Detector
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.ranking import Ranking, read_ranking
 from fmap_ranking.topk import default_topk
+from images.sets import ImageSet
+from passes.feature_maps import FeatureMapNetwork
+from passes.one_pass import PassReport
 from sensitivity_assessment.figures import plot_sensitivity
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_sensitivity_table
 from sensitivity_assessment.results import read_result, write_result
 from sensitivity_assessment.scores import Scores
 from sensitivity_assessment.variants import BASELINE, Variants, make_variants
-from utils.detectors import Detector
-from utils.feature_maps import FeatureMapNetwork
 from utils.files import sha256_file, sha256_text, write_csv
-from utils.image_sets import ImageSet
-from utils.passes import PassReport
 
 EXPERIMENT = "transfer"
 MADE_BY = "src/transfer_sensitivity_analysis.py"

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.published import SENSITIVITY_K, SOURCE, TAG, published_colour_ap, published_sensitivity
 from sensitivity_assessment.scores import GRAYSCALE, RGB
 from sensitivity_assessment.summary import AVERAGED, SummaryRow
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.files import safe_join, write_csv, write_text
-from utils.published import SENSITIVITY_K, SOURCE, TAG, published_colour_ap, published_sensitivity
 
 SHOWN = (BASELINE, TOP, RANDOM, f"{RANDOM}-{AVERAGED}", LAYER_RANDOM, LOW)
 _PUBLISHED_NAMES = {BASELINE: BASELINE, TOP: TOP, f"{RANDOM}-{AVERAGED}": RANDOM, LOW: LOW}

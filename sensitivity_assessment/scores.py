@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from images.sets import ImageSet
+from passes.feature_maps import FeatureMapNetwork, SharedForward, by_layer
+from passes.one_pass import PassBatch, State
 from sensitivity_assessment.variants import Variants
 from utils.errors import UserError
-from utils.feature_maps import FeatureMapNetwork, SharedForward, by_layer
 from utils.files import write_csv
-from utils.image_sets import ImageSet
-from utils.passes import PassBatch, State
 
 RGB = "rgb"
 GRAYSCALE = "grayscale"

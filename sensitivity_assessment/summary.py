@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.metrics import accuracies, ap_of_draws, average_precision, bootstrap_counts, gmean_threshold
 from sensitivity_assessment.scores import Scores
 from utils.errors import UserError
 from utils.files import write_csv
-from utils.metrics import accuracies, ap_of_draws, average_precision, bootstrap_counts, gmean_threshold
 
 AP = "ap"
 METRICS = (AP, "acc_real", "acc_fake", "acc", "acc_real_calibrated", "acc_fake_calibrated", "acc_calibrated")

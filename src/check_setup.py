@@ -5,12 +5,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from detectors.detector import PROJECT_ROOT, architectures, build_model, default_weights_path, get_architecture
 from fmap_ranking.ranking import default_ranking_path, read_ranking
-from lrp import Explainer
-from utils.cli import make_parser, run_script
-from utils.detectors import PROJECT_ROOT, architectures, build_model, default_weights_path, get_architecture
-from utils.errors import UserError
-from utils.inventory import (
+from inventory import (
     BROKEN,
     MISSING,
     OK,
@@ -24,6 +21,9 @@ from utils.inventory import (
     look_at_weights,
     usable_weights,
 )
+from lrp import Explainer
+from utils.cli import make_parser, run_script
+from utils.errors import UserError
 
 WIDTH = 100
 NAME, STATE = 26, 8

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cr_ud.evaluation_files import read_summaries
+from detectors.detector import PROJECT_ROOT
 from fmap_ranking.comparison import compare_rankings
 from fmap_ranking.ranking import default_ranking_path, read_ranking
 from fmap_ranking.topk import PAPER_TOPK
+from images.sets import find_image_set
 from mini_forensynths.generators import SPECS
 from mini_forensynths.sets import BLURRED, CHROMA, NULL, SWAPPED
 from sensitivity_assessment.dropout import EXPERIMENT, MADE_BY
@@ -20,10 +22,8 @@ from sensitivity_assessment.outputs import ResultFiles
 from sensitivity_assessment.summary import read_summary
 from sensitivity_assessment.variants import TOP
 from utils.cli import make_parser, parse_architecture, parse_positive, run_script
-from utils.detectors import PROJECT_ROOT
 from utils.errors import UserError
 from utils.files import read_provenance, sha256_file
-from utils.image_sets import find_image_set
 
 TAG = "mini"
 DATA = "mini_forensynths"

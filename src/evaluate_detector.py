@@ -63,8 +63,8 @@ def main() -> None:
     # after the arguments, so that --help is quick
     from cr_ud.evaluation_run import draw, evaluate_sets, find_detectors, find_test_sets, rank_loose_images
     from cr_ud.scoring import RGB, variants
-    from utils.devices import resolve_device
-    from utils.distributed import process_group
+    from detectors.devices import resolve_device
+    from passes.processes import process_group
     from utils.tracking import tracker
 
     folder = args.output_dir / ("ranked_images" if args.images else "evaluation")

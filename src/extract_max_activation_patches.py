@@ -3,6 +3,10 @@
 import argparse
 from pathlib import Path
 
+from detectors.detector import load_detector
+from detectors.devices import resolve_device
+from detectors.explainers import add_lrp_arguments, make_explainer
+from passes.processes import process_group
 from patch_extraction.run import extract_patches, find_patches
 from patch_extraction.selection import add_map_arguments
 from utils.cli import (
@@ -16,10 +20,6 @@ from utils.cli import (
     parse_positive,
     run_script,
 )
-from utils.detectors import load_detector
-from utils.devices import resolve_device
-from utils.distributed import process_group
-from utils.explainers import add_lrp_arguments, make_explainer
 from utils.tracking import tracker
 
 

@@ -3,8 +3,16 @@
 import argparse
 from pathlib import Path
 
+from detectors.detector import Detector, load_detector
+from detectors.devices import resolve_device
+from evaluation.metrics import average_precision
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.ranking import Ranking, read_ranking
+from images.sets import ImageSet
+from passes.experiments import conditions, find_image_sets, show_images
+from passes.feature_maps import FeatureMapNetwork
+from passes.one_pass import PassState, discard_state
+from passes.processes import Ranks, process_group
 from sensitivity_assessment.choice import CURVES, curves_of, halfway, next_number, smallest_below, variants_for
 from sensitivity_assessment.figures import plot_topk
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles
@@ -22,16 +30,8 @@ from utils.cli import (
     parse_positive,
     run_script,
 )
-from utils.detectors import Detector, load_detector
-from utils.devices import resolve_device
-from utils.distributed import Ranks, process_group
 from utils.errors import UserError
-from utils.experiments import conditions, find_image_sets, show_images
-from utils.feature_maps import FeatureMapNetwork
 from utils.files import sha256_file, write_csv, write_json
-from utils.image_sets import ImageSet
-from utils.metrics import average_precision
-from utils.passes import PassState, discard_state
 from utils.tracking import tracker
 
 SCRIPT = "src/find_topk.py"

@@ -2,6 +2,13 @@
 
 import argparse
 
+from detectors.detector import Detector, load_detector
+from detectors.devices import resolve_device
+from images.sets import ImageSet
+from passes.experiments import conditions, find_image_sets, show_images
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import PassState, discard_state
+from passes.processes import Ranks, process_group
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_rankings
 from patch_extraction.selection import ALL, Selection, add_map_arguments, select_maps
@@ -15,14 +22,7 @@ from utils.cli import (
     parse_count,
     run_script,
 )
-from utils.detectors import Detector, load_detector
-from utils.devices import resolve_device
-from utils.distributed import Ranks, process_group
-from utils.experiments import conditions, find_image_sets, show_images
-from utils.feature_maps import FeatureMapNetwork, SharedForward
 from utils.files import sha256_text
-from utils.image_sets import ImageSet
-from utils.passes import PassState, discard_state
 from utils.tracking import tracker
 
 KEPT_OF_ALL = 40

@@ -3,11 +3,11 @@
 import argparse
 import sys
 
+from detectors.devices import resolve_device
+from passes.experiments import find_image_sets
+from passes.processes import process_group
 from sensitivity_assessment.colour import add_colour_arguments, assess_colour, load_detectors, write_colour_tables
 from utils.cli import make_parser, run_script
-from utils.devices import resolve_device
-from utils.distributed import process_group
-from utils.experiments import find_image_sets
 from utils.tracking import tracker
 
 

@@ -2,11 +2,11 @@
 
 import argparse
 
+from detectors.devices import resolve_device
+from passes.experiments import find_image_sets
+from passes.processes import process_group
 from sensitivity_assessment.colour import add_colour_arguments, assess_colour, draw_whiskers, load_detectors
 from utils.cli import make_parser, run_script
-from utils.devices import resolve_device
-from utils.distributed import process_group
-from utils.experiments import find_image_sets
 from utils.tracking import tracker
 
 

@@ -6,10 +6,17 @@ from pathlib import Path
 from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.outputs import MedianTestFiles
 from activation_histograms.run import HISTOGRAMS, draw_histograms, median_test_origin, write_median_tests
+from detectors.detector import Detector, load_detector
+from detectors.devices import resolve_device
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import read_ranking
 from fmap_ranking.topk import default_topk
+from images.sets import ImageSet
+from passes.experiments import conditions, find_image_sets, show_images
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import PassState, discard_state
+from passes.processes import Ranks, process_group
 from utils.cli import (
     add_data_arguments,
     add_detector_arguments,
@@ -19,13 +26,6 @@ from utils.cli import (
     make_parser,
     run_script,
 )
-from utils.detectors import Detector, load_detector
-from utils.devices import resolve_device
-from utils.distributed import Ranks, process_group
-from utils.experiments import conditions, find_image_sets, show_images
-from utils.feature_maps import FeatureMapNetwork, SharedForward
-from utils.image_sets import ImageSet
-from utils.passes import PassState, discard_state
 from utils.tracking import tracker
 
 FAKE = 1

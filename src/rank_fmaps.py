@@ -7,11 +7,16 @@ from pathlib import Path
 
 import torch
 
+from detectors.detector import PROJECT_ROOT, load_detector
+from detectors.devices import resolve_device
+from detectors.explainers import add_lrp_arguments, make_explainer
 from fmap_ranking.collector import Confidence
 from fmap_ranking.outputs import RankingFiles
 from fmap_ranking.relevance_files import RelevanceFiles
 from fmap_ranking.run import rank_images
 from fmap_ranking.topk import default_topk
+from images.sets import ImageSet, composition, find_image_set
+from passes.processes import Ranks, process_group
 from utils.cli import (
     add_bool,
     add_data_arguments,
@@ -23,12 +28,7 @@ from utils.cli import (
     make_parser,
     run_script,
 )
-from utils.detectors import PROJECT_ROOT, load_detector
-from utils.devices import resolve_device
-from utils.distributed import Ranks, process_group
 from utils.errors import UserError
-from utils.explainers import add_lrp_arguments, make_explainer
-from utils.image_sets import ImageSet, composition, find_image_set
 from utils.tracking import tracker
 
 LABELS = ("fake", "real")

@@ -5,12 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-from reporting.ledger import Ledger
-from reporting.one_pass import STEPS
-from reporting.page import write_report
-from reporting.run import Progress, SubjectRun
-from reporting.settings import find_images, load_subjects
-from reporting.summary import write_summary_files
+from detectors.explainers import parse_rule
+from reproduction.ledger import Ledger
+from reproduction.one_pass import STEPS
+from reproduction.page import write_report
+from reproduction.run import Progress, SubjectRun
+from reproduction.settings import find_images, load_subjects
+from reproduction.summary import write_summary_files
 from utils.cli import (
     add_bool,
     add_data_arguments,
@@ -23,7 +24,6 @@ from utils.cli import (
     run_script,
 )
 from utils.errors import UserError
-from utils.explainers import parse_rule
 from utils.figures import figure_formats
 
 

@@ -195,8 +195,8 @@ def main() -> None:
     # after the arguments, so that --help is quick
     from cr_ud.parallel import BACKEND
     from cr_ud.training_run import augmentation_of, compare_runs, find_images, train
-    from utils.devices import resolve_device
-    from utils.distributed import process_group
+    from detectors.devices import resolve_device
+    from passes.processes import process_group
     from utils.errors import UserError
 
     if args.cr and args.grayscale_only:

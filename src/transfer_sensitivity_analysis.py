@@ -4,6 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from detectors.detector import Detector, load_detector
+from detectors.devices import resolve_device
+from images.sets import ImageSet, find_image_set
+from passes.experiments import conditions, find_image_sets, show_images
+from passes.feature_maps import FeatureMapNetwork
+from passes.one_pass import PassState, discard_state
+from passes.processes import Ranks, process_group
 from sensitivity_assessment.dropout import (
     EXPERIMENT,
     Choice,
@@ -25,14 +32,7 @@ from utils.cli import (
     parse_positive,
     run_script,
 )
-from utils.detectors import Detector, load_detector
-from utils.devices import resolve_device
-from utils.distributed import Ranks, process_group
-from utils.experiments import conditions, find_image_sets, show_images
-from utils.feature_maps import FeatureMapNetwork
 from utils.files import write_provenance
-from utils.image_sets import ImageSet, find_image_set
-from utils.passes import PassState, discard_state
 from utils.tracking import tracker
 
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from detectors.detector import build_model, get_architecture
+from images.sets import ImageSet, find_image_set
 from utils.cli import run_script
-from utils.detectors import build_model, get_architecture
-from utils.image_sets import ImageSet, find_image_set
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 SIDE = 48

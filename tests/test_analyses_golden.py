@@ -13,16 +13,16 @@ import torch
 
 from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.median_test import colour_share, median_tests
+from detectors.detector import load_detector
 from fmap_ranking.names import parse_key
 from fmap_ranking.ranking import read_ranking
+from images.decoding import Crop
+from images.sets import ImageSet, find_image_set
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import Collector, run_pass
 from sensitivity_assessment.scores import Scores, dropout_scores
 from sensitivity_assessment.summary import choose_threshold, summarise
 from sensitivity_assessment.variants import BASELINE, LOW, TOP, Variants, make_variants
-from utils.decoding import Crop
-from utils.detectors import load_detector
-from utils.feature_maps import FeatureMapNetwork, SharedForward
-from utils.image_sets import ImageSet, find_image_set
-from utils.passes import Collector, run_pass
 
 ARCHITECTURES = ["efb0", pytest.param("resnet50", marks=pytest.mark.slow)]
 COLUMNS = {BASELINE: "baseline", TOP: "topk", LOW: "lowk"}

@@ -13,14 +13,24 @@ EXPERIMENTS = (
     "patch_extraction",
     "activation_histograms",
     "cr_ud",
+    "mini_forensynths",
 )
+# Each floor may import those below it, and itself.
+GROUND = {"utils", "lrp"}
+IMAGES = {"images", *GROUND}
+DETECTORS = {"detectors", *IMAGES}
+PASSES = {"passes", *DETECTORS}
+EVALUATION = {"evaluation", *PASSES}
 ALLOWED = {
     "lrp": {"lrp"},
-    "utils": {"utils", "lrp"},
-    **{name: {name, "fmap_ranking", "utils", "lrp"} for name in EXPERIMENTS},
-    "mini_forensynths": {"mini_forensynths", "utils"},
-    "reporting": {"reporting", *EXPERIMENTS, "utils", "lrp"},
-    "src": {"reporting", *EXPERIMENTS, "mini_forensynths", "utils", "lrp"},
+    "utils": {*GROUND, "detectors"},  # the parser of --arch, until flags come from settings
+    "images": IMAGES,
+    "detectors": DETECTORS,
+    "passes": PASSES,
+    "evaluation": EVALUATION,
+    **{name: {name, "fmap_ranking", *EVALUATION} for name in EXPERIMENTS},
+    "reproduction": {"reproduction", *EXPERIMENTS, *EVALUATION},
+    "src": {"reproduction", *EXPERIMENTS, *EVALUATION},
 }
 MODULES = sorted(path for name in ALLOWED for path in (ROOT / name).glob("*.py"))
 

@@ -11,12 +11,12 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from attribution.outputs import AttributionWriter, ResizedCrop, select_images
-from utils.bundled_photos import bundled_photos
+from images.bundled_photos import bundled_photos
+from images.decoding import decode_image
+from images.sets import find_loose_images
 from utils.contact_sheets import ContactSheets
-from utils.decoding import decode_image
 from utils.errors import UserError
 from utils.files import read_npz
-from utils.image_sets import find_loose_images
 
 
 def arguments(**given: Any) -> Namespace:

@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from cr_ud import augmentation as module
 from cr_ud.augmentation import Augmentation
-from utils import distortions
+from images import distortions
 from utils.errors import UserError
 
 NONE = Augmentation(blur_prob=0, jpeg_prob=0, flip=False)

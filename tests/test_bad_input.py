@@ -19,9 +19,9 @@ from PIL import Image
 from ranking_runs import Run, Scripts, contents
 
 import utils.files
+from detectors.detector import build_model, load_detector
 from fmap_ranking.ranking import Ranking
-from utils.decoding import decode_image
-from utils.detectors import build_model, load_detector
+from images.decoding import decode_image
 
 Damage = Callable[[Path, Path], None]
 FOLDER = Path("out") / "fmap_relevances" / "resnet18" / "gan_0.5"

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from detectors.detector import build_model, default_weights_path, get_architecture, imagenet_weights_path
 from fmap_ranking.ranking import Ranking
+from inventory import PAPER_DETECTORS, compared_with_published, look_at_packages, look_at_weights
 from lrp import Explainer
-from utils.detectors import build_model, default_weights_path, get_architecture, imagenet_weights_path
 from utils.errors import UserError
 from utils.files import sha256_file
-from utils.inventory import PAPER_DETECTORS, compared_with_published, look_at_packages, look_at_weights
 
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "check_setup.py"
 

@@ -274,10 +274,10 @@ def test_interrupt_while_workers_decode(tmp_path: Path) -> None:
     code = f"""
 import time, torch
 from utils.cli import GracefulInterrupt, run_script
-from utils.decoding import Crop
+from images.decoding import Crop
 from utils.errors import Interrupted
-from utils.image_sets import find_loose_images
-from utils.loading import iterate_batches
+from images.sets import find_loose_images
+from images.loading import iterate_batches
 
 def main():
     stream = iterate_batches(find_loose_images([{str(tmp_path)!r}]), batch_size=1, crop=Crop("none"), seed=0,

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
-from utils.decoding import Crop, decode_image, image_size, random_box
+from images.decoding import Crop, decode_image, image_size, random_box
 from utils.errors import UserError
 
 SIDE = 8

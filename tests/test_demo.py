@@ -3,18 +3,18 @@
 import csv
 from pathlib import Path
 
+import demo_images
 import numpy as np
 import pytest
+from benchmarking import ratio_to, table
+from demo_images import make_demo_images
 from ranking_runs import Scripts
 
 from cr_ud.evaluation_files import read_summaries
+from images.decoding import decode_image
+from images.sets import find_image_set
 from mini_forensynths.generators import SPECS
 from mini_forensynths.sets import CHROMA, NULL, SWAPPED
-from utils import demo_images
-from utils.benchmarking import ratio_to, table
-from utils.decoding import decode_image
-from utils.demo_images import make_demo_images
-from utils.image_sets import find_image_set
 
 TRAINING = SPECS[0].name
 ANALYSED = [*(spec.name for spec in SPECS), TRAINING + CHROMA]

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from utils.architectures import IMAGENET_MEAN, IMAGENET_STD, unregister_architecture
-from utils.detectors import (
+from detectors.architectures import IMAGENET_MEAN, IMAGENET_STD, unregister_architecture
+from detectors.detector import (
     architectures,
     build_model,
     canonical_architecture,
@@ -262,7 +262,7 @@ def test_missing_files(tiny: str, tmp_path: Path) -> None:
 
 
 def test_default_path_is_named_when_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("utils.detectors.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("detectors.detector.PROJECT_ROOT", tmp_path)
     path = default_weights_path("EfficientNet-B0", "0.5")
     assert path == default_weights_path("efb0", "0.5")
     assert path.parts[-3:] == ("weights", "efb0", "blur_jpg_prob0.5.pth")

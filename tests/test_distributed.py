@@ -15,7 +15,7 @@ import pytest
 import torch
 from ranking_runs import SOURCES, USED, Scripts
 
-from utils.distributed import Ranks, process_group
+from passes.processes import Ranks, process_group
 from utils.files import read_npz
 
 # Collects over the images of a folder, and leaves in another what each process then holds.
@@ -24,11 +24,11 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from utils.decoding import Crop
-from utils.distributed import process_group
+from images.decoding import Crop
+from passes.processes import process_group
 from utils.files import write_npz
-from utils.image_sets import find_image_set
-from utils.passes import PassState, discard_state, run_pass
+from images.sets import find_image_set
+from passes.one_pass import PassState, discard_state, run_pass
 
 class Sums:
     name = "sums"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from detectors.architectures import architectures, unregister_architecture
 from lrp.tracing import MODULES
-from utils.architectures import architectures, unregister_architecture
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

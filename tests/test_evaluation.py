@@ -16,14 +16,14 @@ from cr_ud.evaluation import SetScores, summarise
 from cr_ud.evaluation_files import read_scores, read_summaries, write_scores, write_summaries
 from cr_ud.published import WANG_SETS, colour_robust_rows, wang_results
 from cr_ud.scoring import ScoreCollector, Variant, variants
-from utils import decoding
-from utils.decoding import Crop, decode_image
-from utils.detectors import build_model, load_detector
-from utils.distortions import blur, grayscale, jpeg
+from detectors.detector import build_model, load_detector
+from evaluation.metrics import accuracies, average_precision, expected_calibration_error, gmean_threshold
+from images import decoding
+from images.decoding import Crop, decode_image
+from images.distortions import blur, grayscale, jpeg
+from images.sets import find_image_set
+from passes.one_pass import run_pass
 from utils.errors import UserError
-from utils.image_sets import find_image_set
-from utils.metrics import accuracies, average_precision, expected_calibration_error, gmean_threshold
-from utils.passes import run_pass
 
 CPU = torch.device("cpu")
 

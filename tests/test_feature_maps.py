@@ -11,11 +11,11 @@ import torch
 from ranking_runs import image_set
 from torch import Tensor, nn
 
-from utils.decoding import Crop
-from utils.detectors import Detector, build_model, get_architecture
+from detectors.detector import Detector, build_model, get_architecture
+from images.decoding import Crop
+from passes.feature_maps import FeatureMapNetwork, SharedForward, by_layer
+from passes.one_pass import PassBatch, run_pass
 from utils.errors import UserError
-from utils.feature_maps import FeatureMapNetwork, SharedForward, by_layer
-from utils.passes import PassBatch, run_pass
 
 CPU = torch.device("cpu")
 Dropped = Mapping[str, Sequence[int]]

@@ -16,8 +16,8 @@ from torch import nn
 
 from attribution.gradcam import guided_gradcam
 from attribution.targets import Target, class_name, imagenet_categories, parse_target, probabilities
-from utils.architectures import Architecture
-from utils.detectors import Detector, build_model, load_detector
+from detectors.architectures import Architecture
+from detectors.detector import Detector, build_model, load_detector
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "gradcam.py"

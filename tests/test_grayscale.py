@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import Grayscale
 
-from utils.distortions import grayscale
-from utils.grayscale import to_grayscale
+from images.distortions import grayscale
+from images.grayscale import to_grayscale
 
 
 def test_every_luma_is_that_of_pillow() -> None:

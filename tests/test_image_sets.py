@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from images.sets import ImageSet, composition, find_image_set, find_loose_images
 from utils.errors import UserError
-from utils.image_sets import ImageSet, composition, find_image_set, find_loose_images
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.decoding import Crop
+from images.decoding import Crop
+from images.loading import Batch, SkippedImage, _DecodedBatches, iterate_batches, plan_batches
+from images.sets import ImageSet, find_loose_images
 from utils.errors import UserError
-from utils.image_sets import ImageSet, find_loose_images
-from utils.loading import Batch, SkippedImage, _DecodedBatches, iterate_batches, plan_batches
 
 CPU = torch.device("cpu")
 SIZES = [(8, 8), (8, 8), (6, 9), (8, 8), (6, 9), (8, 8), (5, 5), (8, 8), (6, 9), (8, 8)]

@@ -13,6 +13,7 @@ from efficientnet_pytorch import EfficientNet
 from lrp_networks import GatedNet, TinyResNet, images, randomize
 from torch import Tensor, nn
 
+from detectors.detector import architectures, build_model
 from lrp import (
     Explainer,
     RuleTable,
@@ -26,7 +27,6 @@ from lrp.canonise import explained_layers
 from lrp.operations import Activation, BatchNorm, Convolution, Dense, Operation
 from lrp.rules import Gradient
 from lrp.tracing import MODULES
-from utils.detectors import architectures, build_model
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"residual": TinyResNet, "gated": GatedNet}
 SMALL = ("resnet18", "resnet50", "efb0")

@@ -11,10 +11,10 @@ import torch
 from lrp_networks import images, randomize
 from torch import Tensor, nn
 
+from detectors.detector import Detector, build_model, load_detector
+from images.decoding import Crop, decode_image
 from lrp import Explainer, RuleTable, rule_table
 from lrp.rules import ZBox
-from utils.decoding import Crop, decode_image
-from utils.detectors import Detector, build_model, load_detector
 
 CASES = [("resnet50", "beta0"), ("resnet50", "beta1"), ("resnet50", "betaada"), ("efb0", "beta0")]
 GATE = 2e-4

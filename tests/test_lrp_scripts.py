@@ -15,8 +15,8 @@ from PIL import Image
 
 from attribution.lrp_heatmaps import ConservationTable, explain_input
 from attribution.targets import Target
+from detectors.detector import build_model
 from lrp import Absorption, Explainer
-from utils.detectors import build_model
 from utils.errors import UserError
 from utils.files import read_npz
 

@@ -14,15 +14,15 @@ from activation_histograms.collector import ActivationPairCollector, ActivationP
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
 from activation_histograms.median_test import colour_share, median_tests, read_tests, write_tests
 from activation_histograms.outputs import write_shares
+from detectors.detector import Detector, get_architecture
+from evaluation.metrics import wilson_interval
 from fmap_ranking.names import FeatureMap
-from utils.decoding import Crop
-from utils.detectors import Detector, get_architecture
+from images.decoding import Crop
+from images.grayscale import to_grayscale
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import run_pass
 from utils.errors import UserError
-from utils.feature_maps import FeatureMapNetwork, SharedForward
 from utils.files import write_npz
-from utils.grayscale import to_grayscale
-from utils.metrics import wilson_interval
-from utils.passes import run_pass
 
 CPU = torch.device("cpu")
 MAPS = [FeatureMap("layer1.0.conv1", 5, 64), FeatureMap("conv1", 60, 64), FeatureMap("conv1", 2, 64)]
@@ -168,7 +168,7 @@ def test_activations_of_fakes_on_both_kinds_of_image(small_images: Path) -> None
 
 
 def _decoded(path: Path) -> np.ndarray:
-    from utils.decoding import decode_image
+    from images.decoding import decode_image
 
     return decode_image(path)
 

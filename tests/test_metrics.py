@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from utils import metrics
+from evaluation import metrics
 from utils.errors import UserError
 
 LABELS = np.array([0, 0, 0, 1, 1])

@@ -18,6 +18,8 @@ from ranking_runs import Scripts, contents
 from torch import nn
 
 import utils.files
+from images.decoding import decode_image
+from images.distortions import blur
 from mini_forensynths import build as building
 from mini_forensynths import sets
 from mini_forensynths.build import Recipe, build
@@ -34,8 +36,6 @@ from mini_forensynths.generators import (
 from mini_forensynths.measures import MEASURES, TO_YCBCR, high_frequency_energy, measure_set
 from mini_forensynths.photos import PARTS, Photo, cut_tiles, find_photos, load_photo, load_usable, split_photos
 from mini_forensynths.sets import CHROMA, Layout, chroma_fake, make_pair, make_part, set_names
-from utils.decoding import decode_image
-from utils.distortions import blur
 from utils.errors import UserError
 from utils.figures import save_picture
 

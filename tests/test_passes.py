@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from utils import passes
-from utils.decoding import Crop
+from images.decoding import Crop
+from images.loading import plan_batches
+from images.sets import ImageSet, find_loose_images
+from passes import one_pass as passes
+from passes.one_pass import Collector, PassBatch, PassReport, PassState, State, discard_state, run_pass
 from utils.errors import Interrupted, UserError
 from utils.files import read_npz, write_npz
-from utils.image_sets import ImageSet, find_loose_images
-from utils.loading import plan_batches
-from utils.passes import Collector, PassBatch, PassReport, PassState, State, discard_state, run_pass
 
 CPU = torch.device("cpu")
 SIZES = [(8, 8), (6, 9), (8, 8), (8, 8), (6, 9), (8, 8), (5, 5), (8, 8), (6, 9), (8, 8)]

@@ -9,9 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detectors.detector import Detector, build_model, get_architecture
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.names import FeatureMap
+from images.decoding import Crop
+from images.sets import ImageItem, ImageSet
 from lrp import Explainer
+from passes.feature_maps import Observation
+from passes.one_pass import run_pass
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.boxes import Box, bounding_box
 from patch_extraction.collages import plot_overview
@@ -19,12 +24,7 @@ from patch_extraction.files import MapPatches, Patch, PatchFiles
 from patch_extraction.patches import Numbers, PatchCollector, Wanted, wanted_patches
 from patch_extraction.rankings import ActivationRankings, Source
 from patch_extraction.selection import select_maps
-from utils.decoding import Crop
-from utils.detectors import Detector, build_model, get_architecture
 from utils.errors import UserError
-from utils.feature_maps import Observation
-from utils.image_sets import ImageItem, ImageSet
-from utils.passes import run_pass
 
 MAPS = (FeatureMap("a", 1, 3), FeatureMap("b", 0, 2), FeatureMap("a", 0, 3))
 OBSERVED = {"a": [0, 1, 2], "b": [0, 1]}

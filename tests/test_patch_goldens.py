@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.detector import Detector, load_detector
 from fmap_ranking.names import FeatureMap, parse_key
+from images.decoding import Crop, decode_image
+from images.sets import ImageSet, find_image_set
 from lrp import Explainer
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import run_pass
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.boxes import bounding_box
 from patch_extraction.patches import PatchCollector, wanted_patches
 from patch_extraction.rankings import ActivationRankings
-from utils.decoding import Crop, decode_image
-from utils.detectors import Detector, load_detector
-from utils.feature_maps import FeatureMapNetwork, SharedForward
-from utils.image_sets import ImageSet, find_image_set
-from utils.passes import run_pass
 
 ARCHITECTURES = ("resnet50", "efb0")
 

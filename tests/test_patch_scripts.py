@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.detectors import build_model
-from utils.passes import PassBatch
+from detectors.detector import build_model
+from passes.one_pass import PassBatch
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 KEYS = ("layer1.0.conv1.#7(T=64)", "conv1.#3(T=64)", "layer2.0.conv2.#100(T=128)")

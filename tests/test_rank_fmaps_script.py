@@ -20,17 +20,17 @@ import torch
 from PIL import Image
 from ranking_runs import LOGITS, SIDE, SOURCES, USED, Scripts, contents
 
-import utils.detectors
+import detectors.detector
 import utils.files
+from detectors.detector import build_model
 from fmap_ranking.collector import RelevanceCollector
 from fmap_ranking.ranking import read_ranking
+from images.decoding import decode_image
+from images.sets import find_image_set
 from lrp import Explainer
-from utils.decoding import decode_image
-from utils.detectors import build_model
+from passes.one_pass import PassBatch
 from utils.files import sha256_file
 from utils.heatmaps import overlay, render_heatmap
-from utils.image_sets import find_image_set
-from utils.passes import PassBatch
 
 RANKINGS = Path("fmap_relevances") / "resnet18" / "gan_0.5"
 TABLES = ["-layers.csv", "-standard_errors.csv", ".csv", ".csv.json"]
@@ -339,7 +339,7 @@ def test_a_real_detector_on_real_images(
     scripts: Scripts, shared_dir: Path, golden_weights: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rankings go to fmap_relevances/ of the project, which here is another folder."""
-    monkeypatch.setattr(utils.detectors, "PROJECT_ROOT", Path.cwd())
+    monkeypatch.setattr(detectors.detector, "PROJECT_ROOT", Path.cwd())
     run = scripts(
         "rank_fmaps",
         *("--arch", "efb0", "--blur_jpg", 0.5, "--bsize", 16, "--dataset_dir", shared_dir / "forensynths_sample"),

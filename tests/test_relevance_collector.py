@@ -10,14 +10,14 @@ import pytest
 import torch
 from ranking_runs import LOGITS, SIDE, USED, image_set, inputs, tuned_model, write_images
 
+from detectors.detector import Detector, get_architecture
 from fmap_ranking.collector import Confidence, RelevanceCollector, SampleCounts
 from fmap_ranking.ffrs import FFRS
+from images.decoding import Crop, decode_image
+from images.sets import ImageItem, ImageSet, find_loose_images
 from lrp import Explainer
-from utils.decoding import Crop, decode_image
-from utils.detectors import Detector, get_architecture
-from utils.distributed import Ranks
-from utils.image_sets import ImageItem, ImageSet, find_loose_images
-from utils.passes import PassReport, run_pass
+from passes.one_pass import PassReport, run_pass
+from passes.processes import Ranks
 
 CPU = torch.device("cpu")
 NAMES = list(LOGITS)

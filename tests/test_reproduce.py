@@ -21,14 +21,14 @@ import pytest
 import torch
 from ranking_runs import SOURCES, Scripts, contents
 
+import passes.one_pass
 import utils.files
-import utils.passes
 from activation_histograms.collector import ActivationPairCollector
-from reporting.html import embedded_json, escape, percent, url
-from reporting.settings import by_architecture
+from images.sets import find_image_pair
+from reproduction.html import embedded_json, escape, percent, url
+from reproduction.settings import by_architecture
 from utils.errors import UserError
 from utils.files import sha256_file
-from utils.image_sets import find_image_pair
 
 K = 3
 OTHER = "a<b>&'\""
@@ -154,7 +154,7 @@ def test_a_second_run_computes_nothing(
     again: Path, scripts: Scripts, arguments: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(again)
-    monkeypatch.setattr("utils.experiments.run_pass", no_pass)
+    monkeypatch.setattr("passes.experiments.run_pass", no_pass)
     monkeypatch.setattr("utils.figures.save_figure", no_pass)
     run = scripts("reproduce", *arguments)
     assert run.code == 0, run.err
@@ -169,14 +169,14 @@ def test_interrupted_and_run_again_is_like_never_interrupted(
     update = ActivationPairCollector.update
     seen: list[int] = []
 
-    def counting(self: ActivationPairCollector, batch: utils.passes.PassBatch) -> None:
+    def counting(self: ActivationPairCollector, batch: passes.one_pass.PassBatch) -> None:
         if len(seen) == 2:
             seen.append(0)
             raise KeyboardInterrupt
         seen.append(len(batch.items))
         update(self, batch)
 
-    monkeypatch.setattr(utils.passes, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(passes.one_pass, "_SECONDS_BETWEEN_SAVES", 0.0)
     monkeypatch.setattr(ActivationPairCollector, "update", counting)
     assert scripts("reproduce", *arguments).code == 130
     assert not Path("out/transfer").exists()
@@ -287,7 +287,7 @@ def test_figures_of_some_maps_as_png_only(scripts: Scripts, arguments: list[obje
 def test_report_is_drawn_from_files(again: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(again)
     (again / "report.html").unlink()
-    monkeypatch.setattr("utils.experiments.run_pass", no_pass)
+    monkeypatch.setattr("passes.experiments.run_pass", no_pass)
     run = scripts("reproduce", "--report_only", "--output_dir", "out")
     assert run.code == 0, run.err
     assert contents(again) == before
@@ -374,7 +374,7 @@ def test_bad_input_is_one_line(
     Path("photos/below").mkdir()
     Path("empty").mkdir()
     shutil.copy(finished / "fmap_relevances/resnet18/gan_0.5/gan-fake.csv", "r.csv")
-    monkeypatch.setattr("utils.experiments.run_pass", no_pass)
+    monkeypatch.setattr("passes.experiments.run_pass", no_pass)
     given = ["--arch", "resnet18", "--device", "cpu"]
     run = scripts("reproduce", *given, *([] if "--weights" in change else ["--weights", small_weights]), *change)
     assert run.code == 2

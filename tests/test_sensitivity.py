@@ -11,7 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluation.metrics import ap_of_draws, average_precision, bootstrap_interval
+from evaluation.published import GENERATORS, published_colour_ap, published_sensitivity
 from fmap_ranking.ranking import Ranking
+from images.loading import Batch
+from images.sets import ImageItem, ImageSet
+from passes.one_pass import PassBatch
 from sensitivity_assessment.choice import curves_of, next_number, smallest_below, variants_for
 from sensitivity_assessment.figures import plot_sensitivity
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_colour_table, write_sensitivity_table
@@ -29,11 +34,6 @@ from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM,
 from sensitivity_assessment.whiskers import chosen_fakes, plot_whiskers
 from utils.errors import UserError
 from utils.files import write_provenance
-from utils.image_sets import ImageItem, ImageSet
-from utils.loading import Batch
-from utils.metrics import ap_of_draws, average_precision, bootstrap_interval
-from utils.passes import PassBatch
-from utils.published import GENERATORS, published_colour_ap, published_sensitivity
 
 LAYERS = [("a", 4), ("b", 40), ("c", 60)]
 

@@ -25,8 +25,8 @@ from cr_ud.training_data import find_pairs
 from cr_ud.training_log import LogRow, read_log
 from cr_ud.training_run import find_images
 from cr_ud.validation import Validation
-from utils.checkpoints import read_state
-from utils.detectors import build_model, load_detector
+from detectors.checkpoints import read_state
+from detectors.detector import build_model, load_detector
 from utils.errors import Interrupted, UserError
 
 HELPERS = Path(__file__).with_name("training_helpers.py")

@@ -19,9 +19,9 @@ from cr_ud.training_data import (
     sample_evenly,
     split_off,
 )
-from utils.distributed import Ranks
+from images.sets import ImageSet
+from passes.processes import Ranks
 from utils.errors import UserError
-from utils.image_sets import ImageSet
 
 AUGMENTATION = Augmentation(load_size=24, crop_size=16)
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from utils.architectures import architectures, register_architecture
+from detectors.architectures import architectures, register_architecture
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 

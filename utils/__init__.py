@@ -1,1 +1,1 @@
-"""What all experiments share: images, detectors, the pass over images, files, figures, command line."""
+"""Errors, files, provenance, tables, command line, tracking, pictures and figures."""

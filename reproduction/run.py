@@ -9,24 +9,24 @@ from functools import cached_property
 from pathlib import Path
 
 from activation_histograms.run import count_shares, draw_histograms
+from detectors.explainers import make_explainer
+from images.sets import ImageSet
+from passes.feature_maps import FeatureMapNetwork
+from passes.processes import Ranks
 from patch_extraction.collages import draw_collages
 from patch_extraction.files import PatchFiles
 from patch_extraction.run import extract_patches, find_patches, patches_origin
-from reporting.ledger import Ledger
-from reporting.one_pass import COLOUR_STEP, MEDIAN_TEST, PATCHES, SENSITIVITY, STEPS, GeneratorFiles, GeneratorPass
-from reporting.ranking import RankingUsed, find_or_rank
-from reporting.settings import Subject
+from reproduction.ledger import Ledger
+from reproduction.one_pass import COLOUR_STEP, MEDIAN_TEST, PATCHES, SENSITIVITY, STEPS, GeneratorFiles, GeneratorPass
+from reproduction.ranking import RankingUsed, find_or_rank
+from reproduction.settings import Subject
 from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
 from sensitivity_assessment.colour import ColourDetector, draw_whiskers, write_colour_tables
 from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
 from sensitivity_assessment.dropout import Choice, choose_maps, report_dropout
 from sensitivity_assessment.results import read_result
-from utils.distributed import Ranks
-from utils.explainers import make_explainer
-from utils.feature_maps import FeatureMapNetwork
 from utils.figures import chosen_formats
 from utils.files import is_made_from
-from utils.image_sets import ImageSet
 
 
 class Progress:

@@ -13,13 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detectors.detector import Detector
+from images.grayscale import to_grayscale
 from lrp.canonise import build_program
 from lrp.operations import Activation, BatchNorm, Convolution, Sum
 from lrp.program import Program
-from utils.detectors import Detector
+from passes.one_pass import PassBatch
 from utils.errors import UserError
-from utils.grayscale import to_grayscale
-from utils.passes import PassBatch
 
 Maps = Mapping[str, Sequence[int]]
 """Channels by layer."""

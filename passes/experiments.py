@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from detectors.detector import Detector
+from images.decoding import Crop
+from images.sets import ImageSet, composition, find_image_set
+from passes.one_pass import Collector, PassReport, PassState, run_pass
+from passes.processes import Ranks
 from utils.cli import resolve_num_workers
-from utils.decoding import Crop
-from utils.detectors import Detector
-from utils.distributed import Ranks
-from utils.image_sets import ImageSet, composition, find_image_set
-from utils.passes import Collector, PassReport, PassState, run_pass
 
 
 def find_image_sets(args: argparse.Namespace, labels: Sequence[int] = (0, 1)) -> dict[str, ImageSet]:

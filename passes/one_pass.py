@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from images.decoding import Crop
+from images.loading import Batch, Plan, SkippedImage, iterate_batches, plan_batches
+from images.sets import ImageItem, ImageSet
+from passes.processes import Ranks
 from utils.cli import GracefulInterrupt, progress
-from utils.decoding import Crop
-from utils.distributed import Ranks
 from utils.errors import Interrupted, UserError
 from utils.files import read_npz, write_npz
-from utils.image_sets import ImageItem, ImageSet
-from utils.loading import Batch, Plan, SkippedImage, iterate_batches, plan_batches
 
 T = TypeVar("T")
 State = dict[str, np.ndarray]

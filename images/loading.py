@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from utils.decoding import Crop, decode_image, image_size
+from images.decoding import Crop, decode_image, image_size
+from images.sets import ImageItem, ImageSet
 from utils.errors import UserError
-from utils.image_sets import ImageItem, ImageSet
 
 # Images of different sizes are put into batches within this many batches' worth of neighbours: enough to
 # fill batches when sizes alternate, and few enough to keep batches close to the order of the set.

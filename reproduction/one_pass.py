@@ -9,8 +9,13 @@ from typing import Any
 from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.outputs import MedianTestFiles
 from activation_histograms.run import median_test_origin, write_median_tests
+from images.sets import ImageSet
+from passes.experiments import conditions, show_images
+from passes.feature_maps import FeatureMapNetwork, SharedForward
+from passes.one_pass import Collector, PassReport, PassState, discard_state
+from passes.processes import Ranks
 from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_rankings
-from reporting.settings import Subject
+from reproduction.settings import Subject
 from sensitivity_assessment.colour import EXPERIMENT as COLOUR
 from sensitivity_assessment.colour import colour_origin, write_colour
 from sensitivity_assessment.dropout import EXPERIMENT as DROPOUT
@@ -18,12 +23,7 @@ from sensitivity_assessment.dropout import Choice, dropout_origin, write_dropout
 from sensitivity_assessment.outputs import ResultFiles
 from sensitivity_assessment.results import is_current
 from sensitivity_assessment.scores import colour_scores, dropout_scores
-from utils.distributed import Ranks
-from utils.experiments import conditions, show_images
-from utils.feature_maps import FeatureMapNetwork, SharedForward
 from utils.files import is_made_from, safe_join, sha256_file, sha256_text
-from utils.image_sets import ImageSet
-from utils.passes import Collector, PassReport, PassState, discard_state
 
 FAKE = 1
 RANKING, SENSITIVITY, COLOUR_STEP, PATCHES, MEDIAN_TEST = "ranking", "sensitivity", "colour", "patches", "median_test"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from activation_histograms.median_test import LEVEL, MedianTest
-from reporting.contents import DetectorContents, MapOnGenerator
-from reporting.html import escape, percent, url
+from reproduction.contents import DetectorContents, MapOnGenerator
+from reproduction.html import escape, percent, url
 
 # Column, heading, which way the first click sorts, class.
 _COLUMNS = (

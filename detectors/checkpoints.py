@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from utils.architectures import Architecture, architectures, get_architecture
+from detectors.architectures import Architecture, architectures, get_architecture
 from utils.errors import UserError
 
 State = dict[str, Tensor]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from detectors.detector import Detector, replace_squeeze_excite
 from lrp import RULE_NAMES, Explainer, rule_table
-from utils.detectors import Detector, replace_squeeze_excite
 from utils.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.bundled_photos import bundled_photos
-from utils.decoding import decode_image
+from images.bundled_photos import bundled_photos
+from images.decoding import decode_image
+from images.sets import LABEL_FOLDERS
 from utils.figures import save_picture
-from utils.image_sets import LABEL_FOLDERS
 
 _SIZE = 224
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from detectors.detector import Detector, canonical_architecture, load_detector
+from detectors.devices import resolve_device
+from evaluation.published import GENERATORS
 from fmap_ranking.locate import PAPER_GENERATOR
-from utils.detectors import Detector, canonical_architecture, load_detector
-from utils.devices import resolve_device
+from images.sets import ImageSet, composition, find_image_pair, find_image_set
 from utils.errors import UserError
-from utils.image_sets import ImageSet, composition, find_image_pair, find_image_set
-from utils.published import GENERATORS
 
 T = TypeVar("T")
 

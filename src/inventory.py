@@ -11,9 +11,15 @@ from pathlib import Path
 
 import torch
 
-from utils.detectors import architectures, default_weights_path, get_architecture, imagenet_weights_path, load_detector
+from detectors.detector import (
+    architectures,
+    default_weights_path,
+    get_architecture,
+    imagenet_weights_path,
+    load_detector,
+)
+from images.sets import composition, find_image_set
 from utils.errors import UserError
-from utils.image_sets import composition, find_image_set
 
 OK, MISSING, BROKEN, NOTE = "ok", "missing", "broken", "note"
 PAPER_DETECTORS = ("resnet50", "efb0")

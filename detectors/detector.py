@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.architectures import (
+from detectors.architectures import (
     Architecture,
     architectures,
     build_model,
@@ -16,8 +16,8 @@ from utils.architectures import (
     get_architecture,
     register_architecture,
 )
-from utils.checkpoints import load_state, read_state
-from utils.devices import resolve_device
+from detectors.checkpoints import load_state, read_state
+from detectors.devices import resolve_device
 from utils.errors import UserError
 from utils.files import sha256_file
 
@@ -130,7 +130,7 @@ def load_detector(
 
     Args:
         arch: architecture name or alias.
-        weights: checkpoint in a form `utils.checkpoints.read_state` takes; default: the path for `blur_jpg`.
+        weights: checkpoint in a form `detectors.checkpoints.read_state` takes; default: the path for `blur_jpg`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         outputs: logits the network must have.
         blur_jpg: tag of the published training recipe, used without `weights`.

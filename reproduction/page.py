@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from activation_histograms.median_test import LEVEL
-from reporting.contents import DetectorContents
-from reporting.html import details, embedded_json, escape, figure, percent, table, url
-from reporting.map_table import map_data, map_table
-from reporting.summary import read_summary_file, summary_path
+from evaluation.published import SOURCE
+from reproduction.contents import DetectorContents
+from reproduction.html import details, embedded_json, escape, figure, percent, table, url
+from reproduction.map_table import map_data, map_table
+from reproduction.summary import read_summary_file, summary_path
 from sensitivity_assessment.outputs import SHOWN, GeneratorResult
 from sensitivity_assessment.scores import GRAYSCALE, RGB
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.files import write_text
-from utils.published import SOURCE
 
 _WORDS = (
     (
@@ -71,7 +71,7 @@ def write_report(root: Path) -> Path:
     names = [str(generator["name"]) for generator in summary["generators"]]
     detectors = [DetectorContents(root, record, names) for record in summary["detectors"]]
     sections = [_detector(contents, place) for place, contents in enumerate(detectors)]
-    assets = resources.files("reporting")
+    assets = resources.files("reproduction")
     style = assets.joinpath("report.css").read_text(encoding="utf-8")
     script = assets.joinpath("report.js").read_text(encoding="utf-8")
     links = [("numbers", "The main numbers"), ("words", "In plain words")]

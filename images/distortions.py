@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from utils.grayscale import to_grayscale
+from images.grayscale import to_grayscale
 
 JPEG_ENCODERS = ("cv2", "pil")
 INTERPOLATIONS = {
@@ -21,7 +21,7 @@ INTERPOLATIONS = {
 
 
 def grayscale(image: np.ndarray) -> np.ndarray:
-    """Colour replaced by luma in three equal channels (`utils.grayscale`): (H, W, 3) to (H, W, 3)."""
+    """Colour replaced by luma in three equal channels (`images.grayscale`): (H, W, 3) to (H, W, 3)."""
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     return to_grayscale(planes[None])[0].permute(1, 2, 0).numpy()
 

@@ -1,0 +1,1 @@
+"""Scores of detectors under conditions, metrics, thresholds, intervals, and their tables."""

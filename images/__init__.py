@@ -1,0 +1,1 @@
+"""Which images there are, decoding, loading, distortions."""
