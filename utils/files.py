@@ -22,7 +22,7 @@ import numpy as np
 
 from utils.errors import UserError
 
-_PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "torchvision", "efficientnet_pytorch", "numpy", "scipy", "pillow", "matplotlib")
 _FORBIDDEN_IN_NAMES = frozenset('/\\:*?"<>|')
 _LONGEST_NAME = 200
@@ -112,7 +112,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, obj: object) -> None:
     """Write `obj` as indented JSON with sorted keys; NumPy values and paths are converted, NaN is null."""
-    write_text(path, json.dumps(_plain(obj), indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(plain(obj), indent=2, sort_keys=True) + "\n")
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -229,7 +229,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
 def is_made_from(path: str | Path, inputs: Mapping[str, str], facts: Mapping[str, object]) -> bool:
     """Whether a table is there and its provenance names exactly these inputs and, among others, these facts."""
     record = read_provenance(path)
-    wanted = _plain({"inputs": inputs, **facts})
+    wanted = plain({"inputs": inputs, **facts})
     assert isinstance(wanted, dict)
     return Path(path).is_file() and all(record.get(key, ...) == value for key, value in wanted.items())
 
@@ -268,15 +268,16 @@ def _scalar(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """As JSON has it: paths and other things as text, NumPy values as numbers, NaN as None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, set | frozenset):
-        return sorted((_plain(entry) for entry in value), key=str)
+        return sorted((plain(entry) for entry in value), key=str)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -286,8 +287,8 @@ def _plain(value: object) -> object:
 
 def _command() -> list[str]:
     program = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path("python")
-    inside = program.is_relative_to(_PROJECT_ROOT)
-    name = program.relative_to(_PROJECT_ROOT).as_posix() if inside else program.name
+    inside = program.is_relative_to(PROJECT_ROOT)
+    name = program.relative_to(PROJECT_ROOT).as_posix() if inside else program.name
     return [name, *_without_resume(sys.argv[1:])]
 
 
@@ -317,14 +318,14 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    if not (_PROJECT_ROOT / ".git").exists():
+    if not (PROJECT_ROOT / ".git").exists():
         return None
     try:
         answer = subprocess.run(
             [
                 "git",
                 "-C",
-                str(_PROJECT_ROOT),
+                str(PROJECT_ROOT),
                 "describe",
                 "--always",
                 "--dirty",
