@@ -61,6 +61,26 @@ class Detector:
     weights: Path | None
     sha256: str
     outputs: int
+    precision: str = "fp32"
+
+    def facts(self) -> dict[str, object]:
+        return {"arch": self.arch, "precision": self.precision, "device_type": self.device.type}
+
+    def inputs(self, images: Tensor) -> Tensor:
+        return self.preprocess(images)
+
+    def feature_maps(self):  # type: ignore[no-untyped-def]
+        from passes.feature_maps import FeatureMapNetwork
+
+        if not hasattr(self, "_maps"):
+            self._maps = FeatureMapNetwork(self, self.precision)
+        return self._maps
+
+    def output(self, inputs: Tensor) -> Tensor:
+        return self.feature_maps().observe(inputs, {}).logits
+
+    def probability(self, output: Tensor, *, single_precision: bool = False) -> Tensor:
+        return torch.sigmoid(output[:, 0].to(torch.float32 if single_precision else torch.float64)).double()
 
     @property
     def arch(self) -> str:

@@ -7,24 +7,21 @@ comes from. Its values are the raw output of the convolution, before batch norm,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detectors.detector import Detector
-from images.grayscale import to_grayscale
 from lrp.canonise import build_program
 from lrp.operations import Activation, BatchNorm, Convolution, Sum
 from lrp.program import Program
-from passes.one_pass import PassBatch
 from utils.errors import UserError
 
 Maps = Mapping[str, Sequence[int]]
 """Channels by layer."""
 Precision = Literal["fp32", "bf16"]
-Kind = Literal["rgb", "grayscale"]
 
 # Tensors beyond 32 MiB are asked from the system and given back each time, which costs as much as filling them.
 _PIXELS_AT_ONCE = 8 * 224 * 224
@@ -291,48 +288,3 @@ class _BranchingRun:
             return output
 
         return edit
-
-
-@dataclass
-class _Request:
-    maps: dict[str, set[int]] = field(default_factory=dict)
-    logits: bool = False
-
-
-class SharedForward:
-    """One forward pass per batch and kind of image, whatever number of collectors look at it.
-
-    Each collector says beforehand what it wants to see; the first that asks runs the network.
-    """
-
-    def __init__(self, network: FeatureMapNetwork) -> None:
-        self.network = network
-        self._requests: dict[Kind, _Request] = {}
-
-    def request(self, kind: Kind, maps: Maps | None = None, *, logits: bool = False) -> None:
-        """Ask for maps, and perhaps for the logits, of all images as they are or in greyscale.
-
-        Raises:
-            UserError: The detector lacks a map.
-        """
-        request = self._requests.setdefault(kind, _Request())
-        for layer, indices in self.network.check(maps or {}).items():
-            request.maps.setdefault(layer, set()).update(indices)
-        request.logits |= logits
-
-    def of(self, batch: PassBatch, kind: Kind = "rgb") -> Observation:
-        """What all collectors together asked for, of this batch."""
-        request = self._requests[kind]
-
-        def look() -> Observation:
-            maps = {layer: sorted(indices) for layer, indices in request.maps.items()}
-            return self.network.observe(inputs_of(batch, kind), maps, logits=request.logits)
-
-        return batch.memo(("forward", id(self), kind), look)
-
-
-def inputs_of(batch: PassBatch, kind: Kind) -> Tensor:
-    """Normalised input of the network, of the images as they are or in greyscale; made once per batch."""
-    if kind == "rgb":
-        return batch.inputs
-    return batch.memo("grayscale inputs", lambda: batch.preprocess(to_grayscale(batch.images)))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -44,6 +45,11 @@ class Ranks:
         torch.distributed.gather_object(value, gathered, dst=0)
         return gathered
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
 
 @contextmanager
 def process_group(backend: str = "gloo") -> Iterator[Ranks]:
@@ -56,7 +62,8 @@ def process_group(backend: str = "gloo") -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks()
         return
-    torch.distributed.init_process_group(backend)
+    # After an unequal resume, or beside a slow device, the others wait longer than the half hour of the default.
+    torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
     try:
         yield Ranks(torch.distributed.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
