@@ -36,7 +36,7 @@ class Reading:
     num_workers: int | None = flag(None, "processes that decode images", parse=count, recorded=False)
     skip_bad_images: bool = flag(False, "leave out images that cannot be decoded")
 
-    def crop_of_images(self) -> Any:
+    def cropping(self) -> Any:
         from images.decoding import Crop
 
         return Crop(self.crop)
@@ -45,13 +45,13 @@ class Reading:
         return self.num_workers if self.num_workers is not None else 0 if device_type == "cpu" else 8
 
 
-def find_images(choice: ImageChoice, labels: Collection[int] = (0, 1)) -> tuple[dict[str, Any], list[str]]:
+def find_images(choice: ImageChoice, labels: Collection[int] = (0, 1), *, alone: bool = False) -> dict[str, Any]:
     """Image sets by name, and what there is to say of them."""
-    from images.sets import composition, find_image_set
+    from images.sets import find_image_set
 
     if choice.dataset_dir is None or not choice.gan_name:
         raise UserError("no images: give --dataset_dir DIR and --gan_name NAME")
-    sets, warnings = {}, []
+    sets = {}
     for name in choice.gan_name:
         sets[name] = find_image_set(
             choice.dataset_dir,
@@ -62,7 +62,4 @@ def find_images(choice: ImageChoice, labels: Collection[int] = (0, 1)) -> tuple[
             num_instances=choice.num_instances,
             labels=tuple(labels),
         )
-        _, warning = composition(sets[name])
-        if warning:
-            warnings.append(f"{name}: {warning}")
-    return sets, warnings
+    return sets

@@ -25,6 +25,7 @@ class ImageItem:
     label: int | None
     class_name: str
     generator: str
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ImageSet:
 
     root: Path
     items: tuple[ImageItem, ...]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -292,3 +294,8 @@ def _size_in_bytes(path: Path) -> int:
 
 def _extension_list() -> str:
     return " ".join(sorted(EXTENSIONS))
+
+
+def shared_images(a: ImageSet, b: ImageSet) -> int:
+    """Number of images that two sets have in common."""
+    return len({item.path for item in a.items} & {item.path for item in b.items})

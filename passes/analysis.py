@@ -7,22 +7,22 @@ tracking, progress, images left out, and "nothing to do".
 
 from __future__ import annotations
 
-import inspect
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-import utils.figures
 from detectors.detector import Detector
 from images.choice import Reading
 from images.sets import ImageSet
 from passes.one_pass import Collector, PassReport
 from passes.options import RunOptions
 from passes.shared_forward import SharedForward
-from utils.files import sha256_file, sha256_text, write_json
+from utils.figures import chosen_formats
+from utils.files import PROJECT_ROOT, plain, read_json, sha256_file, sha256_text, write_json
 from utils.layout import Layout
 from utils.provenance import Origin, is_current, read_record, write_record
 
@@ -82,6 +82,10 @@ class Analysis(ABC, Generic[Options]):
         wanted = tuple(place for place, item in enumerate(self.subject.images.items) if item.label in self.labels)
         return self.subject.images if len(wanted) == len(self.subject.images) else self.subject.images.subset(wanted)
 
+    def requires(self) -> Sequence[Analysis[Any]]:
+        """Analyses whose files this one reads and which are run before it."""
+        return []
+
     @abstractmethod
     def inputs(self) -> dict[str, str]:
         """SHA-256 by name of what goes in besides weights and images."""
@@ -131,7 +135,7 @@ class Analysis(ABC, Generic[Options]):
             "gan_name": subject.gan_name,
             "tag": subject.tag,
             "bsize": subject.reading.bsize,
-            "crop": str(subject.reading.crop_of_images()),
+            "crop": str(subject.reading.cropping()),
             "compat": subject.run.compat,
             "seed": subject.run.seed,
             **subject.detector.facts(),
@@ -170,28 +174,43 @@ class Analysis(ABC, Generic[Options]):
 
 
 def draw_once(
-    layout: Layout, step: str, sources: Sequence[Path], settings: Mapping[str, object], drawing: Any
+    layout: Layout,
+    step: str,
+    sources: Sequence[Path],
+    settings: Mapping[str, object],
+    drawing: Callable[[], list[Path]],
 ) -> list[Path]:
-    """Call `drawing()` unless its pictures are there, from the same files, settings and drawing code.
+    """Call `drawing` unless its pictures are there, from the same files, settings and drawing code.
 
     Args:
         layout: Where the pictures lie.
         step: Name of the step.
         sources: Files that the pictures are drawn from.
         settings: What they depend on besides.
-        drawing: Returns the paths written. The code of its module counts, and that of the house style.
+        drawing: Returns the paths written. The code of its room counts, and that of the house style.
     """
-    modules = (inspect.getmodule(drawing), utils.figures)
-    code = [Path(inspect.getsourcefile(module) or "") for module in modules if module is not None]
     origin = sha256_text(
-        [repr(sorted(settings.items())), *(f"{path.name} {sha256_file(path)}" for path in (*sources, *code))]
+        [
+            json.dumps(plain({**settings, "formats": chosen_formats()}), sort_keys=True),
+            _code_digest(drawing.__module__.partition(".")[0]),
+            *(f"{path.name} {sha256_file(path)}" for path in sources),
+        ]
     )
     path = layout.drawn(step)
-    record = read_record(path.with_suffix(""))
+    record = read_json(path)
     pictures = [layout.root / name for name in record.get("pictures", ())]
-    if record.get("origin") == origin and pictures and all(picture.is_file() for picture in pictures):
+    if record.get("origin") == origin and all(picture.is_file() for picture in pictures):
         return pictures
-    pictures = drawing()
-    names = sorted(picture.resolve().relative_to(layout.root.resolve()).as_posix() for picture in pictures)
+    drawn = drawing()
+    for stale in set(pictures) - set(drawn):
+        stale.unlink(missing_ok=True)
+    names = [picture.resolve().relative_to(layout.root.resolve()).as_posix() for picture in drawn]
     write_json(path, {"origin": origin, "pictures": names})
-    return pictures
+    return drawn
+
+
+@cache
+def _code_digest(room: str) -> str:
+    """Digest of all modules of a room, and of those that every picture is made with."""
+    modules = [*sorted((PROJECT_ROOT / room).glob("*.py")), *sorted((PROJECT_ROOT / "utils").glob("*.py"))]
+    return sha256_text(f"{path.name} {sha256_file(path)}" for path in modules)

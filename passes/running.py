@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from detectors.choice import DetectorChoice, load_chosen
 from images.choice import ImageChoice, Reading, find_images
@@ -21,58 +21,70 @@ from utils.cli import announce, say
 from utils.errors import UserError
 from utils.layout import Layout
 from utils.provenance import refuse_other_weights
-from utils.settings import plain, read_settings
+from utils.settings import plain
 from utils.tracking import Tracker, trackers
 
 AnyAnalysis = Analysis[Any]
-
-
-def run_command(analysis: type[AnyAnalysis], description: str, example: str, options: Any) -> None:
-    """A script: settings from the command line, the analysis on every set named, its pictures and its table.
-
-    Args:
-        analysis: The experiment.
-        description, example: For `--help`.
-        options: Its own flags: a dataclass, or an instance with the defaults of this script.
-    """
-    groups = DetectorChoice, ImageChoice, Reading, options, RunOptions
-    detector, images, reading, chosen, run = read_settings(description, example, *groups)
-    run_experiment(analysis, detector, images, reading, chosen, run)
+Kind = TypeVar("Kind", bound=AnyAnalysis)
 
 
 def run_experiment(
-    analysis: type[AnyAnalysis],
-    detector: DetectorChoice,
+    analysis: type[Kind],
+    detector: DetectorChoice | Sequence[DetectorChoice],
     images: ImageChoice,
     reading: Reading,
     options: Any,
     run: RunOptions,
-) -> list[AnyAnalysis]:
-    """An experiment on every set named, with the names that its script has; what was run, one for each set.
+) -> list[Kind]:
+    """An experiment on every set named, with the names that its script has; what was run, by detector and set.
 
     Raises:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
-    with process_group() as ranks:
-        loaded = load_chosen(detector, ranks)
-        sets = warned(find_images(images, labels=analysis.labels), ranks)
-        settings = plain(detector, images, reading, options, run)
+    with subjects(detector, images, reading, options, run, labels=analysis.labels) as (found, ranks):
         # Everything is looked for before anything is computed.
-        wanted = [
-            analysis(Subject(loaded, detector.blur_jpg, name, image_set, reading, run, settings), options)
-            for name, image_set in sets.items()
-        ]
-        with tracked(run, analysis.name, settings, ranks) as tracker:
+        wanted = [analysis(subject, options) for subject in found]
+        with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
             run_analyses(wanted, ranks=ranks, tracker=tracker)
     return wanted
 
 
-def warned(found: tuple[dict[str, ImageSet], Sequence[str]], ranks: Ranks) -> dict[str, ImageSet]:
+@contextmanager
+def subjects(
+    detector: DetectorChoice | Sequence[DetectorChoice],
+    images: ImageChoice,
+    reading: Reading,
+    options: Any,
+    run: RunOptions,
+    *,
+    labels: Collection[int] = (0, 1),
+) -> Iterator[tuple[list[Subject], Ranks]]:
+    """Every detector on every set named, and this process among those of `torchrun`.
+
+    Raises:
+        UserError: A checkpoint cannot be used, or images are missing.
+    """
+    choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
+    with process_group() as ranks:
+        loaded = [load_chosen(choice, ranks) for choice in choices]
+        sets = warned(find_images(images, labels=tuple(labels)), ranks)
+        yield (
+            [
+                Subject(network, choice.blur_jpg, name, image_set, reading, run, settings)
+                for choice, network in zip(choices, loaded, strict=True)
+                for settings in [plain(choice, images, reading, options, run)]
+                for name, image_set in sets.items()
+            ],
+            ranks,
+        )
+
+
+def warned(sets: dict[str, ImageSet], ranks: Ranks) -> dict[str, ImageSet]:
     """The image sets, after what there is to say of them has been said once."""
-    sets, warnings = found
-    for warning in warnings if ranks.is_first else ():
-        sys.stderr.write(f"warning: {warning}\n")
+    for name, image_set in sets.items() if ranks.is_first else ():
+        for warning in image_set.warnings:
+            sys.stderr.write(f"warning: {name}: {warning}\n")
     return sets
 
 
@@ -115,6 +127,9 @@ def run_analyses(
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
     ranks, tracker = ranks or Ranks(), tracker or Tracker()
+    required = {str(entry.outputs[0]): entry for analysis in analyses for entry in analysis.requires()}
+    for group in _by_images(list(required.values())):
+        _run_group(group, ranks, None, always_resume)
     for group in _by_images(analyses):
         _run_group(group, ranks, job, always_resume)
         if ranks.is_first:
@@ -193,7 +208,7 @@ def _pass(
         collectors,
         device=subject.detector.device,
         batch_size=reading.bsize,
-        crop=reading.crop_of_images(),
+        crop=reading.cropping(),
         seed=subject.run.seed,
         num_workers=reading.workers_for(subject.detector.device.type),
         skip_bad_images=reading.skip_bad_images,
@@ -238,6 +253,6 @@ def _show(paths: Iterable[Any], tracker: Tracker, name: str) -> None:
             tracker.picture(f"{name}/{path.stem}", path)
 
 
-def narrowed(subject: Subject, images: ImageSet) -> Subject:
-    """The same subject with other images, for analyses that look at a few chosen ones."""
-    return replace(subject, images=images)
+def narrowed(subject: Subject, images: ImageSet, gan_name: str | None = None) -> Subject:
+    """The same subject with other images, under another name if that is given."""
+    return replace(subject, images=images, gan_name=gan_name or subject.gan_name)

@@ -39,10 +39,14 @@ class SharedForward:
         """The detector's feature maps."""
         return self.detector.feature_maps()
 
+    @staticmethod
+    def images(batch: PassBatch, colour: Colour = "rgb") -> Tensor:
+        """The images as they are or in greyscale, (N, 3, H, W) uint8."""
+        return batch.images if colour == "rgb" else batch.memo("grayscale", lambda: to_grayscale(batch.images))
+
     def inputs(self, batch: PassBatch, colour: Colour = "rgb") -> Tensor:
         """Input of the network for the images as they are or in greyscale."""
-        images = batch.images if colour == "rgb" else batch.memo("grayscale", lambda: to_grayscale(batch.images))
-        return batch.memo(("inputs", id(self), colour), lambda: self.detector.inputs(images))
+        return batch.memo(("inputs", id(self), colour), lambda: self.detector.inputs(self.images(batch, colour)))
 
     def request(self, colour: Colour, maps: Maps | None = None, *, output: bool = False) -> None:
         """Ask for the largest values of maps, and perhaps for the network's output, on images of this colour.
