@@ -28,6 +28,7 @@ from utils.tables import ABSENT, markdown, percent, percent_range, read_rows, wr
 AVERAGED = "averaged"
 # Detectors are trained on ProGAN, so there 0.5 is what they were made for.
 _UNCALIBRATED = "progan"
+_CONSTANT = 1e-6
 
 
 Options = TypeVar("Options", bound=AssessmentOptions)
@@ -180,7 +181,21 @@ class Assessment(Analysis[Options]):
 
     def messages(self) -> list[str]:
         result = self.result
-        return [f"{self.gan_name}: {result.images} images; {result.note}"]
+        return [f"{self.gan_name}: {result.images} images; {result.note}", *self.doubts()]
+
+    def doubts(self) -> list[str]:
+        """Where the scores of the unchanged detector cannot be what they seem."""
+        row = next(iter(self.result.rows.values()))
+        scores = next(iter(self.scores.columns.values()))
+        doubts = []
+        if np.ptp(scores) < _CONSTANT:
+            doubts.append(f"all scores are near {scores[0]:.4f}: check the checkpoint and its preprocessing")
+        elif (row.acc_real, row.acc_fake) in ((1.0, 0.0), (0.0, 1.0)):
+            called = "real" if row.acc_real == 1.0 else "fake"
+            doubts.append(f"every image is called {called} at 0.5: choose another threshold with --calibrate_on")
+        if row.ap_high < row.fakes / row.images:
+            doubts.append("AP is below chance: are the labels, or the sign of the score (--fake_class), exchanged?")
+        return [f"warning: {self.gan_name}: {doubt}" for doubt in doubts]
 
     def results_there(self, others: Sequence[Any]) -> list[Result]:
         """Results of all sets of this detector under these settings: those of `others` first, then any that are there.

@@ -30,6 +30,7 @@ class ColourOptions(AssessmentOptions):
 class TopkOptions(SensitivityOptions):
     """Choice of k."""
 
+    draws: int = flag(3, "random choices for each k", parse=positive)
     numbers: tuple[int, ...] = flag(
         (), "k to try; absent: 1 2 5 10 20 50 100 200 500, and --topk if it is given", parse=positive, metavar="K"
     )

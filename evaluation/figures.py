@@ -8,81 +8,93 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from cr_ud.evaluation import SetScores, Summary
-from cr_ud.scoring import RGB, SWEEPS
+from evaluation.assessment import Result
+from evaluation.conditions import RGB, SWEEPS
 from evaluation.metrics import average_precision
+from evaluation.summary import ScoreSummary
 from utils.figures import FAKE, GREY, PALETTE, REAL, house_style, new_figure, save_figure
 
-_AXIS_NAMES = {"jpeg": "JPEG quality", "blur": "blur, sigma in pixels", "resize": "scaling factor"}
+_AXIS_NAMES = {"jpeg": "JPEG quality", "blur": "blur, sigma in pixels", "rescale": "scaling factor"}
 _WIDEST = 3
 
 
 @house_style()
-def draw_precision_recall(tables: Sequence[SetScores], stem: Path) -> list[Path]:
-    """Precision against recall on RGB images: a panel for each detector, a curve for each test set."""
-    detectors = list(dict.fromkeys(table.detector for table in tables))
+def draw_precision_recall(scores: Sequence[tuple[str, str, tuple[np.ndarray, np.ndarray]]], stem: Path) -> list[Path]:
+    """Precision against recall on RGB images: a panel for each detector, a curve for each test set.
+
+    Args:
+        scores: Detector, set, and its labels and scores (n,); sets of one label have no curve.
+        stem: Path without suffix.
+    """
+    both = [entry for entry in scores if len(np.unique(entry[2][0])) == 2]
+    detectors = list(dict.fromkeys(name for name, _, _ in both))
+    if not detectors:
+        return []
     figure, panels = _grid(len(detectors), 6.6, 4.2)
     for axes, detector in zip(panels, detectors, strict=False):
         styles = _styles()
-        for table in tables:
-            if table.detector != detector:
+        for name, test_set, (labels, values) in both:
+            if name != detector:
                 continue
-            recall, precision = _steps(table.labels, table.scores[RGB])
-            ap = 100 * average_precision(table.labels, table.scores[RGB])
-            axes.step(recall, precision, where="pre", label=f"{table.test_set}, AP {ap:.1f}", **next(styles))
+            recall, precision = _steps(labels, values)
+            ap = 100 * average_precision(labels, values)
+            axes.step(recall, precision, where="pre", label=f"{test_set}, AP {ap:.1f}", **next(styles))
         axes.set(title=detector, xlabel="recall of fakes", ylabel="precision", xlim=(-0.02, 1.02), ylim=(0.0, 1.03))
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return save_figure(figure, stem)
 
 
 @house_style()
-def draw_accuracies(summaries: Sequence[Summary], stem: Path) -> list[Path]:
-    """Accuracy on reals and fakes of each test set, RGB images, with standard errors: a panel for each detector."""
-    own = [entry for entry in summaries if entry.variant == RGB]
-    detectors = list(dict.fromkeys(entry.detector for entry in own))
-    most = max(sum(entry.detector == detector for entry in own) for detector in detectors)
+def draw_accuracies(results: Sequence[tuple[str, Result]], stem: Path) -> list[Path]:
+    """Accuracy on reals and fakes of each test set, RGB images, with 95 % intervals: a panel for each detector."""
+    detectors = list(dict.fromkeys(name for name, _ in results))
+    most = max(sum(name == detector for name, _ in results) for detector in detectors)
     figure, panels = new_figure(max(6.4, 1.1 * most + 1.6), 3.2 * len(detectors), rows=len(detectors), squeeze=False)
     for axes, detector in zip(panels[:, 0], detectors, strict=True):
-        entries = [entry for entry in own if entry.detector == detector]
+        own = [result for name, result in results if name == detector]
+        rows = [result.rows[RGB] for result in own]
         for label, color, shift in (("real", REAL, -0.2), ("fake", FAKE, 0.2)):
-            values = [100 * getattr(entry, f"acc_{label}") for entry in entries]
-            errors = [100 * getattr(entry, f"acc_{label}_se") for entry in entries]
-            places = np.arange(len(entries)) + shift
+            values, low, high = (
+                np.array([100 * getattr(row, f"acc_{label}{end}") for row in rows]) for end in ("", "_low", "_high")
+            )
+            places = np.arange(len(rows)) + shift
             axes.bar(places, values, 0.38, color=color, label=label)
-            axes.errorbar(places, values, errors, fmt="none", ecolor="black", capsize=3, linewidth=1)
-            for place, value, error in zip(places, values, errors, strict=True):
-                axes.annotate(f"{value:.0f}", (place, value + error), (0, 2), textcoords="offset points", ha="center")
+            axes.errorbar(places, values, [values - low, high - values], fmt="none", ecolor="black", capsize=3)
+            for place, value, top in zip(places, values, high, strict=True):
+                if not np.isnan(value):
+                    axes.annotate(f"{value:.0f}", (place, top), (0, 2), textcoords="offset points", ha="center")
         axes.axhline(50, color=GREY, linewidth=1, linestyle=":")
-        axes.set_xticks(range(len(entries)), [entry.test_set for entry in entries])
+        axes.set_xticks(range(len(rows)), [result.gan_name for result in own])
         axes.set(title=detector, ylabel="accuracy at 0.5 (%)", ylim=(0, 118), yticks=range(0, 101, 20))
         axes.grid(visible=False, axis="x")
-    panels[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="± standard error")
+    panels[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="95 % intervals")
     return save_figure(figure, stem)
 
 
 @house_style()
-def draw_robustness(summaries: Sequence[Summary], stem: Path) -> list[Path]:
+def draw_robustness(results: Sequence[tuple[str, Result]], stem: Path) -> list[Path]:
     """AP against JPEG quality, blur and scaling: a row for each detector, a curve for each test set.
 
-    Dotted lines mark the AP on the images as they are. Nothing is drawn without such variants.
+    Dotted lines mark the AP on the images as they are. Nothing is drawn without such conditions.
     """
-    kinds = [kind for kind in SWEEPS if any(_sweep_value(entry, kind) is not None for entry in summaries)]
+    rows = [(name, result.gan_name, row) for name, result in results for row in result.rows.values()]
+    kinds = [kind for kind in SWEEPS if any(_sweep_value(row, kind) is not None for _, _, row in rows)]
     if not kinds:
         return []
-    detectors = list(dict.fromkeys(entry.detector for entry in summaries))
+    detectors = list(dict.fromkeys(name for name, _ in results))
     size = 4.2 * len(kinds) + 1.6, 3.4 * len(detectors)
     figure, panels = new_figure(*size, rows=len(detectors), columns=len(kinds), squeeze=False, sharey=True)
-    for row, detector in zip(panels, detectors, strict=True):
-        own = [entry for entry in summaries if entry.detector == detector]
-        sets = list(dict.fromkeys(entry.test_set for entry in own))
-        for axes, kind in zip(row, kinds, strict=True):
-            for style, name in zip(_styles(), sets, strict=False):
-                _draw_sweep(axes, [entry for entry in own if entry.test_set == name], kind, style, name)
+    for line, detector in zip(panels, detectors, strict=True):
+        sets = list(dict.fromkeys(result.gan_name for name, result in results if name == detector))
+        for axes, kind in zip(line, kinds, strict=True):
+            for style, test_set in zip(_styles(), sets, strict=False):
+                own = [row for name, of_set, row in rows if (name, of_set) == (detector, test_set)]
+                _draw_sweep(axes, own, kind, style, test_set)
             axes.set(xlabel=_AXIS_NAMES[kind], ylim=(0, 103))
             if kind == "jpeg":
                 axes.invert_xaxis()
-        row[0].set_title(detector, loc="left")
-        row[0].set_ylabel("AP (%)")
+        line[0].set_title(detector, loc="left")
+        line[0].set_ylabel("AP (%)")
     panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="dotted: undistorted")
     return save_figure(figure, stem)
 
@@ -95,12 +107,14 @@ def _steps(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([[0.0], reached]), np.concatenate([highest[:1], highest])
 
 
-def _draw_sweep(axes: Any, entries: Sequence[Summary], kind: str, style: dict[str, Any], name: str) -> None:
+def _draw_sweep(axes: Any, entries: Sequence[ScoreSummary], kind: str, style: dict[str, Any], name: str) -> None:
     points = sorted(
         (value, 100 * entry.ap, 100 * entry.ap_low, 100 * entry.ap_high)
         for entry in entries
         if (value := _sweep_value(entry, kind)) is not None
     )
+    if not points:
+        return
     values, aps, lows, highs = (np.array(column) for column in zip(*points, strict=True))
     axes.plot(values, aps, marker="o", markersize=4, label=name, **style)
     axes.fill_between(values, lows, highs, color=style["color"], alpha=0.08, linewidth=0)
@@ -109,7 +123,7 @@ def _draw_sweep(axes: Any, entries: Sequence[Summary], kind: str, style: dict[st
             axes.axhline(100 * entry.ap, color=style["color"], linestyle=":", linewidth=1)
 
 
-def _sweep_value(entry: Summary, kind: str) -> float | None:
+def _sweep_value(entry: ScoreSummary, kind: str) -> float | None:
     name, _, value = entry.variant.partition("-")
     return float(value) if name == kind else None
 
