@@ -1,25 +1,16 @@
 """From scores per image to metrics per detector, test set and variant."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from cr_ud.scoring import RGB
-from evaluation.metrics import (
-    Statistic,
-    accuracies,
-    accuracy_of_draws,
-    ap_of_draws,
-    average_precision,
-    bootstrap_interval,
-    expected_calibration_error,
-    gmean_threshold,
-    roc_auc,
-    roc_auc_of_draws,
-    standard_error_of_share,
-    wilson_interval,
-)
+from evaluation.metrics import checked
+from evaluation.summary import ScoreSummary, summarise_columns
+from evaluation.thresholds import Threshold, gmean_threshold
 from utils.errors import UserError
 
 
@@ -47,10 +38,9 @@ class SetScores:
 class Summary:
     """Metrics of a detector on a test set under a variant; all in 0..1.
 
-    `_se` is the standard error sqrt(a (1 - a) / n) of an accuracy; `_low` and `_high` bound 95 % intervals: the
-    bootstrap's, and Wilson's for the accuracies on reals and on fakes, which is no point at 0 and 1. The calibrated
-    threshold is the G-mean optimum on the RGB images of the set `calibrated_on`; the columns that need it are None
-    without such a set.
+    `_se` is the standard error sqrt(a (1 - a) / n) of an accuracy; `_low` and `_high` bound 95 % intervals, see
+    `evaluation.intervals`. The calibrated threshold is the G-mean optimum on the RGB images of the set
+    `calibrated_on`; the columns that need it are None without such a set.
     """
 
     detector: str
@@ -86,14 +76,16 @@ class Summary:
     acc_fake_calibrated: float | None = None
 
 
-def calibrated_thresholds(tables: Iterable[SetScores], calibrate_on: str) -> dict[str, float]:
+def calibrated_thresholds(
+    tables: Iterable[SetScores], calibrate_on: str, *, published: bool = False
+) -> dict[str, float]:
     """The G-mean threshold of each detector on the RGB images of the set `calibrate_on`.
 
     Raises:
         UserError: the set is not among the tables.
     """
     found = {
-        table.detector: gmean_threshold(table.labels, table.scores[RGB])
+        table.detector: gmean_threshold(table.labels, table.scores[RGB], calibrate_on, published=published).value
         for table in tables
         if table.test_set == calibrate_on
     }
@@ -122,73 +114,32 @@ def summarise(
     Raises:
         UserError: a set lacks real or fake images, or `calibrate_on` is not there.
     """
-    thresholds = {} if calibrate_on is None else calibrated_thresholds(tables, calibrate_on)
-    return [
-        _summary(table, variant, scores, thresholds.get(table.detector), calibrate_on, draws, seed, strict)
-        for table in tables
-        for variant, scores in table.scores.items()
-    ]
+    thresholds = {} if calibrate_on is None else calibrated_thresholds(tables, calibrate_on, published=strict)
+    summaries = []
+    for table in tables:
+        value = thresholds.get(table.detector)
+        threshold = None if value is None else Threshold(value)
+        try:
+            for scores in table.scores.values():
+                checked(table.labels, scores)
+        except UserError as error:
+            raise UserError(f"{table.test_set}: {error}") from error
+        rows = summarise_columns(table.labels, table.scores, {}, threshold, draws=draws, seed=seed, strict=strict)
+        summaries += [_summary(table, row, None if value is None else calibrate_on) for row in rows]
+    return summaries
 
 
-def _summary(
-    table: SetScores,
-    variant: str,
-    scores: np.ndarray,
-    threshold: float | None,
-    calibrated_on: str | None,
-    draws: int,
-    seed: int,
-    strict: bool,
-) -> Summary:
-    labels = table.labels
-    try:
-        real, fake, overall = accuracies(labels, scores, 0.5, strict=strict)
-    except UserError as error:
-        raise UserError(f"{table.test_set}: {error}") from error
-    reals, fakes = int((labels == 0).sum()), int((labels == 1).sum())
-
-    def interval(statistic: Statistic) -> tuple[float, float]:
-        return bootstrap_interval(statistic, labels, scores, draws=draws, seed=seed)
-
-    ap_bounds, auc_bounds = interval(ap_of_draws), interval(roc_auc_of_draws)
-    acc_bounds = interval(accuracy_of_draws(0.5, strict=strict))
-    real_bounds, fake_bounds = wilson_interval(round(real * reals), reals), wilson_interval(round(fake * fakes), fakes)
-    summary = Summary(
-        detector=table.detector,
-        arch=table.arch,
-        test_set=table.test_set,
-        variant=variant,
-        real=reals,
-        fake=fakes,
-        ap=average_precision(labels, scores),
-        ap_low=ap_bounds[0],
-        ap_high=ap_bounds[1],
-        roc_auc=roc_auc(labels, scores),
-        roc_auc_low=auc_bounds[0],
-        roc_auc_high=auc_bounds[1],
-        ece=expected_calibration_error(labels, scores),
-        acc=overall,
-        acc_low=acc_bounds[0],
-        acc_high=acc_bounds[1],
-        acc_se=standard_error_of_share(overall, reals + fakes),
-        acc_real=real,
-        acc_real_low=real_bounds[0],
-        acc_real_high=real_bounds[1],
-        acc_real_se=standard_error_of_share(real, reals),
-        acc_fake=fake,
-        acc_fake_low=fake_bounds[0],
-        acc_fake_high=fake_bounds[1],
-        acc_fake_se=standard_error_of_share(fake, fakes),
-    )
-    if threshold is None:
-        return summary
-    real, fake, overall = accuracies(labels, scores, threshold, strict=strict)
-    return replace(
-        summary,
-        calibrated_on=calibrated_on,
-        threshold=threshold,
-        acc_calibrated=overall,
-        acc_calibrated_se=standard_error_of_share(overall, reals + fakes),
-        acc_real_calibrated=real,
-        acc_fake_calibrated=fake,
-    )
+def _summary(table: SetScores, row: ScoreSummary, calibrated_on: str | None) -> Summary:
+    cells: dict[str, Any] = {}
+    for name in (entry.name for entry in fields(Summary)):
+        if name.endswith("_se"):
+            share = getattr(row, name.removesuffix("_se"))
+            count = row.fakes if "fake" in name else row.images - row.fakes if "real" in name else row.images
+            cells[name] = math.sqrt(share * (1.0 - share) / count)
+        elif hasattr(row, name):
+            cells[name] = getattr(row, name)
+        if calibrated_on is None and ("calibrated" in name or name == "threshold"):
+            cells[name] = None
+    cells |= {"detector": table.detector, "arch": table.arch, "test_set": table.test_set}
+    cells |= {"real": row.images - row.fakes, "fake": row.fakes, "calibrated_on": calibrated_on}
+    return Summary(**cells)

@@ -132,7 +132,11 @@ def evaluate_sets(
             "rules": args.rules,
             "skipped": skipped,
         }
-        thresholds = {} if args.calibrate_on is None else calibrated_thresholds(tables, args.calibrate_on)
+        thresholds = (
+            {}
+            if args.calibrate_on is None
+            else calibrated_thresholds(tables, args.calibrate_on, published=args.compat == "published")
+        )
         for table in ("scores.csv", "summary.csv"):
             write_provenance(folder / table, thresholds=thresholds, **facts)
         draw(folder, wang=args.rules == "wang")

@@ -33,7 +33,7 @@ def write_result(
         chosen_on: The condition that the calibrated threshold is chosen on.
         draws: By kind the columns that are its random draws.
         calibration: Name and scores of a set kept apart for the threshold.
-        published: Call an image fake above a threshold only.
+        published: Put the threshold, and call an image fake above it only, as the published code does.
         seed: Of the bootstrap.
         record: Further provenance, for `write_provenance`.
 
@@ -41,7 +41,7 @@ def write_result(
         UserError: One class is empty.
     """
     try:
-        threshold = choose_threshold(files.gan_name, scores, chosen_on, calibration)
+        threshold = choose_threshold(files.gan_name, scores, chosen_on, calibration, published=published)
         rows = summarise(scores, draws or {}, threshold, published=published, seed=seed)
     except UserError as error:
         raise UserError(f"{files.gan_name}: {error}") from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.metrics import accuracies, ap_of_draws, average_precision, bootstrap_counts, gmean_threshold
+from evaluation.summary import ScoreSummary, summarise_columns
+from evaluation.thresholds import FIXED, Threshold, gmean_threshold
 from sensitivity_assessment.scores import Scores
 from utils.errors import UserError
 from utils.files import write_csv
@@ -19,37 +20,18 @@ AP = "ap"
 METRICS = (AP, "acc_real", "acc_fake", "acc", "acc_real_calibrated", "acc_fake_calibrated", "acc_calibrated")
 AVERAGED = "averaged"
 
-_LEVEL = 0.95
 # Its detectors are trained on ProGAN, so there 0.5 is what they were made for.
 _UNCALIBRATED_GENERATOR = "progan"
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """From which score on an image is called fake, and where the number comes from.
-
-    Attributes:
-        value: The score, 0..1.
-        source: `fixed` or the name of the image set that it was chosen on.
-        shared: Whether it was chosen on the images whose accuracy is reported.
-    """
-
-    value: float
-    source: str
-    shared: bool
-
-    @property
-    def note(self) -> str:
-        """One sentence for readers of a table."""
-        if self.source == "fixed":
-            return f"threshold {self.value:g}, fixed"
-        note = f"threshold {self.value:.4g}, the G-mean optimum of the unchanged detector on {self.source}"
-        if not self.shared:
-            return note
-        return note + ": the same images as reported, so the calibrated accuracies are optimistic"
-
-
-def choose_threshold(gan_name: str, scores: Scores, column: str, calibration: tuple[str, Scores] | None) -> Threshold:
+def choose_threshold(
+    gan_name: str,
+    scores: Scores,
+    column: str,
+    calibration: tuple[str, Scores] | None,
+    *,
+    published: bool = False,
+) -> Threshold:
     """The threshold for the accuracies called calibrated.
 
     Args:
@@ -57,17 +39,16 @@ def choose_threshold(gan_name: str, scores: Scores, column: str, calibration: tu
         scores: Its scores.
         column: The condition that the threshold is chosen on.
         calibration: Name and scores of a set kept apart for the choice.
+        published: Put it where the published code does.
 
     Raises:
         UserError: One class is empty.
     """
-    if calibration is not None:
-        name, held_out = calibration
-        value = gmean_threshold(held_out.labels, held_out.columns[column])
-        return Threshold(value, name, bool(set(held_out.paths) & set(scores.paths)))
-    if gan_name == _UNCALIBRATED_GENERATOR:
-        return Threshold(0.5, "fixed", False)
-    return Threshold(gmean_threshold(scores.labels, scores.columns[column]), gan_name, True)
+    if calibration is None and gan_name == _UNCALIBRATED_GENERATOR:
+        return Threshold(0.5, 0.5, 0.5, FIXED)
+    source, chosen_on = (gan_name, scores) if calibration is None else calibration
+    threshold = gmean_threshold(chosen_on.labels, chosen_on.columns[column], source, published=published)
+    return replace(threshold, shared=len(set(chosen_on.paths) & set(scores.paths)))
 
 
 @dataclass(frozen=True)
@@ -79,7 +60,7 @@ class SummaryRow:
         draws: Number of score columns that its metrics are the mean of.
         threshold: Calibrated threshold.
         values: By metric, 0..1.
-        low, high: By metric, 95 % bootstrap interval over images.
+        low, high: By metric, 95 % interval.
         spread: By metric, standard deviation over the draws; NaN for a single column.
     """
 
@@ -118,64 +99,29 @@ def summarise(
         UserError: One class is empty.
     """
     columns = dict(scores.columns)
-    groups: dict[str, list[str]] = {name: [name] for name in columns}
+    groups: dict[str, Sequence[str]] = {}
     for kind, members in draws.items():
-        averaged = f"{kind}-{AVERAGED}"
-        columns[averaged] = np.mean([scores.columns[member] for member in members], axis=0)
-        groups[kind] = list(members)
-        groups[averaged] = [averaged]
-    values = {
-        name: _metrics(scores.labels, column, threshold.value, strict=published) for name, column in columns.items()
-    }
-    redrawn = _redrawn_metrics(scores.labels, columns, threshold.value, published, seed, bootstrap)
-    rows = []
-    for name, members in groups.items():
-        found = np.array([values[member] for member in members])
-        samples = np.mean([redrawn[member] for member in members], axis=0)
-        low, high = np.quantile(samples, [0.5 - _LEVEL / 2, 0.5 + _LEVEL / 2], axis=0)
-        spread = found.std(axis=0, ddof=1) if len(members) > 1 else np.full(len(METRICS), np.nan)
-        rows.append(
-            SummaryRow(
-                name,
-                len(members),
-                threshold.value,
-                _named(found.mean(axis=0)),
-                _named(low),
-                _named(high),
-                _named(spread),
-            )
+        columns[f"{kind}-{AVERAGED}"] = np.mean([scores.columns[member] for member in members], axis=0)
+        groups[kind] = members
+    rows = summarise_columns(scores.labels, columns, groups, threshold, draws=bootstrap, seed=seed, strict=published)
+
+    def named(row: ScoreSummary, suffix: str) -> dict[str, float]:
+        return {metric: getattr(row, metric + suffix) for metric in METRICS}
+
+    summaries = {
+        row.variant: SummaryRow(
+            row.variant,
+            row.draws,
+            row.threshold,
+            named(row, ""),
+            named(row, "_low"),
+            named(row, "_high"),
+            named(row, "_spread"),
         )
-    return rows
-
-
-def _named(values: np.ndarray) -> dict[str, float]:
-    return dict(zip(METRICS, values.tolist(), strict=True))
-
-
-def _metrics(labels: np.ndarray, column: np.ndarray, threshold: float, *, strict: bool) -> list[float]:
-    return [
-        average_precision(labels, column),
-        *accuracies(labels, column, 0.5, strict=strict),
-        *accuracies(labels, column, threshold, strict=strict),
-    ]
-
-
-def _redrawn_metrics(
-    labels: np.ndarray, columns: Mapping[str, np.ndarray], threshold: float, strict: bool, seed: int, draws: int
-) -> dict[str, np.ndarray]:
-    """By column the metrics (draws, metrics) of samples redrawn from the images, the same ones for every column."""
-    fake = labels == 1
-    blocks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
-    for counts in bootstrap_counts(labels, draws=draws, seed=seed):
-        weights = counts.astype(np.float64)
-        for name, column in columns.items():
-            metrics = [ap_of_draws(labels, column, counts)]
-            for bound in (0.5, threshold):
-                right = (column > bound if strict else column >= bound) == fake
-                real_right, fake_right = weights @ (right & ~fake), weights @ (right & fake)
-                metrics += [real_right / (~fake).sum(), fake_right / fake.sum(), (real_right + fake_right) / len(fake)]
-            blocks[name].append(np.stack(metrics, axis=1))
-    return {name: np.concatenate(parts) for name, parts in blocks.items()}
+        for row in rows
+    }
+    kinds = [name for kind in draws for name in (kind, f"{kind}-{AVERAGED}")]
+    return [summaries[name] for name in (*scores.columns, *kinds)]
 
 
 _STATISTICS = ("low", "high", "spread")
