@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from activation_histograms.collector import ActivationPairs
 from activation_histograms.median_test import LEVEL, ColourShare, MedianTest
-from utils.figures import BLACK, GREY, ORANGE, VERMILLION, house_style, new_figure, save_figure
+from utils.figures import BLACK, BLUE, GREY, ORANGE, VERMILLION, house_style, new_figure, save_figure
 
 _RGB, _GRAYSCALE = VERMILLION, "#4D4D4D"
 _COLUMNS = 4
@@ -72,24 +72,24 @@ def plot_overview(
 
 @house_style()
 def plot_shares(shares: Sequence[ColourShare], path_stem: Path, title: str) -> list[Path]:
-    """Colour-conditional share by generator with its Wilson interval, by raw and by adjusted p-values.
+    """Colour-conditional share by generator: published with its Wilson interval, and by adjusted p of both tests.
 
     Returns:
         The files written.
     """
     figure, axes = new_figure(max(4.8, 1.6 + 1.1 * len(shares)), 4.2)
     places = np.arange(len(shares))
-    for offset, colour, label, suffix in (
-        (-0.19, ORANGE, f"raw p <= {LEVEL:g}, as published", ""),
-        (0.19, GREY, "after Benjamini-Hochberg", "_bh"),
+    for offset, colour, label, name in (
+        (-0.27, ORANGE, f"Mood's test, raw p <= {LEVEL:g}, as published", "share"),
+        (0.0, GREY, "Mood's test, adjusted", "share_bh"),
+        (0.27, BLUE, "paired test, adjusted", "share_paired_bh"),
     ):
-        values = [np.array([100 * getattr(s, f"share{suffix}{end}") for s in shares]) for end in ("", "_low", "_high")]
-        heights, low, high = values
-        axes.bar(places + offset, heights, 0.36, color=colour, label=label)
-        errors = [np.maximum(heights - low, 0), np.maximum(high - heights, 0)]
-        axes.errorbar(places + offset, heights, errors, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3)
+        axes.bar(places + offset, [100 * getattr(share, name) for share in shares], 0.25, color=colour, label=label)
+    heights, low, high = np.array([[100 * s.share, 100 * s.share_low, 100 * s.share_high] for s in shares]).T
+    errors = [np.maximum(heights - low, 0), np.maximum(high - heights, 0)]
+    axes.errorbar(places - 0.27, heights, errors, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3)
     axes.set_xticks(places, [f"{s.generator}\n{s.maps} maps" for s in shares])
-    axes.set(ylabel="colour-conditional maps (%)", ylim=(0, 103), title=f"{title}\nwhiskers: 95 % Wilson intervals")
+    axes.set(ylabel="colour-conditional maps (%)", ylim=(0, 103), title=f"{title}\nwhisker: 95 % Wilson interval")
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside lower center", ncols=2)
     return save_figure(figure, path_stem)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from activation_histograms.median_test import LEVEL, ColourShare
-from utils.files import safe_join, write_csv, write_text
+from utils.files import safe_join, write_text
+from utils.tables import markdown, percent, percent_range, write_rows
 
 
 @dataclass(frozen=True)
@@ -68,29 +69,38 @@ def write_shares(stem: Path, arch: str, tag: str, shares: Sequence[ColourShare])
         The files written.
     """
     paths = [stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.md")]
-    write_csv(paths[0], [entry.name for entry in fields(ColourShare)], [astuple(share) for share in shares])
+    write_rows(paths[0], shares, ColourShare)
+    header = ["generator", "fakes", "maps", "Mood, raw p (published)", "Mood, adjusted"]
+    header += ["paired, raw p", "paired, adjusted", "untestable"]
+    rows = [
+        [
+            share.generator,
+            share.images,
+            share.maps,
+            f"{percent(share.share)} {percent_range(share.share_low, share.share_high)} ({share.conditional})",
+            f"{percent(share.share_bh)} ({share.conditional_bh})",
+            f"{percent(share.share_paired)} {percent_range(share.share_paired_low, share.share_paired_high)} "
+            f"({share.paired})",
+            f"{percent(share.share_paired_bh)} ({share.paired_bh})",
+            f"{share.degenerate} / {share.degenerate_paired}",
+        ]
+        for share in shares
+    ]
     lines = [
         f"# Colour-conditional feature maps: {arch}, blur_jpg {tag}",
         "",
-        f"Share of the tested maps whose largest activations have another median without colour (Mood's median test, "
-        f"p <= {LEVEL:g}), with its 95 % Wilson interval. In percent.",
+        f"Share of the maps counted whose largest activations differ without colour (p <= {LEVEL:g}), in percent, with "
+        "the 95 % Wilson interval and the number of maps.",
         "",
-        "| generator | fakes | maps | colour-conditional (raw p, as published) | after Benjamini-Hochberg "
-        "| untestable |",
-        "|---|---|---|---|---|---|",
-    ]
-    for share in shares:
-        raw = _percent(share.conditional, share.share, share.share_low, share.share_high)
-        adjusted = _percent(share.conditional_bh, share.share_bh, share.share_bh_low, share.share_bh_high)
-        lines.append(f"| {share.generator} | {share.images} | {share.maps} | {raw} | {adjusted} | {share.degenerate} |")
-    lines += [
+        markdown(header, rows),
         "",
-        "- Untestable maps respond alike on all images (p = 1); they count as not colour-conditional.",
-        "- The interval treats maps as independent draws; maps of one network are not, so it is too narrow.",
+        "- Mood's median test, as published, takes RGB and greyscale for independent samples; the paired test "
+        "(Wilcoxon's signed-rank test) looks at the difference of each image and finds much smaller changes.",
+        "- Adjusted: Benjamini and Hochberg's procedure over exactly the maps counted. Each decision depends on all "
+        "maps, so these shares have no interval.",
+        "- Untestable (Mood / paired): maps that respond alike on all images, or not at all to colour (p = 1); they "
+        "count as not colour-conditional.",
+        "- The intervals treat maps as independent draws; maps of one network are not, so they are too narrow.",
     ]
     write_text(paths[1], "\n".join(lines) + "\n")
     return paths
-
-
-def _percent(count: int, share: float, low: float, high: float) -> str:
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}] ({count})"

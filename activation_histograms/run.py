@@ -9,7 +9,7 @@ from typing import Any
 
 from activation_histograms.collector import ActivationPairs, read_activations
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
-from activation_histograms.median_test import ColourShare, colour_share, median_tests, read_tests, write_tests
+from activation_histograms.median_test import ColourShare, MedianTest, colour_share, median_tests
 from activation_histograms.outputs import MedianTestFiles, write_shares
 from detectors.detector import Detector
 from images.sets import ImageSet
@@ -17,6 +17,7 @@ from passes.one_pass import PassReport
 from utils.cli import progress
 from utils.errors import UserError
 from utils.files import sha256_file, write_provenance
+from utils.tables import read_rows, write_rows
 
 MADE_BY = "src/median_test_activation_histograms.py"
 HISTOGRAMS = ("all", "overview", "none")
@@ -65,7 +66,7 @@ def write_median_tests(
         raise UserError(f"{files.gan_name}: {error}") from error
     skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
     pairs.write(files.activations)
-    write_tests(files.tests, tests)
+    write_rows(files.tests, tests)
     # Last, here and elsewhere: a table beside an older record is computed again, never the reverse.
     for path in (files.activations, files.tests):
         write_provenance(path, **record, images=len(pairs.paths), skipped=skipped)
@@ -88,7 +89,7 @@ def draw_histograms(files: MedianTestFiles, which: str = "all", most: int | None
     if which == "none":
         return []
     pairs = read_activations(files.activations, made_by=MADE_BY)
-    tests = read_tests(files.tests, made_by=MADE_BY)
+    tests = read_rows(files.tests, MedianTest, made_by=MADE_BY)
     title = f"{files.arch}, blur_jpg {files.tag}, {len(pairs.paths)} fakes of {files.gan_name}"
     pictures = plot_overview(pairs, tests, files.overview, title)
     if which == "all":
@@ -118,12 +119,12 @@ def count_shares(files: Sequence[MedianTestFiles], topk: int | None = None) -> t
             f"python {MADE_BY} --arch {entry.arch} --blur_jpg {entry.tag} "
             f"--gan_name {entry.gan_name} --dataset_dir DIR --output_dir {entry.root}"
         )
-        tests = read_tests(entry.tests, made_by=made_by)
+        tests = read_rows(entry.tests, MedianTest, made_by=made_by)
         if topk is not None and topk > len(tests):
             raise UserError(
                 f"--topk {topk} is more than the {len(tests)} maps of {entry.tests}: make it anew with {made_by}"
             )
-        shares.append(colour_share(entry.gan_name, tests[:topk]))
+        shares.append(colour_share(entry.gan_name, tests, topk))
     first = files[0]
     paths = write_shares(first.shares, first.arch, first.tag, shares)
     write_provenance(paths[0], inputs={entry.gan_name: sha256_file(entry.tests) for entry in files}, topk=topk)

@@ -110,7 +110,7 @@ def test_metrics(
     expected, theirs = golden[name]
     ours = which == "from ours"
     scores = joined(assessed, SETS[name]) if ours else theirs
-    threshold = choose_threshold(name, scores, BASELINE, None)
+    threshold = choose_threshold(name, scores, BASELINE, None, published=True)
     assert threshold.shared
     assert threshold.value == pytest.approx(expected["threshold"], abs=1e-4 if ours else 1e-7)
     rows = {row.variant: row for row in summarise(scores, {}, threshold, published=True, bootstrap=10)}
