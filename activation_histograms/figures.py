@@ -37,7 +37,8 @@ def plot_histogram(pairs: ActivationPairs, place: int, test: MedianTest, path_st
 def plot_overview(
     pairs: ActivationPairs, tests: Sequence[MedianTest], path_stem: Path, title: str, *, most: int = 24
 ) -> list[Path]:
-    """A grid of the first maps' histograms, in the order of the ranking; frames of colour-conditional maps are orange.
+    """A grid of the first maps' histograms, in the order of the ranking; frames of maps that respond otherwise without
+    colour, by the paired test with adjusted p-values, are orange.
 
     Returns:
         The files written.
@@ -55,17 +56,19 @@ def plot_overview(
         name = test.feature_map_name.split("(")[0]
         panel.set_title(f"{place + 1}. {name}\n{_verdict(test)}", fontsize=9)
         panel.tick_params(labelsize=8)
-        if test.p_value <= LEVEL:
+        if test.p_value_paired_bh <= LEVEL:
             for spine in panel.spines.values():
                 spine.set(visible=True, edgecolor=ORANGE, linewidth=2.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     meaning = "across: largest activation of the map in an image (before batch norm)"
     figure.legend(handles, labels, loc="outside lower center", ncols=4, title=meaning)
     figure.supylabel("images", fontsize=10)
-    conditional = sum(test.p_value <= LEVEL for test in tests)
+    paired = sum(test.p_value_paired_bh <= LEVEL for test in tests)
+    mood = sum(test.p_value <= LEVEL for test in tests)
+    drawn = "all" if shown == len(tests) else f"the first {shown}"
     figure.suptitle(
-        f"{title}\n{conditional} of {len(tests)} maps are colour-conditional (p <= {LEVEL:g}, orange frame); "
-        f"{'all' if shown == len(tests) else f'the first {shown}'} are shown"
+        f"{title}\n{paired} of {len(tests)} maps respond otherwise without colour (paired test, adjusted p <= {LEVEL:g}: "
+        f"orange frame),\n{mood} by Mood's test as published; {drawn} are shown"
     )
     return save_figure(figure, path_stem)
 
@@ -111,6 +114,6 @@ def _draw(axes: Axes, pairs: ActivationPairs, place: int) -> None:
 
 
 def _verdict(test: MedianTest) -> str:
-    if test.degenerate:
-        return "not testable: alike on all images"
-    return f"p = {test.p_value:.2g} (adjusted {test.p_value_bh:.2g})"
+    mood = "not testable" if test.degenerate else f"{test.p_value:.2g}"
+    paired = "not testable" if test.degenerate_paired else f"{test.p_value_paired_bh:.2g}"
+    return f"p: Mood {mood}, paired (adjusted) {paired}"

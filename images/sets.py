@@ -12,6 +12,7 @@ from utils.files import is_plain_name, sha256_text
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 LABEL_FOLDERS = {0: "0_real", 1: "1_fake"}
+REAL, FAKE = 0, 1
 LABEL_NAMES: dict[int | None, str] = {0: "real", 1: "fake", None: "unknown"}
 _SAME_FORMAT = {".jpeg": ".jpg", ".tiff": ".tif"}
 
