@@ -67,8 +67,8 @@ def plot_overview(
     mood = sum(test.p_value <= LEVEL for test in tests)
     drawn = "all" if shown == len(tests) else f"the first {shown}"
     figure.suptitle(
-        f"{title}\n{paired} of {len(tests)} maps respond otherwise without colour (paired test, adjusted p <= {LEVEL:g}: "
-        f"orange frame),\n{mood} by Mood's test as published; {drawn} are shown"
+        f"{title}\n{paired} of {len(tests)} maps respond otherwise without colour (paired test, adjusted "
+        f"p <= {LEVEL:g}: orange frame),\n{mood} by Mood's test as published; {drawn} are shown"
     )
     return save_figure(figure, path_stem)
 
