@@ -86,7 +86,7 @@ def compare_rankings(a: Ranking, b: Ranking, ks: Sequence[int]) -> Comparison:
     common = np.cumsum(np.bincount(np.maximum(rank_a, rank_b), minlength=size + 1))[1:]
     overlaps = []
     for k in ks:
-        a.top_k(k)  # complains about a k out of range
+        a.check_k(k)
         overlaps.append(TopKOverlap(k, int(common[k - 1]), float(common[k - 1] / k), k / size))
     constant = np.ptp(a.values) == 0 or np.ptp(omega_b) == 0
     spearman = float("nan") if constant else float(stats.spearmanr(a.values, omega_b).statistic)

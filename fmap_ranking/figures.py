@@ -33,7 +33,7 @@ def plot_omega_distribution(rankings: Mapping[str, Ranking], path_stem: Path, to
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.subplots()
     for (label, ranking), colour in zip(rankings.items(), _COLOURS, strict=False):
-        ranking.top_k(topk)  # complains about a k out of range
+        ranking.check_k(topk)
         omega = ranking.values[ranking.values > 0]
         share = 100 * omega[:topk].sum() / omega.sum() if omega.size else 0.0
         ranks = np.arange(1, omega.size + 1)
