@@ -83,7 +83,7 @@ class RelevanceCollector:
         ours = torch.isin(labels, torch.tensor([LABELS[label] for label in self.statistics]))
         accepted = self._confidence.accepts(probability, labels) & ours
         numbers = torch.stack([probability, accepted.double()], dim=1).numpy()
-        self._images.put(np.array(batch.positions)[ours], numbers[ours])
+        self._images.put(np.array(batch.positions)[ours.numpy()], numbers[ours.numpy()])
         rows = torch.nonzero(accepted).flatten()
         if not len(rows):
             return
