@@ -116,8 +116,7 @@ class RankFeatureMaps(Analysis[RankingOptions]):
         for ranking in rankings.values():
             ranking.check()
         for label in set(self.options.labels) - set(self._ranked):
-            stem = self._picture(f"{label}-layers")
-            for path in (*self._tables(label), stem.with_suffix(".png"), stem.with_suffix(".pdf")):
+            for path in self._tables(label):
                 remove_with_record(path)
         write_rows(self._samples, collector.samples())
         for name, ranking in rankings.items():
