@@ -17,8 +17,7 @@ from demo_images import make_demo_images
 
 from activation_histograms.collector import ActivationPairCollector
 from detectors.detector import Detector, build_model, get_architecture
-from fmap_ranking.ranking import Ranking
-from fmap_ranking.topk import default_topk
+from fmap_ranking.ranking import Ranking, default_topk
 from images.decoding import Crop
 from images.loading import iterate_batches
 from images.sets import ImageSet, find_image_set

@@ -76,10 +76,16 @@ class Analysis(ABC, Generic[Options]):
         self.layout = subject.layout
         self.gan_name = subject.gan_name
 
+    @classmethod
+    def labels_for(cls, options: Options) -> Collection[int]:
+        """Labels of the images that it looks at with these options."""
+        return cls.labels
+
     @cached_property
     def images(self) -> ImageSet:
         """The images that the analysis looks at."""
-        wanted = tuple(place for place, item in enumerate(self.subject.images.items) if item.label in self.labels)
+        labels = self.labels_for(self.options)
+        wanted = tuple(place for place, item in enumerate(self.subject.images.items) if item.label in labels)
         return self.subject.images if len(wanted) == len(self.subject.images) else self.subject.images.subset(wanted)
 
     def requires(self) -> Sequence[Analysis[Any]]:
@@ -149,7 +155,7 @@ class Analysis(ABC, Generic[Options]):
 
     def record(self, notes: Mapping[str, object], report: PassReport) -> None:
         """Write the record beside each table."""
-        subject = self.subject
+        subject, labels = self.subject, self.labels_for(self.options)
         write_record(
             self.outputs,
             self.origin(),
@@ -157,7 +163,7 @@ class Analysis(ABC, Generic[Options]):
             seed=subject.run.seed,
             device=subject.detector.device,
             images=report.images,
-            skipped=report.skipped_names(next(iter(self.labels)) if len(self.labels) == 1 else None),
+            skipped=report.skipped_names(next(iter(labels)) if len(labels) == 1 else None),
             **notes,
         )
 

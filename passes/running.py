@@ -42,7 +42,7 @@ def run_experiment(
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
-    with subjects(detector, images, reading, options, run, labels=analysis.labels) as (found, ranks):
+    with subjects(detector, images, reading, options, run, labels=analysis.labels_for(options)) as (found, ranks):
         # Everything is looked for before anything is computed.
         wanted = [analysis(subject, options) for subject in found]
         with tracked(run, analysis.name, found[0].settings, ranks) as tracker:

@@ -11,7 +11,7 @@ from typing import Any
 from evaluation.assessment import AVERAGED, Assessment, write_table
 from evaluation.conditions import Condition, WithoutMaps
 from evaluation.published import published_sensitivity, source
-from fmap_ranking.ranked import ranked_maps
+from fmap_ranking.ranking import find_ranking
 from passes.analysis import Subject, draw_once
 from passes.one_pass import PassReport
 from sensitivity_assessment.figures import plot_sensitivity
@@ -32,7 +32,7 @@ class Sensitivity(Assessment[SensitivityOptions]):
 
     def __init__(self, subject: Subject, options: SensitivityOptions) -> None:
         super().__init__(subject, options)
-        self.ranked = ranked_maps(subject, options)
+        self.ranked = find_ranking(subject, options)
         self.variants: Variants = self._variants()
 
     def _variants(self) -> Variants:
