@@ -12,7 +12,7 @@ from activation_histograms.collector import ActivationPairCollector, ActivationP
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
 from activation_histograms.median_test import LEVEL, ColourShare, MedianTest, colour_share, median_tests
 from activation_histograms.options import MedianTestOptions
-from fmap_ranking.ranked import ranked_maps
+from fmap_ranking.ranking import find_ranking
 from images.sets import FAKE, ImageSet
 from passes.analysis import Analysis, Subject, draw_once
 from passes.one_pass import PassReport
@@ -35,7 +35,7 @@ class MedianTests(Analysis[MedianTestOptions]):
 
     def __init__(self, subject: Subject, options: MedianTestOptions) -> None:
         super().__init__(subject, options)
-        self.ranked = ranked_maps(subject, options)
+        self.ranked = find_ranking(subject, options)
         self.maps = self.ranked.ranking.top_k(self.ranked.k)
 
     @property
