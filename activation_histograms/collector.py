@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detectors.feature_maps import by_layer
 from fmap_ranking.names import FeatureMap
 from images.sets import ImageSet
-from passes.feature_maps import Kind, SharedForward, by_layer
 from passes.one_pass import PassBatch, State
+from passes.shared_forward import Kind, SharedForward
 from utils.errors import UserError
 from utils.files import read_npz, write_npz
 

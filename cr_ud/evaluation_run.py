@@ -43,7 +43,7 @@ def find_detectors(args: Namespace, device: torch.device) -> list[NamedDetector]
         UserError: a detector is not described so, two share a name, or a checkpoint cannot be used.
     """
     if not args.detectors:
-        detector = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
+        detector = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg, precision=args.precision)
         return [NamedDetector(f"{detector.arch}_{args.blur_jpg}" if args.weights is None else detector.arch, detector)]
     found: dict[str, NamedDetector] = {}
     for text in args.detectors:
@@ -53,7 +53,7 @@ def find_detectors(args: Namespace, device: torch.device) -> list[NamedDetector]
             raise UserError(f"--detectors {text}: write NAME=ARCH:FILE, as in cr=resnet50:weights/cr.pth")
         if name in found:
             raise UserError(f"--detectors: two are called {name}: give each a name of its own")
-        found[name] = NamedDetector(name, load_detector(arch, file, device))
+        found[name] = NamedDetector(name, load_detector(arch, file, device, precision=args.precision))
     return list(found.values())
 
 
@@ -222,7 +222,7 @@ def _score(
     report = run_pass(
         image_set,
         [collector],
-        preprocess=networks[0].preprocess,
+        preprocess=networks[0].inputs,
         device=device,
         batch_size=args.bsize,
         crop=Crop("none") if late else crop,

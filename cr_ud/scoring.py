@@ -133,7 +133,4 @@ class ScoreCollector:
         self.scores = np.where(np.isnan(self.scores), other, self.scores)
 
     def _probabilities(self, detector: Detector, images: Tensor) -> np.ndarray:
-        with torch.autocast(detector.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = detector.model(detector.preprocess(images)).squeeze(1)
-        # in double precision, so that large logits stay apart
-        return torch.sigmoid(logits.double()).cpu().numpy()
+        return detector.probability(images).cpu().numpy()

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.heads import FAKE, REAL, Head, OneLogit
 from fmap_ranking.ffrs import FFRS
 from images.sets import ImageItem, ImageSet
 from lrp import ChannelStatistics, Explainer
-from lrp.targets import FAKE, REAL, start_relevance
 from passes.one_pass import PassBatch, State
 
-LABELS = {REAL: 0, FAKE: 1}
+LABELS = {"real": REAL, "fake": FAKE}
 Keep = Callable[[ImageItem, np.ndarray, np.ndarray, float], None]
 
 
@@ -40,8 +40,8 @@ class Confidence:
 
     def accepts(self, probability: Tensor, labels: Tensor) -> Tensor:
         """Mask (N,) of the samples that count, from p(fake) (N,) and labels (N,)."""
-        fakes = (labels == LABELS[FAKE]) & (probability >= self.fake) & (probability > 0.5)
-        reals = (labels == LABELS[REAL]) & (probability <= self.real) & (probability < 0.5)
+        fakes = (labels == FAKE) & (probability >= self.fake) & (probability > 0.5)
+        reals = (labels == REAL) & (probability <= self.real) & (probability < 0.5)
         return fakes | reals
 
 
@@ -58,11 +58,12 @@ class RelevanceCollector:
     """Updates one FF-RS statistic per label; an image is run forwards once, and backwards only if it counts.
 
     Args:
-        explainer: Of a one-logit detector.
+        explainer: Of a detector.
         image_set: The images of the pass, for their number and labels.
         confidence: Which samples count.
         keep: Called as keep(item, image (H, W, 3) uint8, relevance (H, W) summed over RGB, p(fake)) for every sample
             that counts; without it the input's relevance is not even computed.
+        head: Of the detector.
     """
 
     name = "relevance"
@@ -73,8 +74,9 @@ class RelevanceCollector:
         image_set: ImageSet,
         confidence: Confidence | None = None,
         keep: Keep | None = None,
+        head: Head = OneLogit(),
     ) -> None:
-        self.explainer = explainer
+        self.explainer, self.head = explainer, head
         self.confidence = confidence or Confidence()
         self.statistics = {label: FFRS(explainer.layers) for label in LABELS}
         self._keep = keep
@@ -85,7 +87,7 @@ class RelevanceCollector:
     def update(self, batch: PassBatch) -> None:
         """Score the batch and explain the samples that count, each for its own label."""
         record = self.explainer.record(batch.inputs)
-        probability = torch.sigmoid(record.output[:, 0].double())
+        probability = self.head.probability(record.output)
         accepted = self.confidence.accepts(probability, batch.labels)
         positions = np.array(batch.batch.positions)
         self._probability[positions] = probability.cpu().numpy()
@@ -95,7 +97,6 @@ class RelevanceCollector:
             return
         chosen = record.select(rows)
         labels = batch.labels[rows]
-        targets = [FAKE if label == LABELS[FAKE] else REAL for label in labels.tolist()]
         sums: dict[str, ChannelStatistics] = {}
 
         def visit(layer: str, relevance: Tensor) -> None:
@@ -103,7 +104,7 @@ class RelevanceCollector:
 
         relevance = self.explainer.propagate(
             chosen,
-            start_relevance(chosen.output, targets, published=self.explainer.published),
+            self.head.start_relevance(chosen.output, labels, published=self.explainer.published),
             layers=[name for name, _ in self.explainer.layers],
             visit=visit,
             input_relevance=self._keep is not None,
@@ -125,7 +126,7 @@ class RelevanceCollector:
         """By label, how many images were looked at, were correct, and were used."""
         labels = np.array([-1 if item.label is None else item.label for item in self._image_set.items])
         seen = ~np.isnan(self._probability)
-        correct = np.where(labels == LABELS[FAKE], self._probability > 0.5, self._probability < 0.5)
+        correct = np.where(labels == FAKE, self._probability > 0.5, self._probability < 0.5)
         return {
             label: SampleCounts(
                 int((seen & (labels == number)).sum()),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detectors.detector import PROJECT_ROOT
 from fmap_ranking.ranking import default_ranking_path
+from utils.files import PROJECT_ROOT
 
 # The paper finds forensic features on the ProGAN validation set and looks for them in every other generator.
 PAPER_GENERATOR = "progan_val"

@@ -75,7 +75,7 @@ def rank_images(
     Raises:
         UserError: No image is classified correctly with enough confidence.
     """
-    collector = RelevanceCollector(explainer, image_set, confidence, keep)
+    collector = RelevanceCollector(explainer, image_set, confidence, keep, detector.head)
     inputs, facts = ranking_origin(args, files.gan_name, image_set, detector, confidence)
     state = PassState(files.state, conditions(args, inputs, facts), args.resume)
     report = show_images(

@@ -143,7 +143,7 @@ def run_pass(
     Args:
         image_set: The images.
         collectors: Updated in the order given.
-        preprocess: From uint8 images to the network's input, e.g. `Detector.preprocess`.
+        preprocess: From uint8 images to the network's input, e.g. `Detector.inputs`.
         device: Where batches go.
         batch_size: Most images in a batch; only images of one size share a batch.
         crop: Applied to every image.

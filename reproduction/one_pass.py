@@ -9,11 +9,12 @@ from typing import Any
 from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.outputs import MedianTestFiles
 from activation_histograms.run import median_test_origin, write_median_tests
+from detectors.feature_maps import FeatureMapNetwork
 from images.sets import ImageSet
 from passes.experiments import conditions, show_images
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import Collector, PassReport, PassState, discard_state
 from passes.processes import Ranks
+from passes.shared_forward import SharedForward
 from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_rankings
 from reproduction.settings import Subject
 from sensitivity_assessment.colour import EXPERIMENT as COLOUR

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from activation_histograms.run import count_shares, draw_histograms
-from detectors.explainers import make_explainer
+from detectors.explaining import make_explainer
+from detectors.feature_maps import FeatureMapNetwork
 from images.sets import ImageSet
-from passes.feature_maps import FeatureMapNetwork
 from passes.processes import Ranks
 from patch_extraction.collages import draw_collages
 from patch_extraction.files import PatchFiles
@@ -129,7 +129,7 @@ class SubjectRun:
 
     @cached_property
     def _network(self) -> FeatureMapNetwork:
-        return FeatureMapNetwork(self.subject.detector, self.subject.args.precision)
+        return self.subject.detector.feature_maps()
 
     def _announce(self, what: str) -> None:
         self._progress.announce(f"{self.subject.arch}: {what}")

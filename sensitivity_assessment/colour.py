@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from detectors.detector import Detector, load_detector
+from detectors.feature_maps import FeatureMapNetwork
 from images.sets import ImageSet
 from passes.experiments import conditions, show_images
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import PassReport, PassState, discard_state
 from passes.processes import Ranks
+from passes.shared_forward import SharedForward
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_colour_table
 from sensitivity_assessment.results import is_current, read_result, write_result
 from sensitivity_assessment.scores import RGB, Scores, colour_scores, read_scores
@@ -67,10 +68,10 @@ def load_detectors(args: argparse.Namespace, device: torch.device) -> list[Colou
     Raises:
         UserError: A checkpoint cannot be used, or the files of the two would be the same.
     """
-    first = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
+    first = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg, precision=args.precision)
     detectors = [ColourDetector(f"{first.arch}, blur_jpg {args.blur_jpg}", first, args.blur_jpg)]
     if args.second_weights is not None:
-        second = load_detector(args.second_arch or args.arch, args.second_weights, device)
+        second = load_detector(args.second_arch or args.arch, args.second_weights, device, precision=args.precision)
         if (second.arch, args.second_tag) == (first.arch, args.blur_jpg):
             raise UserError(f"--second_tag {args.second_tag} is that of the first detector: give it one of its own")
         detectors.append(ColourDetector(f"{second.arch}, {args.second_tag}", second, args.second_tag))
@@ -96,7 +97,7 @@ def assess_colour(
         files = subject.files(args.output_dir, name)
         inputs, facts = colour_origin(args, files, image_set, detector)
         if not (reuse and is_current(files, inputs, facts)):
-            network = network or FeatureMapNetwork(detector, args.precision)
+            network = network or detector.feature_maps()
             collector = colour_scores(SharedForward(network), image_set, published=published)
             state = PassState(files.state(), conditions(args, inputs, facts), args.resume)
             report = show_images(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectors.detector import Detector
+from detectors.feature_maps import FeatureMapNetwork
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.ranking import Ranking, read_ranking
 from fmap_ranking.topk import default_topk
 from images.sets import ImageSet
-from passes.feature_maps import FeatureMapNetwork
 from passes.one_pass import PassReport
 from sensitivity_assessment.figures import plot_sensitivity
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_sensitivity_table

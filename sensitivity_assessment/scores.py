@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.feature_maps import FeatureMapNetwork, by_layer
+from detectors.heads import Head
 from images.sets import ImageSet
-from passes.feature_maps import FeatureMapNetwork, SharedForward, by_layer
 from passes.one_pass import PassBatch, State
+from passes.shared_forward import SharedForward
 from sensitivity_assessment.variants import Variants
 from utils.errors import UserError
 from utils.files import write_csv
@@ -80,6 +82,7 @@ class ScoreCollector:
         score: From a batch to the logits (N, 1) under each condition.
         single_precision: Apply the sigmoid in float32, as the published code does: scores above 0.99999997 become 1
             and tie.
+        head: Of the detector.
     """
 
     def __init__(
@@ -89,13 +92,14 @@ class ScoreCollector:
         columns: Sequence[str],
         score: Score,
         *,
+        head: Head,
         single_precision: bool = False,
     ) -> None:
         self.name = name
         self.columns = tuple(columns)
         self._image_set = image_set
         self._score = score
-        self._dtype = torch.float32 if single_precision else torch.float64
+        self._head, self._single_precision = head, single_precision
         self._values = np.full((len(image_set), len(self.columns)), np.nan)
 
     def update(self, batch: PassBatch) -> None:
@@ -105,8 +109,10 @@ class ScoreCollector:
             UserError: A score is not a number.
         """
         logits = self._score(batch)
-        stacked = torch.stack([logits[column][:, 0] for column in self.columns], dim=1)
-        scores = torch.sigmoid(stacked.to(self._dtype)).double().cpu().numpy()
+        columns = [
+            self._head.probability(logits[column], single_precision=self._single_precision) for column in self.columns
+        ]
+        scores = torch.stack(columns, dim=1).cpu().numpy()
         broken = np.isnan(scores).any(axis=1)
         if broken.any():
             raise UserError(
@@ -145,16 +151,15 @@ def dropout_scores(
     Raises:
         UserError: The detector lacks a map.
     """
-    dropped = {
-        column: network.check(by_layer((fmap.layer, fmap.index) for fmap in maps))
-        for column, maps in variants.maps.items()
-    }
+    dropped = {column: by_layer((fmap.layer, fmap.index) for fmap in maps) for column, maps in variants.maps.items()}
+    scores = network.dropping(dropped)
     return ScoreCollector(
         "sensitivity",
         image_set,
         list(dropped),
-        lambda batch: network.logits_with_dropout(batch.inputs, dropped),
+        lambda batch: scores(batch.inputs),
         single_precision=published,
+        head=network.head,
     )
 
 
@@ -169,4 +174,6 @@ def colour_scores(forward: SharedForward, image_set: ImageSet, *, published: boo
         assert grayscale is not None
         return {RGB: rgb, GRAYSCALE: grayscale}
 
-    return ScoreCollector("colour", image_set, (RGB, GRAYSCALE), score, single_precision=published)
+    return ScoreCollector(
+        "colour", image_set, (RGB, GRAYSCALE), score, single_precision=published, head=forward.network.head
+    )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cr_ud.evaluation_files import read_summaries
-from detectors.detector import PROJECT_ROOT
 from fmap_ranking.comparison import compare_rankings
 from fmap_ranking.ranking import default_ranking_path, read_ranking
 from fmap_ranking.topk import PAPER_TOPK
@@ -23,7 +22,7 @@ from sensitivity_assessment.summary import read_summary
 from sensitivity_assessment.variants import TOP
 from utils.cli import make_parser, parse_architecture, parse_positive, run_script
 from utils.errors import UserError
-from utils.files import read_provenance, sha256_file
+from utils.files import PROJECT_ROOT, read_provenance, sha256_file
 
 TAG = "mini"
 DATA = "mini_forensynths"

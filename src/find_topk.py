@@ -4,13 +4,12 @@ import argparse
 from pathlib import Path
 
 from detectors.detector import Detector, load_detector
-from detectors.devices import resolve_device
+from detectors.feature_maps import FeatureMapNetwork
 from evaluation.metrics import average_precision
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.ranking import Ranking, read_ranking
 from images.sets import ImageSet
 from passes.experiments import conditions, find_image_sets, show_images
-from passes.feature_maps import FeatureMapNetwork
 from passes.one_pass import PassState, discard_state
 from passes.processes import Ranks, process_group
 from sensitivity_assessment.choice import CURVES, curves_of, halfway, next_number, smallest_below, variants_for
@@ -82,11 +81,15 @@ def main() -> None:
         if args.bisect and ranks.world_size > 1:
             raise UserError("--bisect chooses each k after the pass before: run it in one process, without torchrun")
         detector = load_detector(
-            args.arch, args.weights, ranks.device(resolve_device(args.device)), blur_jpg=args.blur_jpg
+            args.arch,
+            args.weights,
+            args.device,
+            blur_jpg=args.blur_jpg,
+            precision=args.precision,
         )
         # Everything is looked for before anything is computed.
         image_sets = find_image_sets(args)
-        network = FeatureMapNetwork(detector, args.precision)
+        network = detector.feature_maps()
         numbers = sorted({*(args.numbers or NUMBERS), *([args.topk] if args.topk else [])})
         searches = {name: _Search(args, name, detector, network, numbers) for name in image_sets}
         with tracker(

@@ -7,16 +7,16 @@ from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.outputs import MedianTestFiles
 from activation_histograms.run import HISTOGRAMS, draw_histograms, median_test_origin, write_median_tests
 from detectors.detector import Detector, load_detector
-from detectors.devices import resolve_device
+from detectors.feature_maps import FeatureMapNetwork
 from fmap_ranking.locate import find_ranking
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import read_ranking
 from fmap_ranking.topk import default_topk
 from images.sets import ImageSet
 from passes.experiments import conditions, find_image_sets, show_images
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import PassState, discard_state
 from passes.processes import Ranks, process_group
+from passes.shared_forward import SharedForward
 from utils.cli import (
     add_data_arguments,
     add_detector_arguments,
@@ -57,11 +57,15 @@ def main() -> None:
     args = parse_arguments()
     with process_group() as ranks:
         detector = load_detector(
-            args.arch, args.weights, ranks.device(resolve_device(args.device)), blur_jpg=args.blur_jpg
+            args.arch,
+            args.weights,
+            args.device,
+            blur_jpg=args.blur_jpg,
+            precision=args.precision,
         )
         # Everything is looked for before anything is computed.
         image_sets = find_image_sets(args, labels=(FAKE,))
-        network = FeatureMapNetwork(detector, args.precision)
+        network = detector.feature_maps()
         chosen = {name: _chosen_maps(args, detector, network, name) for name in image_sets}
         with tracker(
             args.wandb and ranks.is_first, job="median_test", config=vars(args), folder=args.output_dir

@@ -5,11 +5,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from detectors.detector import PROJECT_ROOT, load_detector
-from detectors.devices import resolve_device
-from detectors.explainers import add_lrp_arguments, make_explainer
+from detectors.detector import load_detector
+from detectors.explaining import add_lrp_arguments, make_explainer
 from fmap_ranking.collector import Confidence
 from fmap_ranking.outputs import RankingFiles
 from fmap_ranking.relevance_files import RelevanceFiles
@@ -29,6 +26,7 @@ from utils.cli import (
     run_script,
 )
 from utils.errors import UserError
+from utils.files import PROJECT_ROOT
 from utils.tracking import tracker
 
 LABELS = ("fake", "real")
@@ -65,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     with process_group() as ranks:
-        detector = load_detector(args.arch, args.weights, _device(args, ranks), blur_jpg=args.blur_jpg)
+        detector = load_detector(args.arch, args.weights, args.device, blur_jpg=args.blur_jpg, precision=args.precision)
         explainer = make_explainer(args, detector)
         try:
             confidence = Confidence(args.fake_confidence, args.real_confidence)
@@ -89,10 +87,6 @@ def main() -> None:
                         track.log({f"{name}/{label}/{key}": value for key, value in counts.items()})
                     if args.figures:
                         track.picture(f"{name}/omega", files.folder / f"{name}-omega.png")
-
-
-def _device(args: argparse.Namespace, ranks: Ranks) -> torch.device:
-    return ranks.device(resolve_device(args.device))
 
 
 def _topk(args: argparse.Namespace, arch: str, maps: int) -> int:

@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 from detectors.detector import Detector, load_detector
-from detectors.devices import resolve_device
+from detectors.feature_maps import FeatureMapNetwork
 from images.sets import ImageSet, find_image_set
 from passes.experiments import conditions, find_image_sets, show_images
-from passes.feature_maps import FeatureMapNetwork
 from passes.one_pass import PassState, discard_state
 from passes.processes import Ranks, process_group
 from sensitivity_assessment.dropout import (
@@ -64,12 +63,16 @@ def main() -> None:
     args = parse_arguments()
     with process_group() as ranks:
         detector = load_detector(
-            args.arch, args.weights, ranks.device(resolve_device(args.device)), blur_jpg=args.blur_jpg
+            args.arch,
+            args.weights,
+            args.device,
+            blur_jpg=args.blur_jpg,
+            precision=args.precision,
         )
         # Everything is looked for before anything is computed.
         image_sets = find_image_sets(args)
         held_out = None if args.calibrate_on is None else _calibration_set(args.calibrate_on, args)
-        network = FeatureMapNetwork(detector, args.precision)
+        network = detector.feature_maps()
         chosen = {name: choose_maps(args, detector.arch, network, name) for name in image_sets}
         with tracker(
             args.wandb and ranks.is_first, job="sensitivity", config=vars(args), folder=args.output_dir
@@ -109,6 +112,7 @@ def _calibrate(
         image_set,
         [BASELINE],
         lambda batch: network.logits_with_dropout(batch.inputs, {BASELINE: {}}),
+        head=network.head,
         single_precision=args.compat == "published",
     )
     files = ResultFiles(args.output_dir, EXPERIMENT, detector.arch, args.gan_name[0], args.blur_jpg)

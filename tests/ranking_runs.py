@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detectors.detector import build_model, get_architecture
+from detectors.networks import build_model, get_architecture
+from detectors.transforms import IMAGENET_MEAN, IMAGENET_STD
 from images.sets import ImageSet, find_image_set
 from utils.cli import run_script
 
@@ -63,7 +64,7 @@ def tuned_model(root: Path, arch: str = "resnet18") -> nn.Module:
     """A network with seeded weights and a head that gives the images below `root` (uncropped) their `LOGITS`."""
     torch.manual_seed(3)
     model = build_model(arch).eval()
-    head = model.get_submodule(get_architecture(arch).head)
+    head = model.get_submodule(get_architecture(arch).last_layer)
     assert isinstance(head, nn.Linear)
     features: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].double()))
@@ -81,9 +82,8 @@ def tuned_model(root: Path, arch: str = "resnet18") -> nn.Module:
 
 def inputs(root: Path) -> torch.Tensor:
     """The images below `root`, normalised, (N, 3, SIDE, SIDE)."""
-    architecture = get_architecture("resnet18")
     pixels = np.stack([np.asarray(Image.open(root / name)) for name in LOGITS]).astype(np.float32) / 255
-    normalised = (pixels - np.float32(architecture.mean)) / np.float32(architecture.std)
+    normalised = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
     return torch.from_numpy(normalised).permute(0, 3, 1, 2).contiguous()
 
 

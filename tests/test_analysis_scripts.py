@@ -12,7 +12,7 @@ import pytest
 import torch
 from ranking_runs import LOGITS, Scripts, contents
 
-from detectors.detector import build_model
+from detectors.networks import build_model
 from fmap_ranking.ranking import Ranking
 from lrp.canonise import build_program, explained_layers
 from passes.one_pass import PassBatch

@@ -16,7 +16,9 @@ from cr_ud.evaluation import SetScores, summarise
 from cr_ud.evaluation_files import read_scores, read_summaries, write_scores, write_summaries
 from cr_ud.published import WANG_SETS, colour_robust_rows, wang_results
 from cr_ud.scoring import ScoreCollector, Variant, variants
-from detectors.detector import build_model, load_detector
+from detectors.detector import load_detector
+from detectors.networks import build_model
+from detectors.transforms import IMAGENET_MEAN, IMAGENET_STD
 from evaluation.metrics import accuracies, average_precision, expected_calibration_error, gmean_threshold
 from images import decoding
 from images.decoding import Crop, decode_image
@@ -60,7 +62,7 @@ def evaluate(*given: object) -> None:
 
 def by_hand(checkpoint: Path, image: np.ndarray) -> float:
     detector = load_detector("tiny", checkpoint, "cpu")
-    normalise = transforms.Normalize(detector.mean, detector.std)
+    normalise = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)
     tensor = normalise(transforms.ToTensor()(Image.fromarray(image)))
     with torch.no_grad():
         return float(torch.sigmoid(detector.model(tensor[None]).double()))
@@ -143,7 +145,7 @@ def test_scores_depend_on_neither_batch_size_nor_order(data: Path, checkpoints: 
 
     def scores(size: int) -> np.ndarray:
         collector = ScoreCollector([detector], variants([70]), len(image_set))
-        run_pass(image_set, [collector], preprocess=detector.preprocess, device=CPU, batch_size=size, crop=Crop("none"))
+        run_pass(image_set, [collector], preprocess=detector.inputs, device=CPU, batch_size=size, crop=Crop("none"))
         return collector.scores
 
     np.testing.assert_allclose(scores(batch_size), scores(4), atol=1e-6)

@@ -14,13 +14,14 @@ from activation_histograms.collector import ActivationPairCollector, ActivationP
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
 from activation_histograms.median_test import colour_share, median_tests, read_tests, write_tests
 from activation_histograms.outputs import write_shares
-from detectors.detector import Detector, get_architecture
+from detectors.detector import Detector
+from detectors.networks import get_architecture
 from evaluation.metrics import wilson_interval
 from fmap_ranking.names import FeatureMap
 from images.decoding import Crop
 from images.grayscale import to_grayscale
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import run_pass
+from passes.shared_forward import SharedForward
 from utils.errors import UserError
 from utils.files import write_npz
 
@@ -124,15 +125,15 @@ def test_share_of_a_generator(tmp_path: Path) -> None:
 
 
 def collector(root: Path, chosen: list[FeatureMap] = MAPS) -> tuple[ActivationPairCollector, Detector]:
-    detector = Detector(get_architecture("resnet18"), tuned_model(root), CPU, None, "", 1)
-    return ActivationPairCollector(SharedForward(FeatureMapNetwork(detector)), chosen, image_set(root)), detector
+    detector = Detector(get_architecture("resnet18"), tuned_model(root))
+    return ActivationPairCollector(SharedForward(detector.feature_maps()), chosen, image_set(root)), detector
 
 
 def show(collected: ActivationPairCollector, detector: Detector, root: Path, batch_size: int) -> ActivationPairs:
     run_pass(
         image_set(root),
         [collected],
-        preprocess=detector.preprocess,
+        preprocess=detector.inputs,
         device=CPU,
         batch_size=batch_size,
         crop=Crop("none"),
@@ -161,7 +162,7 @@ def test_activations_of_fakes_on_both_kinds_of_image(small_images: Path) -> None
                 maxima.append(output[:, index].amax((1, 2)))
 
             handle = detector.model.get_submodule(fmap.layer).register_forward_hook(hook)
-            detector.model(detector.preprocess(images))
+            detector.model(detector.inputs(images))
             handle.remove()
             np.testing.assert_allclose(values[:, column], maxima[0].numpy(), rtol=1e-4, atol=1e-4)
     assert not np.allclose(found.rgb, found.grayscale, atol=1e-2)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from ranking_runs import LOGITS, SIDE, USED, image_set, inputs, tuned_model, write_images
 
-from detectors.detector import Detector, get_architecture
+from detectors.detector import Detector
+from detectors.networks import get_architecture
 from fmap_ranking.collector import Confidence, RelevanceCollector, SampleCounts
 from fmap_ranking.ffrs import FFRS
 from images.decoding import Crop, decode_image
@@ -36,11 +37,11 @@ def explainer(root: Path) -> Explainer:
 def run(
     images: ImageSet, *collectors: RelevanceCollector, batch_size: int = 4, crop: str = "none", **changes: Any
 ) -> PassReport:
-    detector = Detector(get_architecture("resnet18"), collectors[0].explainer.program, CPU, None, "", 1)  # type: ignore[arg-type]
+    detector = Detector(get_architecture("resnet18"), collectors[0].explainer.program)  # type: ignore[arg-type]
     return run_pass(
         images,
         collectors,
-        preprocess=detector.preprocess,
+        preprocess=detector.inputs,
         device=CPU,
         batch_size=batch_size,
         crop=Crop(crop),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detectors.heads import OneLogit
 from evaluation.metrics import ap_of_draws, average_precision, bootstrap_interval
 from evaluation.published import GENERATORS, published_colour_ap, published_sensitivity
 from fmap_ranking.ranking import Ranking
@@ -209,7 +210,7 @@ def collector(image_set: ImageSet, **options: bool) -> ScoreCollector:
         logits = torch.tensor([[float(position)] for position in view.batch.positions])
         return {"plus": 10 * logits, "minus": -logits}
 
-    return ScoreCollector("test", image_set, ["plus", "minus"], score, **options)
+    return ScoreCollector("test", image_set, ["plus", "minus"], score, head=OneLogit(), **options)
 
 
 def test_collected_batch_by_batch_resumed_and_merged() -> None:
@@ -241,7 +242,9 @@ def test_only_the_published_scores_tie_at_one() -> None:
 
 def test_a_score_that_is_no_number_names_its_image() -> None:
     image_set = images(2)
-    broken = ScoreCollector("test", image_set, ["x"], lambda view: {"x": torch.tensor([[0.0], [float("nan")]])})
+    broken = ScoreCollector(
+        "test", image_set, ["x"], lambda view: {"x": torch.tensor([[0.0], [float("nan")]])}, head=OneLogit()
+    )
     with pytest.raises(UserError, match=r"1\.png: the detector's output is not a number"):
         broken.update(batch(image_set, (0, 1)))
 
