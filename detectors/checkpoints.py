@@ -4,9 +4,10 @@ import argparse
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from detectors.networks import Architecture, architectures, get_architecture
 from utils.errors import UserError
 
 State = dict[str, Tensor]
+T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "netC")
@@ -24,6 +26,7 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "netC")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # Old checkpoints lack the batch counters of batch norms, which inference does not read.
 _OPTIONAL = ".num_batches_tracked"
+_LONGEST_HEADER = 100_000_000
 _AGAIN = "download it again, and compare its size and checksum with docs/data_and_weights.md"
 _NOT_WEIGHTS = {
     b"": f"empty: {_AGAIN}",
@@ -54,14 +57,20 @@ def read_state(path: Path) -> State:
             start = file.read(64)
     except PermissionError as error:
         raise UserError(f"weights {path} cannot be read: check the permissions of the file") from error
-    for magic, what in _NOT_WEIGHTS.items():
-        if (start.lstrip().startswith(magic)) if magic else not start:
-            raise UserError(f"weights {path} are not a readable checkpoint but {what}")
-    content = _read_safetensors(path) if start[8:9] == b"{" else _read_pth(path)
+    # safetensors begin with the length of their JSON header, whose bytes may look like anything
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
+        content: Mapping[str, object] = _read_safetensors(path)
+    else:
+        text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+        for magic, what in _NOT_WEIGHTS.items():
+            if text.startswith(magic) if magic else not start:
+                raise UserError(f"weights {path} are not a readable checkpoint but {what}")
+        content = _read_pth(path)
     if not content:
         raise UserError(f"weights {path} hold no tensors, so are not a checkpoint: give the weights of a detector")
     state = {str(key): _plain_tensor(path, str(key), value) for key, value in content.items()}
-    return dict(zip(_without_prefixes(state), state.values(), strict=True))
+    prefix = _prefix(state)
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -118,13 +127,12 @@ def _plain_tensor(path: Path, key: str, value: object) -> Tensor:
     return value
 
 
-def _without_prefixes(names: Iterable[str]) -> list[str]:
-    names = list(names)
-    while True:
-        prefix = next((p for p in _PREFIXES if names and all(name.startswith(p) for name in names)), None)
-        if prefix is None:
-            return names
-        names = [name.removeprefix(prefix) for name in names]
+def _prefix(names: Collection[str]) -> str:
+    """What wrappers have put before all of the names."""
+    prefix = ""
+    while found := next((p for p in _PREFIXES if all(name.startswith(p, len(prefix)) for name in names)), None):
+        prefix += found
+    return prefix
 
 
 def load_state(
@@ -147,18 +155,16 @@ def load_state(
             missing, unexpected, of another shape or type, or holds values that no network has.
     """
     outputs = architecture.head.outputs if outputs is None else outputs
-    layer = architecture.last_layer
-    shapes = _shapes(state)
-    (rows, *_) = shapes.get(f"{layer}.weight") or (outputs,)
-    fold = outputs == 1 and rows == 2
-    if shapes != _expected(architecture, rows if fold else outputs):
+    state = _named_as_in(architecture, state)
+    shapes, layer = _shapes(state), architecture.last_layer
+    fold = outputs == 1 and _rows(shapes, architecture) == 2
+    if shapes != _expected(architecture.build, 2 if fold else outputs):
         raise _misfit(path, shapes, architecture, outputs)
     _name_others_that_fit(path, shapes, architecture)
     # the random initialisation is overwritten: the caller's random numbers must not depend on it
     with torch.random.fork_rng(devices=[]):
         model = architecture.build(outputs)
-    own = model.state_dict()
-    for name, target in zip(_without_prefixes(own), own.values(), strict=True):
+    for name, target in model.state_dict().items():
         if name.endswith(_OPTIONAL):
             if name in state and state[name].shape == target.shape:
                 target.copy_(state[name])
@@ -203,30 +209,42 @@ def _shapes(state: Mapping[str, Tensor]) -> Shapes:
     return {key: tuple(value.shape) for key, value in state.items() if not key.endswith(_OPTIONAL)}
 
 
+def _rows(shapes: Shapes, architecture: Architecture) -> int:
+    """Number of outputs, 0 without the last layer."""
+    return (*shapes.get(f"{architecture.last_layer}.weight", ()), 0)[0]
+
+
+def _named_as_in(architecture: Architecture, state: Mapping[str, T]) -> dict[str, T]:
+    """With the prefix that the network's own names have, too."""
+    prefix = _prefix(_expected(architecture.build, 1))
+    return {prefix + key: value for key, value in state.items()}
+
+
 @cache
-def _expected(architecture: Architecture, outputs: int) -> Shapes:
+def _expected(build: Callable[[int], nn.Module], outputs: int) -> Shapes:
     """Names and shapes of a network, found without computing its weights where the network allows it."""
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                state = architecture.build(outputs).state_dict()
+                state = build(outputs).state_dict()
         except (RuntimeError, NotImplementedError):
-            state = architecture.build(outputs).state_dict()
-    return _shapes(dict(zip(_without_prefixes(state), state.values(), strict=True)))
+            state = build(outputs).state_dict()
+    return _shapes(state)
 
 
 def _fitting(shapes: Shapes) -> list[str]:
-    """Registered networks whose tensors, the number of outputs aside, have these names and shapes."""
-    candidates = map(get_architecture, architectures())
-    return [
-        architecture.name
-        for architecture in candidates
-        if (head := shapes.get(f"{architecture.last_layer}.weight")) and _expected(architecture, head[0]) == shapes
-    ]
+    """Registered networks whose tensors, the number of outputs aside, have these names (without prefix) and shapes."""
+    fitting = []
+    for architecture in map(get_architecture, architectures()):
+        named = _named_as_in(architecture, shapes)
+        rows = _rows(named, architecture)
+        if rows and _expected(architecture.build, rows) == named:
+            fitting.append(architecture.name)
+    return fitting
 
 
 def _name_others_that_fit(path: Path, shapes: Shapes, architecture: Architecture) -> None:
-    others = [name for name in _fitting(shapes) if name != architecture.name]
+    others = [name for name in _fitting(_bare(shapes)) if name != architecture.name]
     if others:
         sys.stderr.write(
             f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
@@ -234,12 +252,17 @@ def _name_others_that_fit(path: Path, shapes: Shapes, architecture: Architecture
         )
 
 
+def _bare(shapes: Shapes) -> Shapes:
+    prefix = _prefix(shapes)
+    return {key.removeprefix(prefix): shape for key, shape in shapes.items()}
+
+
 def _misfit(path: Path, found: Shapes, architecture: Architecture, outputs: int) -> UserError:
-    name, lookalikes = architecture.name, _fitting(found)
+    name, lookalikes = architecture.name, _fitting(_bare(found))
     if name in lookalikes:
-        rows = found[f"{architecture.last_layer}.weight"][0]
+        rows = _rows(found, architecture)
         return UserError(f"weights {path} have {rows} outputs where {outputs} expected: {_outputs_hint(rows)}")
-    expected = _expected(architecture, outputs)
+    expected = _expected(architecture.build, outputs)
     if lookalikes:
         return UserError(
             f"weights {path} are not of {name}: the checkpoint looks like {' or '.join(lookalikes)}; "

@@ -34,6 +34,7 @@ class Detector:
         weights: The checkpoint, or None for a network made in memory.
         sha256: Checksum of the checkpoint file, empty without one.
         precision: Of the convolutions.
+        fake_class: Which class of the file is fake, where that had to be said.
     """
 
     architecture: Architecture
@@ -42,6 +43,7 @@ class Detector:
     weights: Path | None = None
     sha256: str = ""
     precision: Precision = "fp32"
+    fake_class: int | None = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -56,12 +58,13 @@ class Detector:
 
     def facts(self) -> dict[str, str]:
         """What a result has to say of the detector: network, weights, device and precision."""
-        return {
+        facts = {
             "arch": self.arch,
             "weights": self.sha256,
             "device": device_name(self.device),
             "precision": self.precision,
         }
+        return facts if self.fake_class is None else {**facts, "fake_class": str(self.fake_class)}
 
     def inputs(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) uint8 to the input of the network, which is what is explained; on the device.
@@ -178,4 +181,4 @@ def _load(
         architecture = replace(architecture, head=replace(head, sign=-head.sign))
     model.eval().requires_grad_(False)
     model.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Detector(architecture, model, target, path, sha256_file(path), precision)
+    return Detector(architecture, model, target, path, sha256_file(path), precision, fake_class)

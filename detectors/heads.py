@@ -81,14 +81,11 @@ class OneLogit(Head):
         return (self.logit(output) > 0).long()
 
     def score(self, output: Tensor, classes: Tensor) -> Tensor:
-        logit = self.logit(output)
-        return torch.where(classes == FAKE, logit, -logit)
+        return self.logit(output) * _direction(classes, output)
 
     def start_relevance(self, output: Tensor, classes: Tensor, *, published: bool = False) -> Tensor:
-        direction = torch.where(classes == FAKE, 1.0, -1.0).to(output.dtype)
-        if not published:
-            direction = torch.where(self.score(output, classes) < 0, -1.0, 1.0).to(output.dtype)
-        return direction[:, None]
+        signs = _direction(classes, output) if published else _sign(self.score(output, classes))
+        return signs[:, None]
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class LogitMap(OneLogit):
             p = torch.sigmoid(places)
             places = places * p * (1 - p)
         whole = places.sum(1, keepdim=True)
-        shares = torch.where(whole == 0, 1 / places.shape[1], places / whole)
+        shares = (places / whole).masked_fill(whole == 0, 1 / places.shape[1])
         return (total * shares).view_as(output)
 
 
@@ -162,7 +159,18 @@ class Classes(Head):
         return output.gather(1, classes[:, None])[:, 0]
 
     def start_relevance(self, output: Tensor, classes: Tensor, *, published: bool = False) -> Tensor:
-        sign = torch.ones_like(output[:, :1])
-        if not published:
-            sign = torch.where(self.score(output, classes)[:, None] < 0, -1.0, sign)
-        return torch.zeros_like(output).scatter_(1, classes[:, None], sign)
+        scores = self.score(output, classes)[:, None]
+        return torch.zeros_like(output).scatter_(
+            1, classes[:, None], torch.ones_like(scores) if published else _sign(scores)
+        )
+
+
+# Arithmetic, because `torch.where` would copy its constants to the device and wait.
+def _sign(values: Tensor) -> Tensor:
+    """+1 or -1; zero counts as positive."""
+    return (values >= 0).to(values.dtype) * 2 - 1
+
+
+def _direction(classes: Tensor, output: Tensor) -> Tensor:
+    """+1 for fake and -1 for real, in the type of the output."""
+    return classes.to(output.dtype) * 2 - 1

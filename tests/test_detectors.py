@@ -230,7 +230,7 @@ def test_a_network_whose_own_names_begin_like_a_wrapper(tiny: str, tmp_path: Pat
             super().__init__()
             self.model = TinyNet(outputs)
 
-    register_architecture(Architecture("wrapped", Wrapped, "head", "model.conv"))
+    register_architecture(Architecture("wrapped", Wrapped, "model.head", "model.conv"))
     try:
         net = Wrapped(1)
         loaded = load_detector("wrapped", save(tmp_path / "w.pth", net.state_dict()), "cpu").model.state_dict()
@@ -415,6 +415,7 @@ def test_the_choice_is_the_command_line(tiny: str, tmp_path: Path) -> None:
         "weights": hashlib.sha256(path.read_bytes()).hexdigest(),
         "device": "cpu",
         "precision": "tf32",
+        "fake_class": "1",
     }
     with pytest.raises(UserError, match="neither 0 nor 1"):
         read_settings("d", "e", DetectorChoice, argv=["--fake_class", "2"])
