@@ -103,7 +103,7 @@ class Detector:
 
         Args:
             rule: Of the convolutions.
-            published: Compute as the published code; the z-box then has one pair of bounds for all channels.
+            published: Compute as the published code.
             squeeze_excite: Explain a copy with these weights (`with_squeeze_excite_of`); the detector stays as it is.
 
         Raises:
@@ -113,7 +113,7 @@ class Detector:
         if key not in self._made:
             model = self.model if squeeze_excite is None else with_squeeze_excite_of(self.model, squeeze_excite)
             try:
-                table = self.architecture.rules(rule, self.architecture.transform.bounds())
+                table = self.architecture.rules(rule, self.architecture.transform.bounds(), published=published)
                 self._made[key] = Explainer(model, table, published=published, dtype=DTYPES[self.precision])
             except ValueError as error:
                 raise UserError(str(error)) from error

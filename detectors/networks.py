@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import torchvision
 from efficientnet_pytorch import EfficientNet
@@ -25,28 +26,38 @@ from utils.errors import UserError
 PLUGINS = "tff.detectors"
 """Group of entry points; each names a module that registers networks when it is imported."""
 
-Rules = Callable[[str, Bounds | None], RuleTable]
+
+class Rules(Protocol):
+    """What a network asks for: from the name of a rule to the rules of all steps."""
+
+    def __call__(self, name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
+        """The rules.
+
+        Args:
+            name: Rule of the convolutions (`beta0`, ...).
+            bounds: Of the input, if it has any.
+            published: As the published code has them.
+
+        Raises:
+            ValueError: There is no such rule.
+        """
+        ...
 
 
-def boxed_rules(name: str, bounds: Bounds | None) -> RuleTable:
+def plain_rules(name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
+    """The rules of that name, the same at all convolutions (published for EfficientNet)."""
+    return rule_table(name, "efficientnet")
+
+
+def boxed_rules(name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
     """The rules of that name; where the input is bounded, the z-box at the first convolution (published for ResNet).
 
-    Raises:
-        ValueError: an unknown rule.
+    The published bounds are the lowest and the highest of all channels.
     """
-    table = plain_rules(name, bounds)
+    table = plain_rules(name, bounds, published=published)
     if bounds is None:
         return table
     return replace(table, first_convolution=ZBox(min(bounds[0]), max(bounds[1])))
-
-
-def plain_rules(name: str, bounds: Bounds | None) -> RuleTable:
-    """The rules of that name, the same at all convolutions (published for EfficientNet).
-
-    Raises:
-        ValueError: an unknown rule.
-    """
-    return rule_table(name, "efficientnet")
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,7 @@ class Architecture:
         aliases: other spellings of the name.
         transform: from uint8 images to the network's input.
         head: what the output of a detector means.
-        rules: from the name of a rule (`beta0`, ...) and the bounds of the input to the rules of all steps; the place
-            for the rule of an operation of one's own.
+        rules: of its explanation; the place for the rule of an operation of one's own.
         fake_class: the class that is fake in checkpoints with two outputs, where all of them agree on it.
         imagenet_files: names under which the public ImageNet checkpoints are known.
         source: where network and weights come from, and under which licence.

@@ -27,6 +27,7 @@ from detectors.explaining import with_squeeze_excite_of
 from detectors.networks import (
     Architecture,
     architectures,
+    boxed_rules,
     build_model,
     canonical_architecture,
     get_architecture,
@@ -36,8 +37,11 @@ from detectors.networks import (
     register_architecture,
     unregister_architecture,
 )
-from detectors.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise
-from lrp.rules import ZBox
+from detectors.transforms import IMAGENET_MEAN, IMAGENET_STD, Bounds, Normalise
+from lrp import RuleTable, register_module
+from lrp.operations import Operation
+from lrp.rules import PassThrough, ZBox
+from lrp.tracing import MODULES
 from utils.errors import UserError
 from utils.settings import read_settings
 
@@ -589,3 +593,34 @@ def test_rules_at_the_input_follow_its_bounds() -> None:
     assert type(plain.rules[0]) is not ZBox
     with pytest.raises(UserError, match="unknown rule"):
         Detector(resnet, model).explainer("gamma")
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x, x]).sum(0)
+
+
+class Doubling(Operation):
+    kind = "doubling"
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return 2 * inputs[0]
+
+
+def test_an_operation_of_ones_own_takes_the_rule_of_its_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrp.tracing.MODULES", dict(MODULES))
+    register_module(Doubled, lambda module: Doubling())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Doubled(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)).eval()
+    plain = Architecture("doubled", lambda outputs: model, "4", "0")
+
+    def rules(name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
+        table = boxed_rules(name, bounds, published=published)
+        return replace(table, by_kind={**table.by_kind, "doubling": PassThrough()})
+
+    with pytest.raises(UserError, match="doubling"):
+        Detector(plain, model).explainer()
+    detector = Detector(replace(plain, rules=rules), model)
+    x = detector.inputs(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8))
+    explanation = detector.explainer().explain(x, "fake")
+    torch.testing.assert_close(explanation.logits, detector.logits(x))
+    assert explanation.input is not None

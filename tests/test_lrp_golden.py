@@ -40,7 +40,7 @@ class Reference:
 
     def explainer(self, rule: str, *, published: bool = True, dtype: torch.dtype = torch.float32) -> Explainer:
         architecture = self.detector.architecture
-        table = architecture.rules(rule, architecture.transform.bounds())
+        table = architecture.rules(rule, architecture.transform.bounds(), published=published)
         return Explainer(self.detector.model, table, published=published, dtype=dtype)
 
 
