@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detectors.feature_maps import by_layer
 from fmap_ranking.names import FeatureMap
 from images.sets import FAKE, ImageSet
-from passes.feature_maps import by_layer
 from passes.one_pass import PassBatch, PerImage, State
 from passes.shared_forward import Colour, SharedForward, finite
 from utils.errors import UserError

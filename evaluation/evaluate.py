@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detectors.choice import DetectorChoice, load_chosen
+from detectors.choice import DetectorChoice
+from detectors.detector import load_detector
 from evaluation.assessment import Assessment, Result, read_result
 from evaluation.comparison import write_comparison
 from evaluation.conditions import RGB, Condition, InColour, sweeps
@@ -171,7 +172,7 @@ def evaluate(
     if options.rules == "wang":
         reading = replace(reading, crop="center")
     with process_group() as ranks:
-        loaded = [(name, choice, load_chosen(choice, ranks)) for name, choice in named_detectors(detector, options)]
+        loaded = [(name, choice, load_detector(choice)) for name, choice in named_detectors(detector, options)]
         sets = _test_sets(images, options, ranks)
         subjects = [
             Subject(network, name, set_name, image_set, reading, run, plain(choice, images, reading, options, run))

@@ -87,9 +87,9 @@ class ScoreCollector:
         Raises:
             UserError: A score is not a number; names the image.
         """
-        detector = self._forward.detector
+        head = self._forward.detector.head
         columns = [
-            detector.probability(condition.output(self._forward, batch), single_precision=self._published)
+            head.probability(condition.output(self._forward, batch), single_precision=self._published)
             for condition in self.conditions
         ]
         scores = finite(torch.stack(columns, dim=1), batch, "the detector's output")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detectors.explaining import explainer_for
 from fmap_ranking.collector import RelevanceCollector
 from fmap_ranking.figures import plot_layer_summary, plot_omega_distribution
 from fmap_ranking.options import LABELS, RankingOptions
@@ -47,7 +46,7 @@ class RankFeatureMaps(Analysis[RankingOptions]):
     def __init__(self, subject: Subject, options: RankingOptions) -> None:
         super().__init__(subject, options)
         self._ranked: Sequence[str] = ()
-        self._explainer = explainer_for(subject.detector, options, published=subject.run.published)
+        self._explainer = options.of(subject.detector, published=subject.run.published)
         maps = sum(channels for _, channels in self._explainer.layers)
         self._topk = options.topk or default_topk(subject.detector.arch, maps)
         if self._topk > maps:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from fmap_ranking.ffrs import FFRS
-from fmap_ranking.options import FAKE, LABELS, Confidence
+from fmap_ranking.options import LABELS, Confidence
 from images.sets import ImageItem, ImageSet
 from lrp import ChannelStatistics, Explainer
-from lrp.targets import start_relevance
 from passes.one_pass import PassBatch, PerImage, State
 from passes.shared_forward import SharedForward, finite
 
@@ -74,9 +73,10 @@ class RelevanceCollector:
         Raises:
             UserError: The detector's output is not finite.
         """
+        head = self._forward.detector.head
         record = self._explainer.record(self._forward.inputs(batch))
         sane = torch.isfinite(record.output).flatten(1).all(dim=1)
-        probability = self._forward.detector.probability(record.output)
+        probability = head.probability(record.output)
         # The one place where a batch waits for the device: which samples are explained has to be known.
         probability = finite(torch.where(sane, probability, torch.nan).cpu(), batch, "the detector's output")
         labels = torch.tensor([-1 if item.label is None else item.label for item in batch.items])
@@ -95,10 +95,10 @@ class RelevanceCollector:
         def visit(layer: str, relevance: Tensor) -> None:
             sums[layer] = ChannelStatistics.of(relevance)
 
-        targets = ["fake" if label == FAKE else "real" for label in labels.tolist()]
+        classes = labels.to(record.output.device, non_blocking=True)
         relevance = self._explainer.propagate(
             record,
-            start_relevance(record.output, targets, published=self._explainer.published),
+            head.start_relevance(record.output, classes, published=self._explainer.published),
             layers=[name for name, _ in self._explainer.layers],
             visit=visit,
             input_relevance=self._keep is not None,

@@ -31,12 +31,6 @@ class Ranks:
         """Whether this process writes the results."""
         return self.rank == 0
 
-    def device(self, device: torch.device) -> torch.device:
-        """The process's own GPU where a bare `cuda` was chosen."""
-        if device.type == "cuda" and device.index is None and self.world_size > 1:
-            return torch.device("cuda", self.local_rank)
-        return device
-
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes in the order of their ranks, at rank 0; None elsewhere."""
         if self.world_size == 1:

@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from detectors.choice import DetectorChoice, load_chosen
+from detectors.choice import DetectorChoice
+from detectors.detector import load_detector
 from images.choice import ImageChoice, Reading, find_images
 from images.sets import ImageSet
 from passes.analysis import Analysis, Subject, draw_once
@@ -67,7 +68,7 @@ def subjects(
     """
     choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
     with process_group() as ranks:
-        loaded = [load_chosen(choice, ranks) for choice in choices]
+        loaded = [load_detector(choice) for choice in choices]
         sets = warned(find_images(images, labels=tuple(labels)), ranks)
         yield (
             [

@@ -8,16 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from activation_histograms.median_test import ColourShare, MedianTest, colour_share
 from activation_histograms.outputs import MedianTestFiles
-from fmap_ranking.names import FeatureMap, parse_key
-from patch_extraction.files import MapPatches, PatchFiles
-from sensitivity_assessment.colour import EXPERIMENT as COLOUR
-from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
 from sensitivity_assessment.dropout import EXPERIMENT as DROPOUT
 from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles
 from sensitivity_assessment.results import read_result
+
+from activation_histograms.median_test import ColourShare, MedianTest, colour_share
+from fmap_ranking.names import FeatureMap, parse_key
+from patch_extraction.files import MapPatches, PatchFiles
+from sensitivity_assessment.colour import EXPERIMENT as COLOUR
+from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
 from utils.errors import UserError
 from utils.files import safe_join
 from utils.tables import read_rows

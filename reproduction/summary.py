@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
+from sensitivity_assessment.results import read_result
+from sensitivity_assessment.scores import GRAYSCALE, RGB
+
 from activation_histograms.median_test import MedianTest, colour_share
 from evaluation.published import SENSITIVITY_K, SOURCE, TAG, published_colour_ap, published_sensitivity
 from images.sets import ImageSet, composition
 from reproduction.one_pass import GeneratorFiles
 from reproduction.run import SubjectRun
 from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
-from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
-from sensitivity_assessment.results import read_result
-from sensitivity_assessment.scores import GRAYSCALE, RGB
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
 from utils.files import write_csv, write_json, write_text

@@ -5,8 +5,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from detectors.detector import PROJECT_ROOT, architectures, build_model, default_weights_path, get_architecture
-from fmap_ranking.ranking import read_ranking
+from detectors.choice import default_weights_path
+from detectors.networks import architectures, build_model
+from fmap_ranking.ranking import default_ranking_path, read_ranking
 from inventory import (
     BROKEN,
     MISSING,
@@ -21,10 +22,11 @@ from inventory import (
     look_at_weights,
     usable_weights,
 )
-from lrp import Explainer
+from lrp import build_program
+from lrp.canonise import explained_layers
 from utils.cli import make_parser, run_script
 from utils.errors import UserError
-from utils.layout import Layout
+from utils.files import PROJECT_ROOT
 
 WIDTH = 100
 NAME, STATE = 26, 8
@@ -80,7 +82,7 @@ def look_at_rankings(root: Path) -> dict[str, list[Finding]]:
     folder = root / "fmap_relevances"
     others = sorted((*folder.glob("*/*/*-fake.csv"), *folder.glob("*/*/*-real.csv")))
     expected = {
-        arch: [Layout(root, arch, PAPER_TAGS[0]).ranking(RANKING_SET, label) for label in ("fake", "real")]
+        arch: [default_ranking_path(arch, RANKING_SET, PAPER_TAGS[0], label, folder) for label in ("fake", "real")]
         for arch in PAPER_DETECTORS
     }
     for arch in (*PAPER_DETECTORS, *sorted({path.parts[-3] for path in others} - set(PAPER_DETECTORS))):
@@ -92,7 +94,7 @@ def look_at_rankings(root: Path) -> dict[str, list[Finding]]:
 
 
 def _layers(arch: str) -> dict[str, int]:
-    return dict(Explainer(build_model(arch).eval(), family=get_architecture(arch).family).layers)
+    return dict(explained_layers(build_program(build_model(arch).eval())))
 
 
 def _ranking(path: Path, arch: str, layers: Mapping[str, int] | None) -> Finding:

@@ -36,7 +36,7 @@ def convolution_layers(arch: str) -> dict[str, int]:
     """Number of output channels of each convolution of an architecture, in order of depth."""
     import torch
 
-    from detectors.detector import build_model
+    from detectors.networks import build_model
 
     with torch.device("meta"):
         model = build_model(arch)

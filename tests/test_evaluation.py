@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cr_ud.evaluation import SetScores, summarise
+from cr_ud.evaluation_files import read_scores, read_summaries, write_scores, write_summaries
+from cr_ud.scoring import ScoreCollector, Variant, variants
 from PIL import Image
 from torchvision import transforms
 from training_helpers import load_script, register_tiny, write_images
 
-from cr_ud.evaluation import SetScores, summarise
-from cr_ud.evaluation_files import read_scores, read_summaries, write_scores, write_summaries
 from cr_ud.published import WANG_SETS, colour_robust_rows, wang_results
-from cr_ud.scoring import ScoreCollector, Variant, variants
 from detectors.detector import build_model, load_detector
 from evaluation.metrics import accuracies, average_precision, expected_calibration_error
 from evaluation.thresholds import gmean_threshold

@@ -13,7 +13,7 @@ from efficientnet_pytorch import EfficientNet
 from lrp_networks import GatedNet, TinyResNet, images, randomize
 from torch import Tensor, nn
 
-from detectors.detector import architectures, build_model
+from detectors.networks import architectures, build_model
 from lrp import (
     Explainer,
     RuleTable,

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from activation_histograms.outputs import write_shares
 from ranking_runs import image_set, tuned_model
 from scipy.stats import binomtest, chi2_contingency, false_discovery_control, wilcoxon
 
 from activation_histograms.collector import ActivationPairCollector, ActivationPairs, read_activations
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
 from activation_histograms.median_test import MedianTest, colour_share, median_tests
-from activation_histograms.outputs import write_shares
 from detectors.detector import Detector, get_architecture
+from detectors.feature_maps import FeatureMapNetwork, SharedForward
 from evaluation.intervals import wilson_interval
 from fmap_ranking.names import FeatureMap
 from images.decoding import Crop
 from images.grayscale import to_grayscale
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import run_pass
 from utils.errors import UserError
 from utils.files import write_npz

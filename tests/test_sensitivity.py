@@ -9,17 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-from evaluation.metrics import average_precision
-from evaluation.published import GENERATORS, published_colour_ap, published_sensitivity
-from evaluation.thresholds import Threshold
-from fmap_ranking.ranking import Ranking
-from images.loading import Batch
-from images.sets import ImageItem, ImageSet
-from passes.one_pass import PassBatch
 from sensitivity_assessment.choice import curves_of, next_number, smallest_below, variants_for
-from sensitivity_assessment.figures import plot_sensitivity
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_colour_table, write_sensitivity_table
 from sensitivity_assessment.results import is_current, read_result, write_result
 from sensitivity_assessment.scores import ScoreCollector, Scores, read_scores
@@ -29,6 +19,16 @@ from sensitivity_assessment.summary import (
     summarise,
     write_summary,
 )
+from torch import Tensor
+
+from evaluation.metrics import average_precision
+from evaluation.published import GENERATORS, published_colour_ap, published_sensitivity
+from evaluation.thresholds import Threshold
+from fmap_ranking.ranking import Ranking
+from images.loading import Batch
+from images.sets import ImageItem, ImageSet
+from passes.one_pass import PassBatch
+from sensitivity_assessment.figures import plot_sensitivity
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP, make_variants
 from sensitivity_assessment.whiskers import chosen_fakes, plot_whiskers
 from utils.errors import UserError

@@ -65,7 +65,7 @@ def parse_name(text: str) -> str:
 
 def parse_architecture(text: str) -> str:
     """The registry's name of an architecture, from any of its spellings."""
-    from detectors.detector import canonical_architecture
+    from detectors.networks import canonical_architecture
 
     try:
         return canonical_architecture(text)

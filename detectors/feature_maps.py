@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from detectors.detector import Detector
+from detectors.heads import Head, OneLogit
 from lrp.canonise import build_program
 from lrp.operations import Activation, BatchNorm, Convolution, Sum
 from lrp.program import Program
@@ -21,11 +20,9 @@ from utils.errors import UserError
 
 Maps = Mapping[str, Sequence[int]]
 """Channels by layer."""
-Precision = Literal["fp32", "bf16"]
 
 # Tensors beyond 32 MiB are asked from the system and given back each time, which costs as much as filling them.
 _PIXELS_AT_ONCE = 8 * 224 * 224
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def by_layer(maps: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
@@ -62,21 +59,25 @@ class Observation:
 
 
 class FeatureMapNetwork:
-    """A detector whose feature maps can be observed and dropped; the detector itself is left as it was found.
+    """A network whose feature maps can be observed and dropped; the model itself is left as it was found.
 
     Args:
-        detector: The network with its weights.
-        precision: Of the convolutions; what is returned is float32 in any case.
+        model: In evaluation mode.
+        name: Of the architecture, for messages.
+        dtype: Of the convolutions; what is returned is float32 in any case.
+        head: What the output means.
 
     Raises:
         UnsupportedLayerError: The network has a layer that `lrp` does not know.
     """
 
-    def __init__(self, detector: Detector, precision: Precision = "fp32") -> None:
-        self._detector = detector
-        self._dtype = _DTYPES[precision]
+    def __init__(
+        self, model: nn.Module, name: str, dtype: torch.dtype = torch.float32, head: Head = OneLogit()
+    ) -> None:
+        self.head = head
+        self._model, self._name, self._dtype = model, name, dtype
         # Batch norms kept: only so are the outputs of convolutions the raw maps.
-        self._raw = self._prepared(build_program(detector.model, fold=False, dtype=self._dtype))
+        self._raw = self._prepared(build_program(model, fold=False, dtype=dtype))
         self._folded: Program | None = None
         self._dropped_values = _values_of_dropped_maps(self._raw)
         self.layers: dict[str, int] = dict(self._raw.convolutions())
@@ -100,7 +101,7 @@ class FeatureMapNetwork:
     @property
     def _fast(self) -> Program:
         if self._folded is None:
-            self._folded = self._prepared(build_program(self._detector.model, dtype=self._dtype))
+            self._folded = self._prepared(build_program(self._model, dtype=self._dtype))
         return self._folded
 
     def check(self, maps: Maps) -> dict[str, list[int]]:
@@ -113,22 +114,21 @@ class FeatureMapNetwork:
             if layer not in self.layers:
                 known = list(self.layers)
                 raise UserError(
-                    f"{self._detector.arch} has no layer {layer} (its layers are {known[0]}, ... {known[-1]}): "
+                    f"{self._name} has no layer {layer} (its layers are {known[0]}, ... {known[-1]}): "
                     "use a ranking of the same architecture"
                 )
             for index in indices:
                 if not 0 <= index < self.layers[layer]:
                     raise UserError(
-                        f"layer {layer} of {self._detector.arch} has {self.layers[layer]} feature maps, so there is "
+                        f"layer {layer} of {self._name} has {self.layers[layer]} feature maps, so there is "
                         f"no map {index}: use a ranking of the same architecture"
                     )
         return {layer: sorted(set(maps[layer])) for layer in self.layers if maps.get(layer)}
 
-    def observe(self, inputs: Tensor, maps: Maps, *, logits: bool = True) -> Observation:
-        """Largest value of each map, from one forward pass for any number of maps.
+    def observing(self, maps: Maps, *, logits: bool = True) -> Callable[[Tensor], Observation]:
+        """A function from inputs to the largest value of each map, for any number of maps and batches.
 
         Args:
-            inputs: (N, 3, H, W) normalised images.
             maps: Channels by layer, perhaps none.
             logits: Go on to the end of the network; else stop after the last layer looked at.
 
@@ -138,16 +138,27 @@ class FeatureMapNetwork:
         wanted = self.check(maps)
         # Without maps the folded network gives the same logits for less.
         program = self._raw if wanted else self._fast
-        found: dict[str, Tensor] = {}
+        last = program.output if logits else max((program.index(layer) + 1 for layer in wanted), default=0)
+        picked = {layer: torch.tensor(indices, device=program.device) for layer, indices in wanted.items()}
 
-        def look(layer: str, output: Tensor) -> None:
-            found[layer] = _maxima(output, wanted[layer]).float()
+        def observe(inputs: Tensor) -> Observation:
+            found: dict[str, Tensor] = {}
 
-        last = program.output
-        if not logits:
-            last = max((program.index(layer) + 1 for layer in wanted), default=0)
-        values = program.run(inputs, last=last, observed=wanted, observer=look)
-        return Observation(wanted, found, values[last].float() if logits else None)
+            def look(layer: str, output: Tensor) -> None:
+                found[layer] = _maxima(output, picked[layer]).float()
+
+            values = program.run(inputs, last=last, observed=wanted, observer=look)
+            return Observation(wanted, found, values[last].float() if logits else None)
+
+        return observe
+
+    def observe(self, inputs: Tensor, maps: Maps, *, logits: bool = True) -> Observation:
+        """What `observing` shows of one batch.
+
+        Raises:
+            UserError: The detector lacks a map.
+        """
+        return self.observing(maps, logits=logits)(inputs)
 
     def max_activations(self, inputs: Tensor, maps: Maps) -> dict[str, Tensor]:
         """By layer the largest value over height and width of the maps in the order given, (N, len) float32.
@@ -162,14 +173,13 @@ class FeatureMapNetwork:
             if indices
         }
 
-    def logits_with_dropout(self, inputs: Tensor, variants: Mapping[str, Maps]) -> dict[str, Tensor]:
-        """Logits (N, outputs) float32 of each variant of the network with some maps set to 0 before batch norm.
+    def dropping(self, variants: Mapping[str, Maps]) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function from inputs to the output in float32 of each variant, some maps set to 0 before batch norm.
 
         Variants share all layers up to their first dropped map, and beyond as long as they drop the same maps; each
         gives the same numbers as alone.
 
         Args:
-            inputs: (N, 3, H, W) normalised images.
             variants: By name the channels to drop, by layer; none gives the network as it is.
 
         Raises:
@@ -177,14 +187,22 @@ class FeatureMapNetwork:
         """
         checked = {name: self.check(maps) for name, maps in variants.items()}
         if not checked:
-            return {}
-        parts: dict[str, list[Tensor]] = {name: [] for name in variants}
-        for some in self._portions(inputs):
-            run = _BranchingRun(self._fast, self._dropped_values, checked)
-            run.finish(list(checked), 0, {0: self._fast.prepare(some)})
-            for name, logits in run.results.items():
-                parts[name].append(logits.float())
-        return {name: torch.cat(logits) for name, logits in parts.items()}
+            return lambda inputs: {}
+        branches = _Branches(self._fast, self._dropped_values, checked)
+
+        def drop(inputs: Tensor) -> dict[str, Tensor]:
+            parts = [branches.run(some) for some in self._portions(inputs)]
+            return {name: torch.cat([part[name].float() for part in parts]) for name in variants}
+
+        return drop
+
+    def logits_with_dropout(self, inputs: Tensor, variants: Mapping[str, Maps]) -> dict[str, Tensor]:
+        """What `dropping` gives for one batch.
+
+        Raises:
+            UserError: The detector lacks a map.
+        """
+        return self.dropping(variants)(inputs)
 
     def _portions(self, inputs: Tensor) -> Sequence[Tensor]:
         """The batch in portions that a CPU works on fastest."""
@@ -205,13 +223,13 @@ class _AddTo(Sum):
         return total.add_(other)
 
 
-def _maxima(output: Tensor, indices: Sequence[int]) -> Tensor:
+def _maxima(output: Tensor, indices: Tensor) -> Tensor:
     if len(indices) == output.shape[1]:
         return output.amax((2, 3))
     # Picking channels first costs more than the maximum of all when there are many of them.
     if 4 * len(indices) > output.shape[1]:
-        return output.amax((2, 3))[:, list(indices)]
-    return output[:, list(indices)].amax((2, 3))
+        return output.amax((2, 3))[:, indices]
+    return output[:, indices].amax((2, 3))
 
 
 def _values_of_dropped_maps(raw: Program) -> dict[str, Tensor]:
@@ -228,8 +246,11 @@ def _values_of_dropped_maps(raw: Program) -> dict[str, Tensor]:
     return values
 
 
-class _BranchingRun:
-    """Runs several variants of a program as a tree: a branch begins where variants first drop different maps."""
+class _Branches:
+    """Several variants of a program as a tree: a branch begins where variants first drop different maps.
+
+    All that the batches have in common is prepared once, the tensors of indices and values above all.
+    """
 
     def __init__(
         self, program: Program, dropped_values: Mapping[str, Tensor], variants: Mapping[str, Mapping[str, list[int]]]
@@ -238,53 +259,61 @@ class _BranchingRun:
         self._dropped_values = dropped_values
         self._steps = {name: {program.index(layer): layer for layer in maps} for name, maps in variants.items()}
         self._variants = variants
-        readers = program.consumers()
-        self._last_read = [max(steps, default=-1) for steps in readers]
+        self._last_read = [max(steps, default=-1) for steps in program.consumers()]
         self._overwritten = {
             step.inputs[0]
             for step in program.steps
             if isinstance(step.operation, _AddTo)
             or (isinstance(step.operation, Activation) and step.operation.in_place)
         }
-        self.results: dict[str, Tensor] = {}
+        self._edits = {
+            (layer, tuple(indices)): self._dropping(layer, indices)
+            for maps in variants.values()
+            for layer, indices in maps.items()
+        }
 
-    def finish(self, names: list[str], first: int, values: dict[int, Tensor]) -> None:
+    def run(self, inputs: Tensor) -> dict[str, Tensor]:
+        """The output of every variant."""
+        results: dict[str, Tensor] = {}
+        self._finish(list(self._variants), 0, {0: self._program.prepare(inputs)}, results)
+        return results
+
+    def _finish(self, names: list[str], first: int, values: dict[int, Tensor], results: dict[str, Tensor]) -> None:
         """Run the variants `names`, which have the values before step `first` in common, to the end."""
         coming = [step for name in names for step in self._steps[name] if step >= first]
         if len(names) == 1 or not coming:
             edits = {
-                layer: self._dropping(layer, self._variants[names[0]][layer])
+                layer: self._edits[layer, tuple(self._variants[names[0]][layer])]
                 for step, layer in self._steps[names[0]].items()
                 if step >= first
             }
             output = self._program.run(values, first=first, edits=edits)[self._program.output]
-            self.results.update(dict.fromkeys(names, output))
+            results.update(dict.fromkeys(names, output))
             return
         step = min(coming)
         last = step + 1
         alive = [value for value in range(last + 1) if self._last_read[value] >= last]
         values = self._program.run(values, first=first, last=last, keep=alive)
+        layer = self._program.steps[step].name
         branches: dict[tuple[int, ...], list[str]] = {}
         for name in names:
-            layer = self._steps[name].get(step)
-            dropped = () if layer is None else tuple(self._variants[name][layer])
-            branches.setdefault(dropped, []).append(name)
-        layer = self._program.steps[step].name
+            branches.setdefault(tuple(self._variants[name].get(layer, ())), []).append(name)
         for number, (dropped, members) in enumerate(branches.items(), start=1):
             own = dict(values)
             if number < len(branches):
                 # Later branches need what this one would overwrite.
                 for value in {last, *self._overwritten} & own.keys():
                     own[value] = own[value].clone()
-            own[last] = self._dropping(layer, dropped)(own[last])
-            self.finish(members, last, own)
+            if dropped:
+                own[last] = self._edits[layer, dropped](own[last])
+            self._finish(members, last, own, results)
 
     def _dropping(self, layer: str, indices: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        chosen = list(indices)
+        chosen = torch.tensor(indices, device=self._program.device)
+        values = self._dropped_values[layer][chosen].view(-1, 1, 1)
 
         def edit(output: Tensor) -> Tensor:
-            if chosen:
-                output[:, chosen] = self._dropped_values[layer][chosen].view(-1, 1, 1)
+            output[:, chosen] = values
             return output
 
         return edit
