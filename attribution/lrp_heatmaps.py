@@ -54,7 +54,7 @@ def explain_input(
     logits = record.output.float()
     classes = target.classes(logits).tolist()
     wanted: Sequence[str | int] = [class_name(c, 1) for c in classes] if target.outputs == 1 else classes
-    start = start_relevance(logits, wanted, published=explainer.published)
+    start = start_relevance(logits, wanted, fixed=explainer.fixed_start)
     relevance = explainer.propagate(record, start.abs().to(record.output.dtype), conservation=conservation)
     assert relevance is not None
     sign = start.sum(1)
@@ -76,17 +76,21 @@ class ConservationTable:
 
     def add(self, rows: Sequence[Absorption]) -> None:
         """Add the rows of a batch."""
+        sums = [replace(row, received=row.received.sum(), passed=row.passed.sum()) for row in rows]
         if not self.rows:
-            self.rows = list(rows)
+            self.rows = sums
             return
         self.rows = [
             replace(total, received=total.received + row.received, passed=total.passed + row.passed)
-            for total, row in zip(self.rows, rows, strict=True)
+            for total, row in zip(self.rows, sums, strict=True)
         ]
 
     def write(self, path: Path) -> None:
         """Write the table."""
-        rows = [(row.layer, row.kind, row.rule, row.received, row.passed, row.absorbed) for row in self.rows]
+        rows = [
+            (row.layer, row.kind, row.rule, *(float(sums) for sums in (row.received, row.passed, row.absorbed)))
+            for row in self.rows
+        ]
         write_csv(path, CONSERVATION_COLUMNS, rows)
 
 

@@ -17,6 +17,7 @@ from benchmarking import own_peak_megabytes, table, write_section
 from demo_images import make_demo_images
 
 from detectors.detector import Detector, build_model, get_architecture
+from detectors.explainers import detector_rules
 from fmap_ranking.collector import Confidence, RelevanceCollector
 from images.decoding import Crop
 from images.sets import ImageSet, find_image_set
@@ -34,7 +35,7 @@ def measure(arch: str, number: int, batch: int, precision: str, device: str, dat
     model.get_submodule(get_architecture(arch).head).bias.fill_(20.0)
     detector = Detector(get_architecture(arch), model, torch.device(device), None, "", 1)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    explainer = Explainer(model, family=detector.architecture.family, dtype=dtype)
+    explainer = Explainer(model, detector_rules(detector.architecture), dtype=dtype)
     found = find_image_set(data, NAME, labels=(1,))
     images = ImageSet(found.root, tuple(found.items[i % len(found)] for i in range(number)))
     collector = RelevanceCollector(explainer, images, Confidence())

@@ -9,6 +9,7 @@ from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import url_map as efficientnet_urls
 from torch import nn
 
+import detectors.efficientnet_layers  # noqa: F401 (registers them)
 from utils.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+from detectors.architectures import Architecture
 from detectors.detector import Detector, replace_squeeze_excite
-from lrp import RULE_NAMES, Explainer, rule_table
+from lrp import RULE_NAMES, Explainer, RuleTable, ZBox, rule_table
 from utils.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -39,6 +40,20 @@ def add_lrp_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def detector_rules(architecture: Architecture, rule: str = "beta0", *, published: bool = False) -> RuleTable:
+    """The rules of an architecture: ResNets have a z-box at the image, as published, other networks do not.
+
+    Its bounds are those of a pixel of each channel after normalisation; published ones are numbers for all channels.
+    """
+    first = None
+    if architecture.family == "resnet" and published:
+        first = ZBox(-2.1179039, 2.64)
+    elif architecture.family == "resnet":
+        mean_and_std = list(zip(architecture.mean, architecture.std, strict=True))
+        first = ZBox(tuple(-m / s for m, s in mean_and_std), tuple((1.0 - m) / s for m, s in mean_and_std))
+    return rule_table(rule, first, guard=0.0) if published else rule_table(rule, first)
+
+
 def make_explainer(args: argparse.Namespace, detector: Detector) -> Explainer:
     """The explainer for `--rule`, `--precision`, `--compat` and `--compat_se`, which alters the detector itself.
 
@@ -50,8 +65,7 @@ def make_explainer(args: argparse.Namespace, detector: Detector) -> Explainer:
     try:
         return Explainer(
             detector.model,
-            args.rule,
-            family=detector.architecture.family,
+            detector_rules(detector.architecture, args.rule, published=args.compat == "published"),
             published=args.compat == "published",
             dtype=DTYPES[args.precision],
         )

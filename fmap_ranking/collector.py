@@ -93,19 +93,16 @@ class RelevanceCollector:
         rows = torch.nonzero(accepted).flatten()
         if not len(rows):
             return
-        chosen = record.select(rows)
+        record = record.select(rows)
         labels = batch.labels[rows]
         targets = [FAKE if label == LABELS[FAKE] else REAL for label in labels.tolist()]
         sums: dict[str, ChannelStatistics] = {}
 
-        def visit(layer: str, relevance: Tensor) -> None:
-            sums[layer] = ChannelStatistics.of(relevance)
-
         relevance = self.explainer.propagate(
-            chosen,
-            start_relevance(chosen.output, targets, published=self.explainer.published),
+            record,
+            start_relevance(record.output, targets, fixed=self.explainer.fixed_start),
             layers=[name for name, _ in self.explainer.layers],
-            visit=visit,
+            measure=sums.__setitem__,
             input_relevance=self._keep is not None,
         )
         for label, number in LABELS.items():

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from detectors.detector import PROJECT_ROOT, architectures, build_model, default_weights_path, get_architecture
+from detectors.detector import PROJECT_ROOT, architectures, build_model, default_weights_path
 from fmap_ranking.ranking import default_ranking_path, read_ranking
 from inventory import (
     BROKEN,
@@ -91,7 +91,7 @@ def look_at_rankings(root: Path) -> dict[str, list[Finding]]:
 
 
 def _layers(arch: str) -> dict[str, int]:
-    return dict(Explainer(build_model(arch).eval(), family=get_architecture(arch).family).layers)
+    return dict(Explainer(build_model(arch).eval()).layers)
 
 
 def _ranking(path: Path, arch: str, layers: Mapping[str, int] | None) -> Finding:

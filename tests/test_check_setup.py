@@ -68,7 +68,7 @@ def save(path: Path, arch: str, outputs: int) -> str:
 
 
 def save_ranking(path: Path, arch: str, family: str) -> None:
-    layers = Explainer(build_model(arch).eval(), family=family).layers
+    layers = Explainer(build_model(arch).eval()).layers
     count = sum(channels for _, channels in layers)
     path.parent.mkdir(parents=True, exist_ok=True)
     Ranking.from_values(layers, np.linspace(1e-6, 0, count)).write(path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from detectors.detector import Detector, load_detector
+from detectors.explainers import detector_rules
 from fmap_ranking.names import FeatureMap, parse_key
 from images.decoding import Crop, decode_image
 from images.sets import ImageSet, find_image_set
@@ -80,7 +81,7 @@ def test_activation_rankings(detector: Detector, ranked: ActivationRankings, sha
 
 @pytest.fixture(scope="module")
 def explainer(detector: Detector) -> Explainer:
-    return Explainer(detector.model, family=detector.architecture.family, published=True)
+    return Explainer(detector.model, detector_rules(detector.architecture, published=True), published=True)
 
 
 def test_boxes(
