@@ -19,8 +19,10 @@ import torch
 from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
 from torch import Tensor, nn
 
-from detectors.networks import build_model, get_architecture
-from lrp import Explainer, RuleTable
+from detectors.architectures import Architecture
+from detectors.detector import build_model, get_architecture
+from detectors.explainers import detector_rules
+from lrp import Explainer
 
 STEP = "forward-backward step (S)"
 Work = Callable[[], object]
@@ -34,18 +36,19 @@ def make_contenders(arch: str, batch: int, device: str) -> dict[str, Callable[[]
         parameter.requires_grad_(True)
     images = torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
     architecture = get_architecture(arch)
-    table = architecture.rules("beta0", architecture.transform.bounds())
     contenders: dict[str, Callable[[], Work]] = {
         STEP: lambda: lambda: _step(model, images),
         "forward-backward step, bf16": lambda: lambda: _step(model, images, autocast=True),
         "forward": lambda: lambda: _forward(model, images),
     }
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        contenders[f"ours, {name}, channel statistics"] = lambda dtype=dtype: _ours(model, table, dtype, images, False)
-        contenders[f"ours, {name}, channel statistics and input"] = lambda dtype=dtype: _ours(
-            model, table, dtype, images, True
+        contenders[f"ours, {name}, channel statistics"] = lambda dtype=dtype: _ours(
+            model, architecture, dtype, images, False
         )
-    if table.first_convolution is not None:
+        contenders[f"ours, {name}, channel statistics and input"] = lambda dtype=dtype: _ours(
+            model, architecture, dtype, images, True
+        )
+    if architecture.family == "resnet":
         contenders["zennit EpsilonPlus, input"] = lambda: _zennit(model, images)
     contenders["captum LRP (its epsilon rule), input"] = lambda: _captum(model, images)
     return contenders
@@ -63,8 +66,8 @@ def _forward(model: nn.Module, images: Tensor) -> None:
     model(images)
 
 
-def _ours(model: nn.Module, table: RuleTable, dtype: torch.dtype, images: Tensor, with_input: bool) -> Work:
-    explainer = Explainer(model, table, dtype=dtype)
+def _ours(model: nn.Module, architecture: Architecture, dtype: torch.dtype, images: Tensor, with_input: bool) -> Work:
+    explainer = Explainer(model, detector_rules(architecture), dtype=dtype)
     layers = [name for name, _ in explainer.layers]
     return lambda: explainer.explain(images, "fake", layers=layers, input_relevance=with_input)
 

@@ -88,7 +88,7 @@ class FeatureMapNetwork:
         program.allow_in_place(())
         readers = program.consumers()
         for step in program.steps:
-            if isinstance(step.operation, Sum) and len(step.inputs) == 2:
+            if isinstance(step.operation, Sum) and step.operation.signs == (1, 1):
                 # Only a convolution's output is sure to be a tensor of its own.
                 own = [
                     value for value in step.inputs if len(readers[value]) == 1 and _made_by_convolution(program, value)
@@ -239,7 +239,8 @@ def _values_of_dropped_maps(raw: Program) -> dict[str, Tensor]:
     for index, step in enumerate(raw.steps):
         if isinstance(step.operation, Convolution):
             followers = [raw.steps[reader].operation for reader in readers[index + 1]]
-            norm = next((follower for follower in followers if isinstance(follower, BatchNorm)), None)
+            # a norm beside other readers is not folded
+            norm = followers[0] if len(followers) == 1 and isinstance(followers[0], BatchNorm) else None
             channels = step.operation.channels
             zeros = torch.zeros(channels, device=raw.device, dtype=raw.dtype)
             values[step.name] = zeros if norm is None else norm.shift

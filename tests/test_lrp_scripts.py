@@ -234,7 +234,7 @@ def test_start_is_applied_after_propagation(rule: str, published: bool) -> None:
 
 def test_conservation_refuses_other_steps() -> None:
     table = ConservationTable()
-    row = Absorption("conv", "convolution", "AlphaBeta", 1.0, 0.5)
+    row = Absorption("conv", "convolution", "AlphaBeta", torch.ones(1), torch.ones(1))
     table.add([row])
     with pytest.raises(ValueError):
         table.add([row, row])

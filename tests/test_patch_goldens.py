@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from detectors.detector import Detector, load_detector
+from detectors.explainers import detector_rules
 from fmap_ranking.names import FeatureMap, parse_key
 from images.decoding import Crop, decode_image
 from images.sets import ImageSet, find_image_set
 from lrp import Explainer
+from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import run_pass
-from passes.shared_forward import SharedForward
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.boxes import bounding_box
 from patch_extraction.patches import PatchCollector, wanted_patches
@@ -43,12 +44,12 @@ def patches(detector: Detector, shared_dir: Path) -> list[dict]:
 
 def rankings(detector: Detector, fakes: ImageSet, maps: list[FeatureMap]) -> ActivationRankings:
     """Complete rankings; the best five of a bounded collector in the same pass must be their head."""
-    forward = SharedForward(detector.feature_maps())
+    forward = SharedForward(FeatureMapNetwork(detector))
     full, top = MaxActivations(forward, maps, fakes), TopActivations(forward, maps, fakes, 5)
     run_pass(
         fakes,
         [full, top],
-        preprocess=detector.inputs,
+        preprocess=detector.preprocess,
         device=detector.device,
         batch_size=10,
         crop=Crop("none"),
@@ -80,7 +81,7 @@ def test_activation_rankings(detector: Detector, ranked: ActivationRankings, sha
 
 @pytest.fixture(scope="module")
 def explainer(detector: Detector) -> Explainer:
-    return detector.explainer(published=True)
+    return Explainer(detector.model, detector_rules(detector.architecture, published=True), published=True)
 
 
 def test_boxes(
@@ -101,7 +102,7 @@ def test_boxes(
     run_pass(
         fakes.subset(position for position, item in enumerate(fakes.items) if item.name in used),
         [collector],
-        preprocess=detector.inputs,
+        preprocess=detector.preprocess,
         device=detector.device,
         batch_size=8,
         crop=Crop("none"),
@@ -132,7 +133,7 @@ def test_relevance_maps(detector: Detector, explainer: Explainer, shared_dir: Pa
     for entry, golden in list(zip(patches, expected, strict=True))[::2]:
         fmap = parse_key(entry["feature_map"])
         image = torch.from_numpy(decode_image(shared_dir / "forensynths_sample" / entry["name"])).permute(2, 0, 1)
-        relevance, _, _ = explainer.explain_feature_map(detector.inputs(image[None]), fmap.layer, [fmap.index])
+        relevance, _, _ = explainer.explain_feature_map(detector.preprocess(image[None]), fmap.layer, [fmap.index])
         pixels = relevance[0].sum(0).numpy()
         scaled = pixels / np.abs(pixels).max()
         # Half of 2 ** -11 is what float16 leaves on average; the rest would be ours.
