@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 import torch
 from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
+from detectors.architectures import Architecture
+from detectors.explainers import detector_rules
 from torch import Tensor, nn
 
-from detectors.architectures import Architecture
 from detectors.detector import build_model, get_architecture
-from detectors.explainers import detector_rules
 from lrp import Explainer
 
 STEP = "forward-backward step (S)"

@@ -17,11 +17,14 @@ from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import url_map as efficientnet_urls
 from torch import nn
 
+import detectors.efficientnet_layers  # noqa: F401 (makes them known)
 from detectors.heads import Head, OneLogit
 from detectors.transforms import Bounds, InputTransform, Normalise
-from lrp import RuleTable, rule_table
-from lrp.rules import ZBox
+from lrp import RuleTable, ZBox, rule_table
 from utils.errors import UserError
+
+# Lowest and highest value of an ImageNet-normalised image over the three channels, as the published code rounds them.
+_PUBLISHED_BOX = (-2.1179039, 2.64)
 
 PLUGINS = "tff.detectors"
 """Group of entry points; each names a module that registers networks when it is imported."""
@@ -46,18 +49,19 @@ class Rules(Protocol):
 
 def plain_rules(name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
     """The rules of that name, the same at all convolutions (published for EfficientNet)."""
-    return rule_table(name, "efficientnet")
+    return rule_table(name, guard=0.0) if published else rule_table(name)
 
 
 def boxed_rules(name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
     """The rules of that name; where the input is bounded, the z-box at the first convolution (published for ResNet).
 
-    The published bounds are the lowest and the highest of all channels.
+    The published bounds are two numbers for all channels: the lowest and the highest value of any.
     """
     table = plain_rules(name, bounds, published=published)
     if bounds is None:
         return table
-    return replace(table, first_convolution=ZBox(min(bounds[0]), max(bounds[1])))
+    box = ZBox(*_PUBLISHED_BOX) if published else ZBox(*bounds)
+    return replace(table, first_convolution=box)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detectors.detector import Detector, build_model, get_architecture
+from detectors.detector import Detector
+from detectors.networks import build_model, get_architecture
 from images.sets import ImageSet, find_image_set
 from utils.cli import run_script
 

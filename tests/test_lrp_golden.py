@@ -8,11 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from detectors.explainers import detector_rules
 from lrp_networks import images, randomize
 from torch import Tensor, nn
 
 from detectors.detector import Detector, build_model, load_detector
-from detectors.explainers import detector_rules
 from images.decoding import Crop, decode_image
 from lrp import Explainer, ZBox, rule_table
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectors.explainers import detector_rules
+from passes.feature_maps import FeatureMapNetwork, SharedForward
 
 from detectors.detector import Detector, load_detector
-from detectors.explainers import detector_rules
 from fmap_ranking.names import FeatureMap, parse_key
 from images.decoding import Crop, decode_image
 from images.sets import ImageSet, find_image_set
 from lrp import Explainer
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import run_pass
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.boxes import bounding_box
