@@ -91,7 +91,7 @@ def plot_shares(shares: Sequence[ColourShare], path_stem: Path, title: str) -> l
     axes.set_xticks(places, [f"{s.generator}\n{s.maps} maps" for s in shares])
     axes.set(ylabel="colour-conditional maps (%)", ylim=(0, 103), title=f"{title}\nwhisker: 95 % Wilson interval")
     axes.grid(visible=False, axis="x")
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center")
     return save_figure(figure, path_stem)
 
 
@@ -113,4 +113,5 @@ def _draw(axes: Axes, pairs: ActivationPairs, place: int) -> None:
 def _verdict(test: MedianTest) -> str:
     if test.degenerate:
         return "not testable: alike on all images"
-    return f"p = {test.p_value:.2g} (adjusted {test.p_value_bh:.2g})"
+    mood = f"p = {test.p_value:.2g} (adjusted {test.p_value_bh:.2g})"
+    return f"{mood}\npaired test: p = {test.p_value_paired:.2g} (adjusted {test.p_value_paired_bh:.2g})"

@@ -108,7 +108,7 @@ def _metrics_table(summaries: Sequence[Summary]) -> str:
 
 
 def _notes(summaries: Sequence[Summary]) -> str:
-    notes = ["Brackets: bootstrap over images, percentile interval. ±: standard error of a share."]
+    notes = ["Brackets: 95 % intervals. ±: standard error of a share."]
     calibrated_on = next((entry.calibrated_on for entry in summaries if entry.calibrated_on), None)
     if calibrated_on is not None:
         notes.append(

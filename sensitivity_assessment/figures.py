@@ -43,7 +43,7 @@ _DOT: dict[str, Any] = {
 def plot_sensitivity(results: Sequence[GeneratorResult], path_stem: Path, title: str) -> list[Path]:
     """Grouped bars by generator: AP, and the accuracies at the calibrated threshold, of every variant.
 
-    Bars of random choices are means, their draws are dots; whiskers are 95 % bootstrap intervals.
+    Bars of random choices are means, their draws are dots; whiskers are 95 % intervals.
 
     Returns:
         The files written.

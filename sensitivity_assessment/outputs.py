@@ -113,7 +113,7 @@ def write_sensitivity_table(
     lines = [
         f"# Sensitivity to dropping feature maps: {arch}, blur_jpg {tag}, k = {k}",
         "",
-        f"Ranking: {ranking}. AP with its 95 % bootstrap interval; accuracy on reals and on fakes at the calibrated "
+        f"Ranking: {ranking}. AP with its 95 % interval; accuracy on reals and on fakes at the calibrated "
         "threshold and at 0.5. All in percent.",
         "",
         "| generator | variant | AP | real / fake, calibrated | real / fake at 0.5 | published AP | published "
@@ -185,7 +185,7 @@ def write_colour_table(
     lines = [
         "# Colour ablation: the same images as they are and in greyscale",
         "",
-        "AP with its 95 % bootstrap interval; accuracy on reals and on fakes at the threshold calibrated on RGB and at "
+        "AP with its 95 % interval; accuracy on reals and on fakes at the threshold calibrated on RGB and at "
         "0.5. All in percent; the drop of AP in percentage points.",
         "",
         "| detector | generator | images | AP | real / fake, calibrated | real / fake at 0.5 | AP drop | published AP "
