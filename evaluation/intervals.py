@@ -1,8 +1,9 @@
 """How sure a number is: 95 % intervals that state no more than the images hold.
 
 Shares of images have Wilson's interval. Everything else is computed again on redrawn images, or redrawn clusters of
-images that belong together, such as the frames of a video. Three things make the plain percentiles of such redraws
-too sure of themselves, and are mended here:
+images that belong together, such as the frames of a video. So are shares of clustered images and their means over
+columns of scores; their interval reaches at least as far as Wilson's on the number of clusters. Three things make the
+plain percentiles of redraws too sure of themselves, and are mended here:
 
 - Redraws are biased. An image drawn twice ties with itself, which raises average precision; the percentiles may even
   leave out the number itself. So the redraws' mean is shifted to it, which keeps it inside.

@@ -41,7 +41,7 @@ _WORDS = (
     (
         "AP",
         "Average precision: 100 % when every fake scores higher than every real image; guessing gives the share of "
-        "fakes. It needs no threshold. Intervals are 95 % bootstrap intervals over the images.",
+        "fakes. It needs no threshold. Intervals are at 95 %, over images and random draws.",
     ),
     (
         "Calibrated threshold",
