@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detectors.detector import Detector
-from images.grayscale import to_grayscale
+from images.distortions import to_grayscale
 from lrp.canonise import build_program
 from lrp.operations import Activation, BatchNorm, Convolution, Sum
 from lrp.program import Program

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import Grayscale
 
 from images.distortions import grayscale
-from images.grayscale import to_grayscale
+from images.distortions import to_grayscale
 
 
 def test_every_luma_is_that_of_pillow() -> None:

@@ -18,7 +18,7 @@ from detectors.detector import Detector, get_architecture
 from evaluation.metrics import wilson_interval
 from fmap_ranking.names import FeatureMap
 from images.decoding import Crop
-from images.grayscale import to_grayscale
+from images.distortions import to_grayscale
 from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import run_pass
 from utils.errors import UserError
