@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from attribution.outputs import AttributionWriter, ResizedCrop, add_image_arguments
+from attribution.outputs import AttributionWriter, add_image_arguments
 from attribution.targets import LABEL, TOP, Target, class_name, probabilities
 from detectors.detector import Detector, load_detector, load_imagenet_classifier
 from images.decoding import Crop
-from images.loading import SkippedImage, iterate_batches
+from images.loading import SkippedImage, iterate_batches, resolve_num_workers
 from images.sets import ImageSet
-from utils.cli import parse_count, progress, resolve_num_workers
+from utils.cli import parse_count, progress
 from utils.errors import UserError
 
 
@@ -53,8 +53,8 @@ def add_attribution_arguments(parser: ArgumentParser, *, resize: int, target: st
 
 
 def chosen_crop(args: Namespace) -> Crop:
-    """The crop for `--crop` and `--resize`."""
-    return ResizedCrop(resize=args.resize) if args.crop == "center" and args.resize else Crop(args.crop)
+    """The crop for `--crop` and `--resize`, which is about central crops."""
+    return Crop(args.crop, resize=args.resize if args.crop == "center" else 0)
 
 
 def load_classifier(args: Namespace) -> Detector:

@@ -16,11 +16,12 @@ from cr_ud.published import WANG_SETS
 from cr_ud.ranked_sheet import write_ranked
 from cr_ud.scoring import RGB, ScoreCollector, Variant
 from detectors.detector import Detector, load_detector
+from images.composition import composition_warning
 from images.decoding import Crop
-from images.sets import ImageSet, composition, find_image_set, find_loose_images
+from images.loading import resolve_num_workers
+from images.sets import ImageSet, find_image_set, find_loose_images
 from passes.one_pass import PassReport, PassState, discard_state, run_pass
 from passes.processes import Ranks
-from utils.cli import resolve_num_workers
 from utils.errors import UserError
 from utils.files import is_plain_name, write_provenance
 
@@ -77,7 +78,7 @@ def find_test_sets(args: Namespace) -> tuple[dict[str, ImageSet], list[str]]:
             num_fake=args.num_fake,
             num_instances=args.num_instances,
         )
-        warning = composition(found[name])[1]
+        warning = composition_warning(found[name])
         if warning:
             warnings.append(f"{name}: {warning}")
     if args.calibrate_on is not None and args.calibrate_on not in found:

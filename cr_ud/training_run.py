@@ -18,9 +18,10 @@ from cr_ud.training_data import EpochOrder, find_pairs, find_training_set, split
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
 from detectors.detector import Detector, get_architecture
-from images.sets import ImageSet, composition
+from images.composition import composition_warning
+from images.loading import resolve_num_workers
+from images.sets import ImageSet
 from passes.processes import Ranks
-from utils.cli import resolve_num_workers
 from utils.errors import UserError
 from utils.files import write_csv, write_provenance
 from utils.tracking import Tracker, tracker
@@ -66,7 +67,7 @@ def find_images(args: Namespace, classes: Sequence[str]) -> TrainingImages:
         training, validation = split_off(training, args.val_share, args.seed, pairs=args.pairs)
     if args.pairs:
         find_pairs(training)
-    return TrainingImages(training, validation, composition(training)[1])
+    return TrainingImages(training, validation, composition_warning(training))
 
 
 def augmentation_of(args: Namespace) -> Augmentation:

@@ -1,7 +1,8 @@
 """Whether real and fake images of a set differ in more than their origin, and which images occur twice."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,13 +12,16 @@ from utils.errors import UserError
 
 # Headers are read of so many images of each label, evenly spread.
 _SAMPLE = 500
-# Distances between real and fake (0: alike, 1: told apart without error) that need no warning.
-_TOLERATED_FORMATS = 0.05
-_TOLERATED_NUMBERS = 0.1
+# Differences between real and fake that need no warning: in the share of a format, and Kolmogorov-Smirnov distances
+# (0: alike, 1: told apart without error).
+_TOLERATED_SHARE = 0.05
+_TOLERATED_DISTANCE = 0.1
 # 5 % point of the Kolmogorov-Smirnov distance of two samples, times the root of (1 / n + 1 / m).
 _KOLMOGOROV = 1.36
 # Where no image is a JPEG.
 _QUALITY = 95
+
+T = TypeVar("T")
 
 
 def composition_warning(image_set: ImageSet) -> str | None:
@@ -28,20 +32,20 @@ def composition_warning(image_set: ImageSet) -> str | None:
     samples of one source (Kolmogorov-Smirnov distance below its 5 % point, or 0.1). Up to 500 images of each label,
     evenly spread, are looked at; those that cannot be read are passed over.
     """
-    headers = {label: _sampled_headers(image_set.with_label(label).items) for label in (REAL, FAKE)}
-    if not all(headers.values()):
+    real, fake = (_sampled_headers(image_set.with_label(label).items) for label in (REAL, FAKE))
+    if not (real and fake):
         return None
-    formats, sizes, qualities = (
-        {label: [value for header in of_label if (value := get(header))] for label, of_label in headers.items()}
-        for get in (lambda header: header.format, _size, lambda header: header.quality)
-    )
     differences = []
-    if _formats_differ(formats):
+    formats = [header.format for header in real], [header.format for header in fake]
+    if _shares_differ(*formats):
         differences.append(f"file format ({_each(formats, _counted)})")
-    if _numbers_differ(qualities):
-        differences.append(f"JPEG quality ({_each(qualities, lambda values: f'median {np.median(values):g}')})")
-    if any(_numbers_differ({label: [size[side] for size in sizes[label]] for label in sizes}) for side in (0, 1)):
-        differences.append(f"size ({_each(sizes, _median_size)})")
+    qualities = _qualities(real), _qualities(fake)
+    if _numbers_differ(*qualities):
+        differences.append(f"JPEG quality ({_each(qualities, _median)})")
+    heights = [header.height for header in real], [header.height for header in fake]
+    widths = [header.width for header in real], [header.width for header in fake]
+    if _numbers_differ(*heights) or _numbers_differ(*widths):
+        differences.append(f"height ({_each(heights, _median)}) or width ({_each(widths, _median)})")
     if not differences:
         return None
     return (
@@ -59,8 +63,8 @@ def equalization_of(image_set: ImageSet) -> Equalization:
     headers = [header for item in image_set.items if (header := _header(item)) is not None]
     if not headers:
         raise UserError(f"no image of {image_set.root} can be read: check the files")
-    qualities = [header.quality for header in headers if header.quality is not None]
-    return Equalization(min(min(_size(header)) for header in headers), min(qualities, default=_QUALITY))
+    side = min(min(header.height, header.width) for header in headers)
+    return Equalization(side, min(_qualities(headers), default=_QUALITY))
 
 
 def shared_images(first: ImageSet, second: ImageSet) -> int:
@@ -110,35 +114,34 @@ def _header(item: ImageItem) -> Header | None:
         return None
 
 
-def _size(header: Header) -> tuple[int, int]:
-    return header.height, header.width
+def _qualities(headers: Sequence[Header]) -> list[int]:
+    return [header.quality for header in headers if header.quality is not None]
 
 
-def _formats_differ(formats: dict[int, list[str]]) -> bool:
-    shares = [{kind: count / len(of) for kind, count in Counter(of).items()} for of in formats.values()]
-    kinds = {kind for share in shares for kind in share}
-    return any(abs(shares[0].get(kind, 0.0) - shares[1].get(kind, 0.0)) > _TOLERATED_FORMATS for kind in kinds)
+def _shares_differ(real: Sequence[str], fake: Sequence[str]) -> bool:
+    shares = [{kind: number / len(kinds) for kind, number in Counter(kinds).items()} for kinds in (real, fake)]
+    return any(
+        abs(shares[0].get(kind, 0.0) - shares[1].get(kind, 0.0)) > _TOLERATED_SHARE for kind in {*shares[0], *shares[1]}
+    )
 
 
-def _numbers_differ(numbers: dict[int, list[int]]) -> bool:
-    real, fake = (np.sort(values) for values in numbers.values())
-    if not (len(real) and len(fake)):
+def _numbers_differ(real: Sequence[int], fake: Sequence[int]) -> bool:
+    if not (real and fake):
         return False
     values = np.concatenate([real, fake])
-    below = [np.searchsorted(sample, values, side="right") / len(sample) for sample in (real, fake)]
+    below = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (real, fake)]
     distance = np.abs(below[0] - below[1]).max()
-    by_chance = max(_TOLERATED_NUMBERS, _KOLMOGOROV * (1 / len(real) + 1 / len(fake)) ** 0.5)
+    by_chance = max(_TOLERATED_DISTANCE, _KOLMOGOROV * (1 / len(real) + 1 / len(fake)) ** 0.5)
     return bool(distance > by_chance or distance == 1.0)
 
 
-def _each(values, text) -> str:
-    return "; ".join(f"{LABEL_NAMES[label]}: {text(values[label])}" for label in values)
+def _each(values: tuple[Sequence[T], Sequence[T]], text: Callable[[Sequence[T]], str]) -> str:
+    return f"real: {text(values[REAL])}; fake: {text(values[FAKE])}"
 
 
 def _counted(kinds: Sequence[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kinds).items()))
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(Counter(kinds).items()))
 
 
-def _median_size(sizes: Sequence[tuple[int, int]]) -> str:
-    height, width = np.median(sizes, axis=0)
-    return f"median {height:g}x{width:g}"
+def _median(numbers: Sequence[int]) -> str:
+    return f"median {np.median(numbers):g}"

@@ -232,7 +232,7 @@ def _decoded(image: Image.Image, path: Path) -> DecodedImage:
     elif image.has_transparency_data:
         # Pillow has no direct way from premultiplied alpha to RGB.
         with_alpha = image.convert("RGBA")
-        transparent = with_alpha.getchannel("A").getextrema()[0] < 255
+        transparent = bool(np.asarray(with_alpha.getchannel("A")).min() < 255)
         rgb = (with_alpha if image.mode == "RGBa" else image).convert("RGB")
     else:
         rgb = image.convert("RGB")

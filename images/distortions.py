@@ -83,7 +83,8 @@ def jpeg(image: np.ndarray, quality: int, encoder: Literal["cv2", "pil"] | str) 
 
 def resize_shorter_side(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
     """Scale so that the shorter side has `size` pixels, as torchvision's Resize does for Pillow images."""
-    return _resized(image, *scaled_size(*image.shape[:2], size), interpolation)
+    height, width = image.shape[:2]
+    return _resized(image, *scaled_size(height, width, size), interpolation)
 
 
 def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:

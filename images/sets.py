@@ -20,7 +20,7 @@ LABEL_NAMES: dict[int | None, str] = {REAL: "real", FAKE: "fake", None: "unknown
 LABEL_FOLDERS = {REAL: "0_real", FAKE: "1_fake"}
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 # Lower-case names of label folders: those of CNNDetection, of GenImage, and plain ones.
-_LABELS_OF_FOLDERS = {"0_real": REAL, "1_fake": FAKE, "nature": REAL, "ai": FAKE, "real": REAL, "fake": FAKE}
+LABELS_OF_FOLDERS = {"0_real": REAL, "1_fake": FAKE, "nature": REAL, "ai": FAKE, "real": REAL, "fake": FAKE}
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 # So much of either end of a file goes into its digest.
 _END = 1 << 16
@@ -158,7 +158,7 @@ def find_image_set(
     return ImageSet(root, tuple(items), notes.lines())
 
 
-def label_limits(num_real: int | None, num_fake: int | None, num_instances: int | None) -> dict[int, int | None]:
+def label_limits(num_real: int | None, num_fake: int | None, num_instances: int | None) -> dict[int | None, int | None]:
     """Most images of each label, None for all: a number of 0 is all, and `num_instances` stands for what is None.
 
     Raises:
@@ -272,7 +272,7 @@ def _generator_folder(root: Path, gan_name: str) -> Path:
 def _class_names(folder: Path, have_classes: bool | Literal["auto"], notes: _Notes) -> list[str]:
     """Names of the class folders, or [""] if the label folders lie directly in `folder`."""
     direct = bool(_label_folders(folder))
-    others = [name for name in _folder_names(folder) if name.lower() not in _LABELS_OF_FOLDERS]
+    others = [name for name in _folder_names(folder) if name.lower() not in LABELS_OF_FOLDERS]
     classes = [name for name in others if _label_folders(folder / name)]
     if have_classes == "auto" and direct and classes:
         raise UserError(
@@ -322,7 +322,7 @@ def _label_folders(folder: Path) -> dict[int, str]:
     """Names of the label folders in `folder`, whatever their spelling."""
     found: dict[int, str] = {}
     for name in _folder_names(folder):
-        label = _LABELS_OF_FOLDERS.get(name.lower())
+        label = LABELS_OF_FOLDERS.get(name.lower())
         if label is None:
             continue
         if label in found:

@@ -13,7 +13,8 @@ from detectors.detector import Detector, canonical_architecture, load_detector
 from detectors.devices import resolve_device
 from evaluation.published import GENERATORS
 from fmap_ranking.locate import PAPER_GENERATOR
-from images.sets import ImageSet, composition, find_image_pair, find_image_set
+from images.composition import composition_warning
+from images.sets import ImageSet, find_image_pair, find_image_set
 from utils.errors import UserError
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ def find_images(args: argparse.Namespace) -> dict[str, ImageSet]:
         names = args.gan_name or _paper_generators(args.dataset_dir)
         image_sets = {name: find_generator(args, name) for name in dict.fromkeys(names)}
     for name, image_set in image_sets.items():
-        _, warning = composition(image_set)
+        warning = composition_warning(image_set)
         if warning:
             sys.stderr.write(f"warning: {name}: {warning}\n")
     return image_sets

@@ -9,7 +9,8 @@ from typing import Any
 
 from activation_histograms.median_test import colour_share, read_tests
 from evaluation.published import SENSITIVITY_K, SOURCE, TAG, published_colour_ap, published_sensitivity
-from images.sets import ImageSet, composition
+from images.composition import composition_warning
+from images.sets import ImageSet
 from reproduction.one_pass import GeneratorFiles
 from reproduction.run import SubjectRun
 from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
@@ -66,7 +67,7 @@ def write_summary_files(
     """
     generators = []
     for name, image_set in image_sets.items():
-        _, warning = composition(image_set)
+        warning = composition_warning(image_set)
         counts = {label: len(image_set.with_label(number)) for number, label in ((0, "real"), (1, "fake"))}
         generators.append({"name": name, **counts, "warning": warning})
     detectors = [_detector(run, list(image_sets)) for run in runs]

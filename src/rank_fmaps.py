@@ -15,7 +15,8 @@ from fmap_ranking.outputs import RankingFiles
 from fmap_ranking.relevance_files import RelevanceFiles
 from fmap_ranking.run import rank_images
 from fmap_ranking.topk import default_topk
-from images.sets import ImageSet, composition, find_image_set
+from images.composition import composition_warning
+from images.sets import ImageSet, find_image_set
 from passes.processes import Ranks, process_group
 from utils.cli import (
     add_bool,
@@ -112,7 +113,7 @@ def _image_set(args: argparse.Namespace, name: str, ranks: Ranks) -> ImageSet:
         num_instances=args.num_instances,
         labels=tuple(sorted({"real": 0, "fake": 1}[label] for label in args.labels)),
     )
-    _, warning = composition(image_set)
+    warning = composition_warning(image_set)
     if warning and ranks.is_first:
         print(f"warning: {name}: {warning}", file=sys.stderr)
     return image_set
