@@ -236,7 +236,6 @@ def test_splits_are_no_classes(tmp_path: Path) -> None:
 
 def test_train_may_be_a_class(nested: Path) -> None:
     for label in ("0_real", "1_fake"):
-        touch(nested / "gan" / "train", "left_over.png")
         touch(nested / "gan" / "train" / label, "a.png")
     assert set(find_image_set(nested, "gan").counts()) == {"cat", "dog", "train"}
 
