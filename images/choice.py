@@ -216,7 +216,7 @@ def _listed_items(file: Path) -> list[ImageItem]:
     # spreadsheets put a mark before the first column
     columns = [name.removeprefix("\ufeff").strip().lower() for name in header]
     if not {"path", "label"} <= set(columns):
-        raise UserError(f"{file} has the columns {', '.join(header)}: make it anew with {_LIST_FORMAT}")
+        raise UserError(f"{file} has the columns {', '.join(columns)}: make it anew with {_LIST_FORMAT}")
     seen: set[tuple[str, Path]] = set()
     items = []
     for number, line in enumerate(lines, start=2):
