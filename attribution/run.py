@@ -10,8 +10,9 @@ from torch import Tensor
 from attribution.outputs import AttributionWriter, add_image_arguments
 from attribution.targets import LABEL, TOP, Target, class_name, probabilities
 from detectors.detector import Detector, load_detector, load_imagenet_classifier
+from images.choice import Reading
 from images.decoding import Crop
-from images.loading import SkippedImage, iterate_batches, resolve_num_workers
+from images.loading import SkippedImage, iterate_batches
 from images.sets import ImageSet
 from utils.cli import parse_count, progress
 from utils.errors import UserError
@@ -125,7 +126,7 @@ def run_attribution(
         batch_size=args.bsize,
         crop=crop,
         seed=args.seed,
-        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
+        num_workers=Reading(num_workers=args.num_workers).workers_for(detector.device.type),
         device=detector.device,
         skip_bad_images=args.skip_bad_images,
         skipped=skipped,

@@ -16,9 +16,9 @@ from cr_ud.published import WANG_SETS
 from cr_ud.ranked_sheet import write_ranked
 from cr_ud.scoring import RGB, ScoreCollector, Variant
 from detectors.detector import Detector, load_detector
+from images.choice import Reading
 from images.composition import composition_warning
 from images.decoding import Crop
-from images.loading import resolve_num_workers
 from images.sets import ImageSet, find_image_set, find_loose_images
 from passes.one_pass import PassReport, PassState, discard_state, run_pass
 from passes.processes import Ranks
@@ -228,7 +228,7 @@ def _score(
         batch_size=args.bsize,
         crop=Crop("none") if late else crop,
         seed=args.seed,
-        num_workers=resolve_num_workers(args.num_workers, device.type),
+        num_workers=Reading(num_workers=args.num_workers).workers_for(device.type),
         skip_bad_images=args.skip_bad_images,
         state=state,
         ranks=ranks,

@@ -18,8 +18,8 @@ from cr_ud.training_data import EpochOrder, find_pairs, find_training_set, split
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
 from detectors.detector import Detector, get_architecture
+from images.choice import Reading
 from images.composition import composition_warning
-from images.loading import resolve_num_workers
 from images.sets import ImageSet
 from passes.processes import Ranks
 from utils.errors import UserError
@@ -181,7 +181,7 @@ def _settings(args: Namespace, device: torch.device) -> TrainingSettings:
         log_every=args.log_every,
         clip_norm=args.clip_norm,
         precision=args.precision,
-        num_workers=resolve_num_workers(args.num_workers, device.type),
+        num_workers=Reading(num_workers=args.num_workers).workers_for(device.type),
         skip_bad_images=args.skip_bad_images,
     )
 

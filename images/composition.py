@@ -1,4 +1,4 @@
-"""Whether real and fake images of a set differ in more than their origin, and which images occur twice."""
+"""Whether real and fake images of a set differ in more than their origin, and what makes them alike."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from images.decoding import Equalization, Header, read_header
-from images.sets import FAKE, LABEL_NAMES, REAL, ImageItem, ImageSet
+from images.sets import FAKE, REAL, ImageItem, ImageSet
 from utils.errors import UserError
 
 # Headers are read of so many images of each label, evenly spread.
@@ -65,41 +65,6 @@ def equalization_of(image_set: ImageSet) -> Equalization:
         raise UserError(f"no image of {image_set.root} can be read: check the files")
     side = min(min(header.height, header.width) for header in headers)
     return Equalization(side, min(_qualities(headers), default=_QUALITY))
-
-
-def shared_images(first: ImageSet, second: ImageSet) -> int:
-    """How many images of `second` are in `first`, too: files of the same content, wherever they lie.
-
-    Raises:
-        UserError: an image has gone.
-    """
-    there = set(first.contents())
-    return sum(content in there for content in second.contents())
-
-
-def duplicates(image_set: ImageSet) -> list[tuple[ImageItem, ImageItem]]:
-    """Images of which a file of the same content stands earlier in the set under another label, after that one.
-
-    Raises:
-        UserError: an image has gone.
-    """
-    first: dict[bytes, int] = {}
-    found = []
-    for position, content in enumerate(image_set.contents()):
-        earlier, item = image_set.items[first.setdefault(content, position)], image_set.items[position]
-        if earlier.label != item.label:
-            found.append((earlier, item))
-    return found
-
-
-def duplicates_warning(image_set: ImageSet) -> str | None:
-    """One line if files of the same content are both real and fake."""
-    found = duplicates(image_set)
-    if not found:
-        return None
-    earlier, item = found[0]
-    labels = f"{LABEL_NAMES[earlier.label]} and {LABEL_NAMES[item.label]}"
-    return f"{len(found)} of the images are both {labels}, by content (first {earlier.name} and {item.name})"
 
 
 def _sampled_headers(items: Sequence[ImageItem]) -> list[Header]:

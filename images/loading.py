@@ -22,8 +22,6 @@ from utils.errors import UserError
 # fill batches when sizes alternate, and few enough to keep batches close to the order of the set.
 _WINDOW_IN_BATCHES = 8
 
-# More decoding processes than that do not help one GPU.
-_MOST_WORKERS = 8
 
 Plan = tuple[tuple[int, ...], ...]
 T = TypeVar("T")
@@ -132,20 +130,6 @@ def iterate_batches(
                 index=index,
                 transparent=decoded.transparent,
             )
-
-
-def resolve_num_workers(requested: int | None, device_type: str) -> int:
-    """Number of decoding processes: as requested, else none on a CPU (it is busy), and for a GPU up to 8.
-
-    The processes that `torchrun` started on this machine share its cores.
-    """
-    if requested is not None:
-        return requested
-    if device_type == "cpu":
-        return 0
-    # not all systems can tell how many cores a process may use
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def decode_in_workers(dataset: Dataset[T], indices: Iterable[Any], num_workers: int) -> Iterator[T]:

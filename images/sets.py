@@ -5,7 +5,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -112,7 +112,7 @@ def find_image_set(
     num_real: int | None = None,
     num_fake: int | None = None,
     num_instances: int | None = None,
-    labels: Sequence[int] = (REAL, FAKE),
+    labels: Collection[int] = (REAL, FAKE),
     alone: bool = False,
 ) -> ImageSet:
     """Find the images of `<dataset_dir>/<gan_name>/[<class>/]{0_real,1_fake}/`, sorted by class, label, name.
@@ -230,6 +230,31 @@ def find_image_pair(
     return ImageSet(root, items, notes.lines())
 
 
+def shared_images(first: ImageSet, second: ImageSet) -> int:
+    """How many images of `second` are in `first`, too: files of the same content, wherever they lie.
+
+    Raises:
+        UserError: an image has gone.
+    """
+    there = set(first.contents())
+    return sum(content in there for content in second.contents())
+
+
+def duplicates(image_set: ImageSet) -> list[tuple[ImageItem, ImageItem]]:
+    """Images of which a file of the same content stands earlier in the set under another label, after that one.
+
+    Raises:
+        UserError: an image has gone.
+    """
+    first: dict[bytes, int] = {}
+    found = []
+    for position, content in enumerate(image_set.contents()):
+        earlier, item = image_set.items[first.setdefault(content, position)], image_set.items[position]
+        if earlier.label != item.label:
+            found.append((earlier, item))
+    return found
+
+
 class _Notes:
     """What is left out or taken for something on the way through the folders, told in one line each."""
 
@@ -308,7 +333,7 @@ def _check_splits(folder: Path, splits: Sequence[str], notes: _Notes) -> None:
     notes.others.append(f"all images are of the split {splits[0]}")
 
 
-def _check_labels(folder: Path, label_folders: dict[int, str], labels: Sequence[int]) -> None:
+def _check_labels(folder: Path, label_folders: dict[int, str], labels: Collection[int]) -> None:
     missing = [label for label in sorted(set(labels)) if label not in label_folders]
     if missing:
         there = " and ".join(label_folders.values())

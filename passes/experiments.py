@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from detectors.detector import Detector
+from images.choice import Reading
 from images.composition import composition_warning
 from images.decoding import Crop
-from images.loading import resolve_num_workers
 from images.sets import ImageSet, find_image_set
 from passes.one_pass import Collector, PassReport, PassState, run_pass
 from passes.processes import Ranks
@@ -62,7 +62,7 @@ def show_images(
         batch_size=args.bsize,
         crop=Crop(args.crop),
         seed=args.seed,
-        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
+        num_workers=Reading(num_workers=args.num_workers).workers_for(detector.device.type),
         skip_bad_images=args.skip_bad_images,
         state=state,
         ranks=ranks,

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.choice import ImageChoice, Reading, find_images
-from images.composition import composition_warning, duplicates, equalization_of, shared_images
+from images.choice import ImageChoice, Reading
+from images.composition import composition_warning, equalization_of
 from images.decoding import Crop, Equalization
-from images.sets import FAKE, REAL, ImageSet, find_image_set, find_loose_images
+from images.finding import find_images
+from images.sets import FAKE, REAL, ImageSet, duplicates, find_image_set, find_loose_images, shared_images
 from utils.errors import UserError
 from utils.settings import read_settings
 

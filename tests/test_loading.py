@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from images.choice import Reading
 from images.decoding import Crop, Equalization
 from images.loading import (
     Batch,
@@ -20,7 +21,6 @@ from images.loading import (
     decode_in_workers,
     iterate_batches,
     plan_batches,
-    resolve_num_workers,
 )
 from images.sets import ImageSet, find_loose_images
 from utils.errors import UserError
@@ -319,7 +319,7 @@ def test_gpu_gets_the_same_batches(images: ImageSet, num_workers: int) -> None:
 
 @pytest.mark.parametrize(("requested", "device", "expected"), [(3, "cpu", 3), (0, "cuda", 0), (None, "cpu", 0)])
 def test_number_of_workers(requested: int | None, device: str, expected: int) -> None:
-    assert resolve_num_workers(requested, device) == expected
+    assert Reading(num_workers=requested).workers_for(device) == expected
 
 
 def test_number_of_workers_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ def test_number_of_workers_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = []
     for processes in ("1", "4", "64"):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        numbers.append(resolve_num_workers(None, "cuda"))
+        numbers.append(Reading().workers_for("cuda"))
     assert numbers == [8, 3, 1]
 
 
