@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from detectors.feature_maps import by_layer
 from fmap_ranking.names import FeatureMap
-from images.sets import ImageSet
-from passes.feature_maps import Kind, SharedForward, by_layer
-from passes.one_pass import PassBatch, State
+from images.sets import FAKE, ImageSet
+from passes.one_pass import PassBatch, PerImage, State
+from passes.shared_forward import Colour, SharedForward, finite
 from utils.errors import UserError
 from utils.files import read_npz, write_npz
 
-KINDS: tuple[Kind, Kind] = ("rgb", "grayscale")
+COLOURS: tuple[Colour, Colour] = ("rgb", "grayscale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,23 +67,19 @@ class ActivationPairCollector:
     Args:
         forward: Forward passes shared with other collectors.
         maps: Feature maps.
-        image_set: The images of the pass; only those of `label` are looked at.
-        label: 1 fake, 0 real.
+        images: The images of the pass.
+        labels: Only images of these labels are looked at.
     """
 
-    name = "median_test"
-
     def __init__(
-        self, forward: SharedForward, maps: Sequence[FeatureMap], image_set: ImageSet, *, label: int = 1
+        self, forward: SharedForward, maps: Sequence[FeatureMap], images: ImageSet, *, labels: Collection[int] = (FAKE,)
     ) -> None:
         self.maps = tuple(maps)
-        self._label = label
-        self._forward = forward
-        self._image_set = image_set
+        self._labels, self._forward, self._images = tuple(labels), forward, images
         self._wanted = [(fmap.layer, fmap.index) for fmap in self.maps]
-        for kind in KINDS:
-            forward.request(kind, by_layer(self._wanted))
-        self._values = {kind: np.full((len(image_set), len(self.maps)), np.nan, np.float32) for kind in KINDS}
+        for colour in COLOURS:
+            forward.request(colour, by_layer(self._wanted))
+        self._values = PerImage(len(images), (len(COLOURS), len(self.maps)), np.float32)
 
     def update(self, batch: PassBatch) -> None:
         """Add a batch.
@@ -90,40 +87,32 @@ class ActivationPairCollector:
         Raises:
             UserError: An activation is not a finite number.
         """
-        rows = (batch.labels == self._label).cpu().numpy()
+        rows = np.array([item.label in self._labels for item in batch.items])
         if not rows.any():
             return
-        positions = np.array(batch.batch.positions)[rows]
-        for kind in KINDS:
-            values = self._forward.of(batch, kind).select(self._wanted)
-            finite = torch.isfinite(values).all(dim=1).cpu().numpy()
-            if not finite.all():
-                raise UserError(
-                    f"{batch.items[int((~finite).argmax())].path}: a feature map has no finite maximum: "
-                    "check the checkpoint, or use --precision fp32"
-                )
-            self._values[kind][positions] = values.cpu().numpy()[rows]
+        values = torch.stack([self._forward.of(batch, colour).select(self._wanted) for colour in COLOURS], dim=1)
+        values = finite(values, batch, "the largest value of a feature map")
+        self._values.put(np.array(batch.positions)[rows], values.cpu().numpy()[rows])
 
     def state(self) -> State:
-        """By kind of image (images, maps) float32; NaN where an image has not been seen."""
-        return {kind: values.copy() for kind, values in self._values.items()}
+        """Activations (images, colours, maps) and which images were seen."""
+        return self._values.state()
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Replace what was collected by a saved state."""
-        self._values = {kind: state[kind].copy() for kind in KINDS}
+        self._values.load_state(state)
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add the state of a collector that saw other images of the same set."""
-        for kind in KINDS:
-            seen = ~np.isnan(state[kind]).any(axis=1)
-            self._values[kind][seen] = state[kind][seen]
+        self._values.merge(state)
 
     def result(self) -> ActivationPairs:
         """Activations of all images seen, in the order of the set."""
-        seen = np.flatnonzero(~np.isnan(self._values["rgb"]).any(axis=1))
+        seen = np.flatnonzero(self._values.seen)
+        rgb, grayscale = self._values.values[seen].transpose(1, 0, 2)
         return ActivationPairs(
             tuple(fmap.key for fmap in self.maps),
-            tuple(self._image_set.items[position].name for position in seen),
-            self._values["rgb"][seen],
-            self._values["grayscale"][seen],
+            tuple(self._images.items[position].name for position in seen),
+            rgb,
+            grayscale,
         )

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from activation_histograms.collector import ActivationPairs
 from activation_histograms.median_test import LEVEL, ColourShare, MedianTest
-from utils.figures import BLACK, GREY, ORANGE, VERMILLION, house_style, new_figure, save_figure
+from utils.figures import BLACK, BLUE, GREY, ORANGE, VERMILLION, house_style, new_figure, save_figure
 
 _RGB, _GRAYSCALE = VERMILLION, "#4D4D4D"
 _COLUMNS = 4
@@ -37,7 +37,8 @@ def plot_histogram(pairs: ActivationPairs, place: int, test: MedianTest, path_st
 def plot_overview(
     pairs: ActivationPairs, tests: Sequence[MedianTest], path_stem: Path, title: str, *, most: int = 24
 ) -> list[Path]:
-    """A grid of the first maps' histograms, in the order of the ranking; frames of colour-conditional maps are orange.
+    """A grid of the first maps' histograms, in the order of the ranking; frames of maps that respond otherwise without
+    colour, by the paired test with adjusted p-values, are orange.
 
     Returns:
         The files written.
@@ -55,41 +56,43 @@ def plot_overview(
         name = test.feature_map_name.split("(")[0]
         panel.set_title(f"{place + 1}. {name}\n{_verdict(test)}", fontsize=9)
         panel.tick_params(labelsize=8)
-        if test.p_value <= LEVEL:
+        if test.p_value_paired_bh <= LEVEL:
             for spine in panel.spines.values():
                 spine.set(visible=True, edgecolor=ORANGE, linewidth=2.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     meaning = "across: largest activation of the map in an image (before batch norm)"
     figure.legend(handles, labels, loc="outside lower center", ncols=4, title=meaning)
     figure.supylabel("images", fontsize=10)
-    conditional = sum(test.p_value <= LEVEL for test in tests)
+    paired = sum(test.p_value_paired_bh <= LEVEL for test in tests)
+    mood = sum(test.p_value <= LEVEL for test in tests)
+    drawn = "all" if shown == len(tests) else f"the first {shown}"
     figure.suptitle(
-        f"{title}\n{conditional} of {len(tests)} maps are colour-conditional (p <= {LEVEL:g}, orange frame); "
-        f"{'all' if shown == len(tests) else f'the first {shown}'} are shown"
+        f"{title}\n{paired} of {len(tests)} maps respond otherwise without colour (paired test, adjusted "
+        f"p <= {LEVEL:g}: orange frame),\n{mood} by Mood's test as published; {drawn} are shown"
     )
     return save_figure(figure, path_stem)
 
 
 @house_style()
 def plot_shares(shares: Sequence[ColourShare], path_stem: Path, title: str) -> list[Path]:
-    """Colour-conditional share by generator with its Wilson interval, by raw and by adjusted p-values.
+    """Colour-conditional share by generator: published with its Wilson interval, and by adjusted p of both tests.
 
     Returns:
         The files written.
     """
     figure, axes = new_figure(max(4.8, 1.6 + 1.1 * len(shares)), 4.2)
     places = np.arange(len(shares))
-    for offset, colour, label, suffix in (
-        (-0.19, ORANGE, f"raw p <= {LEVEL:g}, as published", ""),
-        (0.19, GREY, "after Benjamini-Hochberg", "_bh"),
+    for offset, colour, label, name in (
+        (-0.27, ORANGE, f"Mood's test, raw p <= {LEVEL:g}, as published", "share"),
+        (0.0, GREY, "Mood's test, adjusted", "share_bh"),
+        (0.27, BLUE, "paired test, adjusted", "share_paired_bh"),
     ):
-        values = [np.array([100 * getattr(s, f"share{suffix}{end}") for s in shares]) for end in ("", "_low", "_high")]
-        heights, low, high = values
-        axes.bar(places + offset, heights, 0.36, color=colour, label=label)
-        errors = [np.maximum(heights - low, 0), np.maximum(high - heights, 0)]
-        axes.errorbar(places + offset, heights, errors, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3)
+        axes.bar(places + offset, [100 * getattr(share, name) for share in shares], 0.25, color=colour, label=label)
+    heights, low, high = np.array([[100 * s.share, 100 * s.share_low, 100 * s.share_high] for s in shares]).T
+    errors = [np.maximum(heights - low, 0), np.maximum(high - heights, 0)]
+    axes.errorbar(places - 0.27, heights, errors, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3)
     axes.set_xticks(places, [f"{s.generator}\n{s.maps} maps" for s in shares])
-    axes.set(ylabel="colour-conditional maps (%)", ylim=(0, 103), title=f"{title}\nwhiskers: 95 % Wilson intervals")
+    axes.set(ylabel="colour-conditional maps (%)", ylim=(0, 103), title=f"{title}\nwhisker: 95 % Wilson interval")
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside lower center", ncols=2)
     return save_figure(figure, path_stem)
@@ -111,6 +114,6 @@ def _draw(axes: Axes, pairs: ActivationPairs, place: int) -> None:
 
 
 def _verdict(test: MedianTest) -> str:
-    if test.degenerate:
-        return "not testable: alike on all images"
-    return f"p = {test.p_value:.2g} (adjusted {test.p_value_bh:.2g})"
+    mood = "not testable" if test.degenerate else f"{test.p_value:.2g}"
+    paired = "not testable" if test.degenerate_paired else f"{test.p_value_paired_bh:.2g}"
+    return f"p: Mood {mood}, paired (adjusted) {paired}"

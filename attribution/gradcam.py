@@ -69,7 +69,7 @@ def guided_gradcam(detector: Detector, images: Tensor, target: Target, layer: st
         UserError: if the network has no layer of that name.
     """
     module = gradcam_layer(detector, layer)
-    x = detector.preprocess(images)
+    x = detector.inputs(images)
     score = _Score(detector.model, target)
     with torch.no_grad():
         logits = detector.model(x)
@@ -88,7 +88,7 @@ def gradcam_layer(detector: Detector, name: str | None = None) -> nn.Module:
     Raises:
         UserError: if the network has no layer of that name.
     """
-    name = name or detector.default_gradcam_layer
+    name = name or detector.architecture.gradcam_layer
     modules = dict(detector.model.named_modules())
     if name not in modules or not name:
         top = ", ".join(child for child, _ in detector.model.named_children())

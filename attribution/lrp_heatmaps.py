@@ -16,10 +16,9 @@ from attribution.run import (
     load_classifier,
     run_attribution,
 )
-from attribution.targets import LABEL, Target, class_name, parse_target
-from detectors.explainers import add_lrp_arguments, make_explainer
+from attribution.targets import LABEL, Target, parse_target
+from detectors.explaining import add_lrp_arguments, make_explainer
 from lrp import Absorption, Explainer
-from lrp.targets import start_relevance
 from utils.cli import (
     add_bool,
     add_data_arguments,
@@ -52,12 +51,10 @@ def explain_input(
     """
     record = explainer.record(inputs)
     logits = record.output.float()
-    classes = target.classes(logits).tolist()
-    wanted: Sequence[str | int] = [class_name(c, 1) for c in classes] if target.outputs == 1 else classes
-    start = start_relevance(logits, wanted, published=explainer.published)
+    start = target.head.start_relevance(logits, target.classes(logits), published=explainer.published)
     relevance = explainer.propagate(record, start.abs().to(record.output.dtype), conservation=conservation)
     assert relevance is not None
-    sign = start.sum(1)
+    sign = start.flatten(1).sum(1)
     relevance = relevance.float() * sign.view(-1, 1, 1, 1)
     return Explanation(
         relevance.sum(1),
@@ -103,7 +100,7 @@ def lrp_heatmaps(classifier: str, arch: str) -> Iterator[str]:
     args = _parse_arguments(classifier, arch)
     image_set, source = select_images(args)
     detector = load_classifier(args)
-    target = parse_target(args.target, detector.outputs, default=LABEL)
+    target = parse_target(args.target, detector.head, default=LABEL)
     explainer = make_explainer(args, detector)
     inputs = {"weights": detector.sha256, "images": image_set.digest()}
     if args.compat_se is not None:
@@ -120,7 +117,7 @@ def lrp_heatmaps(classifier: str, arch: str) -> Iterator[str]:
 
     def explain(images: Tensor, target: Target) -> Explanation:
         rows: list[Absorption] | None = None if table is None else []
-        result = explain_input(explainer, detector.preprocess(images), target, rows)
+        result = explain_input(explainer, detector.inputs(images), target, rows)
         if table is not None and rows is not None:
             table.add(rows)
         return result

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from attribution.outputs import AttributionWriter, add_image_arguments
-from attribution.targets import LABEL, TOP, Target, class_name, probabilities
+from attribution.targets import LABEL, TOP, Target
 from detectors.detector import Detector, load_detector, load_imagenet_classifier
+from detectors.heads import Classes, Head
 from images.choice import Reading
 from images.decoding import Crop
 from images.loading import SkippedImage, iterate_batches
@@ -54,7 +55,7 @@ def add_attribution_arguments(parser: ArgumentParser, *, resize: int, target: st
 
 
 def chosen_crop(args: Namespace) -> Crop:
-    """The crop for `--crop` and `--resize`, which is about central crops."""
+    """The crop for `--crop` and `--resize`."""
     return Crop(args.crop, resize=args.resize if args.crop == "center" else 0)
 
 
@@ -65,8 +66,8 @@ def load_classifier(args: Namespace) -> Detector:
         UserError: as `load_detector` and `load_imagenet_classifier`.
     """
     if args.classifier == "imagenet":
-        return load_imagenet_classifier(args.arch, args.weights, args.device)
-    return load_detector(args.arch, args.weights, args.device, blur_jpg=args.blur_jpg)
+        return load_imagenet_classifier(args.arch, args.weights, args.device, args.precision)
+    return load_detector(args.arch, args.weights, args.device, blur_jpg=args.blur_jpg, precision=args.precision)
 
 
 def attribution_folder(args: Namespace, method: str, arch: str, *details: str) -> Path:
@@ -81,7 +82,7 @@ def evidence_for(target: Target) -> str:
         return "each image's label, or else the decision"
     if target.name == TOP:
         return "the most probable class"
-    return target.name if target.outputs == 1 else class_name(int(target.name), target.outputs)
+    return target.head.class_names[int(target.name)] if isinstance(target.head, Classes) else target.name
 
 
 def run_attribution(
@@ -118,7 +119,7 @@ def run_attribution(
     unlabelled = sum(item.label is None for item in image_set.items)
     if target.name == LABEL and unlabelled:
         yield f"{unlabelled} without a label: explained for the detector's decision"
-    crop = chosen_crop(args)
+    crop, head = chosen_crop(args), detector.head
     writer = AttributionWriter(folder, image_set, title=title)
     skipped: list[SkippedImage] = []
     batches = iterate_batches(
@@ -137,8 +138,9 @@ def run_attribution(
             result = explain(batch.images, of_batch)
             pictures = batch.images.permute(0, 2, 3, 1).cpu().numpy()
             relevance = result.relevance.float().cpu().numpy()
-            chances = probabilities(result.logits, of_batch).tolist()
-            classes = of_batch.classes(result.logits).tolist()
+            explained = of_batch.classes(result.logits)
+            chances = head.probability(result.logits, explained).tolist()
+            classes = explained.tolist()
             reversals = [False] * len(classes) if result.reversed is None else result.reversed.tolist()
             arrays = {name: values.float().cpu().numpy() for name, values in result.arrays.items()}
             for row, item in enumerate(batch.items):
@@ -147,8 +149,8 @@ def run_attribution(
                     pictures[row],
                     relevance[row],
                     probability=chances[row],
-                    probability_of="fake" if detector.outputs == 1 else class_name(classes[row], detector.outputs),
-                    explained=_explained(classes[row], detector.outputs, reversals[row]),
+                    probability_of=head.class_names[classes[row]] if isinstance(head, Classes) else "fake",
+                    explained=_explained(classes[row], head, reversals[row]),
                     arrays={name: values[row] for name, values in arrays.items()},
                 )
             bar.update(len(batch.items))
@@ -171,7 +173,8 @@ def run_attribution(
     yield from map(str, written)
 
 
-def _explained(index: int, outputs: int, is_reversed: bool) -> str:
+def _explained(index: int, head: Head, is_reversed: bool) -> str:
+    name = head.class_names[index]
     if not is_reversed:
-        return class_name(index, outputs)
-    return class_name(1 - index, 1) if outputs == 1 else f"not {class_name(index, outputs)}"
+        return name
+    return f"not {name}" if isinstance(head, Classes) else head.class_names[1 - index]

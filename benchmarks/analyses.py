@@ -14,31 +14,32 @@ import numpy as np
 import torch
 from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
 from demo_images import make_demo_images
+from fmap_ranking.topk import default_topk
+from sensitivity_assessment.scores import colour_scores, dropout_scores
 
 from activation_histograms.collector import ActivationPairCollector
-from detectors.detector import Detector, build_model, get_architecture
+from detectors.detector import Detector
+from detectors.networks import build_model, get_architecture
 from fmap_ranking.ranking import Ranking
-from fmap_ranking.topk import default_topk
 from images.decoding import Crop
 from images.loading import iterate_batches
 from images.sets import ImageSet, find_image_set
 from lrp.canonise import build_program, explained_layers
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import Collector, run_pass
+from passes.shared_forward import SharedForward
 from patch_extraction.activations import MaxActivations
-from sensitivity_assessment.scores import colour_scores, dropout_scores
 from sensitivity_assessment.variants import Variants, make_variants
 
 NAME = "photos"
 Analysis = Callable[[], list[Collector]]
 
 
-def seeded_detector(arch: str, device: str) -> Detector:
+def seeded_detector(arch: str, device: str, precision: str = "fp32") -> Detector:
     """A detector with random weights; what they are does not change the work."""
     torch.manual_seed(0)
     model = build_model(arch).eval().requires_grad_(False)
     model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Detector(get_architecture(arch), model, torch.device(device), None, "", 1)
+    return Detector(get_architecture(arch), model, torch.device(device), precision=precision)  # type: ignore[arg-type]
 
 
 def likely_ranking(detector: Detector) -> Ranking:
@@ -56,7 +57,7 @@ def likely_ranking(detector: Detector) -> Ranking:
 
 def analyses(detector: Detector, images: ImageSet, precision: str) -> dict[str, Analysis]:
     """What to time, by name: each makes the collectors of one pass."""
-    network = FeatureMapNetwork(detector, precision)  # type: ignore[arg-type]
+    network = detector.feature_maps()
     ranking = likely_ranking(detector)
     k = default_topk(detector.arch, len(ranking))
     maps = ranking.top_k(k)
@@ -89,7 +90,7 @@ def show(detector: Detector, images: ImageSet, collectors: list[Collector], batc
     run_pass(
         images,
         collectors,
-        preprocess=detector.preprocess,
+        preprocess=detector.inputs,
         device=detector.device,
         batch_size=batch,
         crop=Crop("none"),
@@ -107,7 +108,7 @@ def measure(args: argparse.Namespace, arch: str, data: Path) -> tuple[list[list[
     """Rows of the table, and seconds of the plain pass."""
     detector, images = seeded_detector(arch, args.device), find_images(data, args.images)
     batches = [
-        detector.preprocess(batch.images)
+        detector.inputs(batch.images)
         for batch in iterate_batches(
             images, batch_size=args.bsize, crop=Crop("none"), seed=0, num_workers=0, device=detector.device
         )

@@ -16,11 +16,11 @@ import torch
 from benchmarking import own_peak_megabytes, table, write_section
 from demo_images import make_demo_images
 
-from detectors.detector import Detector, build_model, get_architecture
+from detectors.detector import Detector
+from detectors.networks import build_model, get_architecture
 from fmap_ranking.collector import Confidence, RelevanceCollector
 from images.decoding import Crop
 from images.sets import ImageSet, find_image_set
-from lrp import Explainer
 from passes.one_pass import run_pass
 
 NAME = "photos"
@@ -31,10 +31,9 @@ def measure(arch: str, number: int, batch: int, precision: str, device: str, dat
     torch.manual_seed(0)
     model = build_model(arch).eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # A logit far above zero: every image is explained, as in the worst case.
-    model.get_submodule(get_architecture(arch).head).bias.fill_(20.0)
-    detector = Detector(get_architecture(arch), model, torch.device(device), None, "", 1)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    explainer = Explainer(model, family=detector.architecture.family, dtype=dtype)
+    model.get_submodule(get_architecture(arch).last_layer).bias.fill_(20.0)
+    detector = Detector(get_architecture(arch), model, torch.device(device), precision=precision)  # type: ignore[arg-type]
+    explainer = detector.explainer()
     found = find_image_set(data, NAME, labels=(1,))
     images = ImageSet(found.root, tuple(found.items[i % len(found)] for i in range(number)))
     collector = RelevanceCollector(explainer, images, Confidence())
@@ -42,7 +41,7 @@ def measure(arch: str, number: int, batch: int, precision: str, device: str, dat
     run_pass(
         images,
         [collector],
-        preprocess=detector.preprocess,
+        preprocess=detector.inputs,
         device=detector.device,
         batch_size=batch,
         crop=Crop("center"),

@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 import torch
 from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
+from detectors.architectures import Architecture
+from detectors.explainers import detector_rules
 from torch import Tensor, nn
 
 from detectors.detector import build_model, get_architecture
@@ -33,18 +35,20 @@ def make_contenders(arch: str, batch: int, device: str) -> dict[str, Callable[[]
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     images = torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
-    family = get_architecture(arch).family
+    architecture = get_architecture(arch)
     contenders: dict[str, Callable[[], Work]] = {
         STEP: lambda: lambda: _step(model, images),
         "forward-backward step, bf16": lambda: lambda: _step(model, images, autocast=True),
         "forward": lambda: lambda: _forward(model, images),
     }
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        contenders[f"ours, {name}, channel statistics"] = lambda dtype=dtype: _ours(model, family, dtype, images, False)
-        contenders[f"ours, {name}, channel statistics and input"] = lambda dtype=dtype: _ours(
-            model, family, dtype, images, True
+        contenders[f"ours, {name}, channel statistics"] = lambda dtype=dtype: _ours(
+            model, architecture, dtype, images, False
         )
-    if family == "resnet":
+        contenders[f"ours, {name}, channel statistics and input"] = lambda dtype=dtype: _ours(
+            model, architecture, dtype, images, True
+        )
+    if architecture.family == "resnet":
         contenders["zennit EpsilonPlus, input"] = lambda: _zennit(model, images)
     contenders["captum LRP (its epsilon rule), input"] = lambda: _captum(model, images)
     return contenders
@@ -62,8 +66,8 @@ def _forward(model: nn.Module, images: Tensor) -> None:
     model(images)
 
 
-def _ours(model: nn.Module, family: str, dtype: torch.dtype, images: Tensor, with_input: bool) -> Work:
-    explainer = Explainer(model, "beta0", family=family, dtype=dtype)
+def _ours(model: nn.Module, architecture: Architecture, dtype: torch.dtype, images: Tensor, with_input: bool) -> Work:
+    explainer = Explainer(model, detector_rules(architecture), dtype=dtype)
     layers = [name for name, _ in explainer.layers]
     return lambda: explainer.explain(images, "fake", layers=layers, input_relevance=with_input)
 

@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarking import table, write_section
+from cr_ud.evaluation_files import read_summaries
+from cr_ud.scoring import RGB
 from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cr_ud.augmentation import Augmentation
-from cr_ud.evaluation_files import read_summaries
 from cr_ud.initialisation import initial_model
-from cr_ud.scoring import RGB
 from cr_ud.training_data import EpochOrder, find_training_set, load_training
-from detectors.detector import Detector, get_architecture
+from detectors.detector import Detector
 from detectors.devices import resolve_device
+from detectors.networks import get_architecture
 from images.bundled_photos import bundled_photos
 from images.decoding import Crop, decode_image
 from images.distortions import resize_shorter_side
@@ -100,14 +101,14 @@ def step_speed(arch: str, device: torch.device, steps: int, batch_size: int) -> 
     """Images per second of forward, backward and Adam, data at hand."""
     model, _ = initial_model(arch, "scratch", 0)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    detector = Detector(get_architecture(arch), model, device, None, "", 1)
+    detector = Detector(get_architecture(arch), model, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     images = torch.randint(0, 256, (batch_size, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     labels = (torch.arange(batch_size) % 2).float().to(device)
 
     def step() -> None:
         optimizer.zero_grad()
-        binary_cross_entropy_with_logits(model(detector.preprocess(images)).squeeze(1), labels).backward()
+        binary_cross_entropy_with_logits(model(detector.inputs(images)).squeeze(1), labels).backward()
         optimizer.step()
 
     step()

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from efficientnet_pytorch import EfficientNet
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from detectors.architectures import Architecture, get_architecture
 from detectors.checkpoints import load_state, read_state
-from detectors.detector import imagenet_weights_path
+from detectors.choice import imagenet_weights_path
+from detectors.networks import Architecture, get_architecture
 from utils.errors import UserError
 from utils.files import sha256_file
 
@@ -50,13 +50,14 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
             "or give --init FILE, scratch or high_pass"
         )
     state = read_state(path)
-    head = state.get(f"{architecture.head}.weight")
+    head = state.get(f"{architecture.last_layer}.weight")
     outputs = 1 if head is None or head.ndim == 0 else head.shape[0]
-    loaded = load_state(path, state, architecture, outputs)
+    loaded = load_state(path, state, architecture, outputs=outputs)
     if outputs == 1:
         return loaded.train(), sha256_file(path)
     model = _new_model(architecture, seed)
-    body = {key: value for key, value in loaded.state_dict().items() if not key.startswith(f"{architecture.head}.")}
+    prefix = f"{architecture.last_layer}."
+    body = {key: value for key, value in loaded.state_dict().items() if not key.startswith(prefix)}
     model.load_state_dict(body, strict=False)
     return model.train(), sha256_file(path)
 
@@ -118,6 +119,6 @@ def _new_model(architecture: Architecture, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture.build(1)
-        if architecture.family == "resnet":
-            nn.init.normal_(model.get_parameter(f"{architecture.head}.weight"), 0.0, _RESNET_HEAD_STD)
+        if isinstance(model, ResNet):
+            nn.init.normal_(model.get_parameter(f"{architecture.last_layer}.weight"), 0.0, _RESNET_HEAD_STD)
     return model

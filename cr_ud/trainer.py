@@ -107,7 +107,6 @@ class Trainer:
     ) -> None:
         if validation_set is None and settings.epochs is None and settings.max_steps is None:
             raise UserError("without a validation set training would not end: give --epochs or --max_steps")
-        self.detector = detector
         self.order = order
         self.validation_set = validation_set
         self.augmentation = augmentation
@@ -120,9 +119,9 @@ class Trainer:
         self.progress = Progress()
         device = detector.device
         self.model = parallel_model(detector.model, device, self.ranks)
-        detector.model = bare_model(self.model)
+        self.detector = replace(detector, model=bare_model(self.model))
         self.optimizer = torch.optim.Adam(
-            detector.model.parameters(), lr=schedule.lr, betas=(settings.beta1, 0.999), fused=device.type == "cuda"
+            self.detector.model.parameters(), lr=schedule.lr, betas=(settings.beta1, 0.999), fused=device.type == "cuda"
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.log: TrainingLog | None = None
@@ -267,7 +266,7 @@ class Trainer:
             images = images.pin_memory().to(device, non_blocking=True)
         labels = torch.from_numpy(loaded.labels).to(device)
         with self._autocast():
-            logits = self.model(self.detector.preprocess(images.permute(0, 3, 1, 2))).squeeze(1)
+            logits = self.model(self.detector.inputs(images.permute(0, 3, 1, 2))).squeeze(1)
         losses = binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
         return losses if loaded.positions else losses * 0.0
 

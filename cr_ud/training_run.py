@@ -17,7 +17,8 @@ from cr_ud.trainer import RunFiles, Trainer, TrainingSettings
 from cr_ud.training_data import EpochOrder, find_pairs, find_training_set, split_off
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
-from detectors.detector import Detector, get_architecture
+from detectors.detector import Detector
+from detectors.networks import get_architecture
 from images.choice import Reading
 from images.composition import composition_warning
 from images.sets import ImageSet
@@ -106,7 +107,7 @@ def train(
         raise UserError(f"{folder} holds an earlier run: give --resume to go on, --overwrite, or another --name")
     model, init_sha256 = initial_model(args.arch, args.init, args.seed)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    detector = Detector(get_architecture(args.arch), model, device, None, "", 1)
+    detector = Detector(get_architecture(args.arch), model, device)
     augmentation = augmentation_of(args)
     schedule = _schedule(args)
     arguments = _determining(args, augmentation, images, init_sha256)

@@ -10,6 +10,7 @@ from cr_ud.augmentation import Augmentation
 from cr_ud.parallel import from_first, share_buffers
 from cr_ud.training_data import load_validation
 from detectors.detector import Detector
+from detectors.heads import Head
 from evaluation.metrics import accuracies, average_precision
 from images.sets import ImageSet
 from passes.processes import Ranks
@@ -63,21 +64,21 @@ def validate(
         ):
             if not loaded.positions:
                 continue
-            inputs = detector.preprocess(torch.from_numpy(loaded.images).permute(0, 3, 1, 2))
+            inputs = detector.inputs(torch.from_numpy(loaded.images).permute(0, 3, 1, 2))
             with torch.no_grad(), autocast:
                 logits = model(inputs).squeeze(1).float().cpu()
             mine += zip(loaded.positions, loaded.labels.tolist(), logits.tolist(), strict=True)
     finally:
         model.train(was_training)
     gathered = ranks.gather(mine)
-    result = None if gathered is None else _summary(sorted(row for rows in gathered for row in rows))
+    result = None if gathered is None else _summary(sorted(row for rows in gathered for row in rows), detector.head)
     return from_first(result, ranks)
 
 
-def _summary(rows: list[tuple[int, float, float]]) -> Validation:
+def _summary(rows: list[tuple[int, float, float]], head: Head) -> Validation:
     labels = np.array([label for _, label, _ in rows])
     logits = torch.tensor([logit for _, _, logit in rows], dtype=torch.float64)
     loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(labels).double())
-    scores = torch.sigmoid(logits).numpy()
+    scores = head.probability(logits[:, None]).numpy()
     real, fake, overall = accuracies(labels, scores, 0.5)
     return Validation(len(rows), float(loss), average_precision(labels, scores), overall, real, fake)

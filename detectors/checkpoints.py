@@ -1,154 +1,286 @@
-"""From a checkpoint file to a network, or to one line saying what is wrong with the file."""
+"""From a checkpoint file to a network, or to one line saying what is wrong with the file and how to mend it."""
 
+import argparse
+import re
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from detectors.architectures import Architecture, architectures, get_architecture
+from detectors.networks import Architecture, architectures, get_architecture
 from utils.errors import UserError
 
 State = dict[str, Tensor]
+T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
 
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "netC")
+# left by DataParallel, by torch.compile and by a module that only holds the network
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Old checkpoints lack the batch counters of batch norms, which inference does not read.
 _OPTIONAL = ".num_batches_tracked"
+_LONGEST_HEADER = 100_000_000
+_AGAIN = "download it again, and compare its size and checksum with docs/data_and_weights.md"
+_NOT_WEIGHTS = {
+    b"": f"empty: {_AGAIN}",
+    b"<": "a web page: its link leads to a page about the file, so download the file itself, perhaps in a browser",
+    b"version https://git-lfs": "a pointer to a file in git LFS: fetch the file itself with git lfs pull",
+    b"\x1f\x8b": "a compressed archive: unpack it, and give the file inside",
+    b"Rar!": "a compressed archive: unpack it, and give the file inside",
+    b"7z\xbc\xaf": "a compressed archive: unpack it, and give the file inside",
+}
 
 
 def read_state(path: Path) -> State:
-    """Tensors of a checkpoint by name, on the CPU, floating point as float32.
+    """Tensors of a checkpoint by name, on the CPU, as they are in the file (perhaps mapped to it).
 
-    Accepted: a `.pth` dictionary with the state under `model`, a bare state dictionary, and `.safetensors`;
-    `module.` before every name (left by DataParallel) is dropped.
+    Accepted: a PyTorch file with a state dictionary, bare or under `model`, `state_dict`, `model_state_dict`, `net`
+    or `netC`, and safetensors; the content decides, not the suffix. `module.`, `_orig_mod.` and `model.` are dropped
+    where all names begin so.
 
     Raises:
-        UserError: if the file is missing, unreadable, no checkpoint, holds anything else than tensors, or a
-            tensor is not finite.
+        UserError: if the file is missing, unreadable, no checkpoint, or holds anything else than plain tensors.
     """
     if not path.exists():
         raise UserError(f"weights not found: {path}: see docs/data_and_weights.md for where to get them")
     if not path.is_file():
         raise UserError(f"weights {path} are not a file: give the checkpoint file itself")
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pth(path)
-    state = {str(key): value for key, value in content.items()}
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return {key: _checked_tensor(path, key, value) for key, value in state.items()}
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except PermissionError as error:
+        raise UserError(f"weights {path} cannot be read: check the permissions of the file") from error
+    # safetensors begin with the length of their JSON header, whose bytes may look like anything
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
+        content: Mapping[str, object] = _read_safetensors(path)
+    else:
+        text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+        for magic, what in _NOT_WEIGHTS.items():
+            if text.startswith(magic) if magic else not start:
+                raise UserError(f"weights {path} are not a readable checkpoint but {what}")
+        content = _read_pth(path)
+    if not content:
+        raise UserError(f"weights {path} hold no tensors, so are not a checkpoint: give the weights of a detector")
+    state = {str(key): _plain_tensor(path, str(key), value) for key, value in content.items()}
+    prefix = _prefix(state)
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     try:
-        content = load_file(path, device="cpu")
+        return load_file(path, device="cpu")
     except (SafetensorError, OSError) as error:
-        raise _not_a_checkpoint(path, error) from error
-    if not content:
-        raise UserError(f"weights {path} hold no tensors: give the checkpoint of a detector")
-    return content
+        raise _damaged(path, error) from error
 
 
 def _read_pth(path: Path) -> Mapping[str, object]:
     try:
-        # mapped, so that the optimiser state of a training checkpoint is not read
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # mapped, so that the optimiser state of a training checkpoint is not read; many training scripts save their
+        # arguments beside the weights, and a Namespace can hold no more than what is allowed anyway
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # a broken file can raise nearly anything from inside the restricted unpickler
     except Exception as error:
-        raise _not_a_checkpoint(path, error) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not content:
-        raise UserError(f"weights {path} are not a checkpoint: expected a dictionary of tensors, or of one as 'model'")
+        raise _damaged(path, error) from error
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"weights {path} are not a checkpoint: expected a dictionary of tensors, bare or under one of the keys "
+            f"{', '.join(_WRAPPERS)}"
+        )
     return content
 
 
-def _not_a_checkpoint(path: Path, error: Exception) -> UserError:
-    if isinstance(error, PermissionError):
-        return UserError(f"weights {path} cannot be read: check the permissions of the file")
-    if "weights_only" in str(error).lower():
+def _damaged(path: Path, error: Exception) -> UserError:
+    # torch's own words; every error of its restricted unpickler speaks of foreign code, also that of a broken file
+    if re.search("unsupported global|TorchScript", str(error), re.IGNORECASE):
         return UserError(
             f"weights {path} hold more than tensors and were not loaded, since that could run foreign code: "
             "save the state dictionary alone"
         )
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                return UserError(f"weights {path} are not a readable checkpoint but a zip archive: unpack it first")
     return UserError(
-        f"weights {path} are not a readable checkpoint ({type(error).__name__}): the file may be incomplete, "
-        "compare its size and checksum with docs/data_and_weights.md"
+        f"weights {path} are not a readable checkpoint ({type(error).__name__}, {path.stat().st_size} bytes): "
+        f"the file may be incomplete; {_AGAIN}"
     )
 
 
-def _checked_tensor(path: Path, key: str, value: object) -> Tensor:
+def _plain_tensor(path: Path, key: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise UserError(
             f"weights {path} are not a checkpoint: {key!r} is a {type(value).__name__}, not a tensor; "
-            "expected a dictionary of tensors, or one under the key 'model'"
+            f"expected a dictionary of tensors, bare or under one of the keys {', '.join(_WRAPPERS)}"
         )
     if value.is_quantized or value.is_complex() or value.layout is not torch.strided:
         raise UserError(f"weights {path}: {key!r} is not a plain tensor: save the weights as float32 or float16")
-    if not value.is_floating_point():
-        return value.clone()
-    if not bool(torch.isfinite(value).all()):
-        raise UserError(f"weights {path}: {key!r} is not finite (NaN or infinite values): the file is damaged")
-    # a copy, so that no tensor stays mapped to a file that may be replaced
-    return value.to(torch.float32, copy=True)
+    return value
 
 
-def load_state(path: Path, state: State, architecture: Architecture, outputs: int) -> nn.Module:
-    """A network of `architecture` with that many outputs and the weights of `state`, on the CPU.
+def _prefix(names: Collection[str]) -> str:
+    """What wrappers have put before all of the names."""
+    prefix = ""
+    while found := next((p for p in _PREFIXES if all(name.startswith(p, len(prefix)) for name in names)), None):
+        prefix += found
+    return prefix
 
-    The batch counters of batch norms, which old checkpoints lack and inference does not read, are optional.
+
+def load_state(
+    path: Path, state: State, architecture: Architecture, *, outputs: int | None = None, fake_class: int | None = None
+) -> nn.Module:
+    """A network with the weights of `state` in float32, on the CPU, with the outputs of the architecture's head.
+
+    Names and shapes are compared before any tensor is copied. Two outputs of a detector are folded into one, the
+    difference of fake and real: its sigmoid is the softmax of fake.
+
+    Args:
+        path: of the checkpoint, for messages.
+        state: from `read_state`.
+        architecture: of the network.
+        outputs: of the network, if not those of the head.
+        fake_class: which of two outputs is fake; else the architecture says.
 
     Raises:
         UserError: if the checkpoint is of another architecture, has another number of outputs, or a tensor is
-            missing, unexpected or of another shape.
+            missing, unexpected, of another shape or type, or holds values that no network has.
     """
-    name = architecture.name
-    model = _build(architecture, outputs)
-    expected = _shapes(model.state_dict())
-    found = _shapes(state)
-    if found == expected:
-        model.load_state_dict(state, strict=False)
-        return model
-    lookalikes = _identify(found)
-    if name in lookalikes:
-        rows = found[f"{architecture.head}.weight"][0]
-        raise UserError(f"weights {path} have {rows} outputs where {outputs} expected: {_outputs_hint(rows)}")
-    if lookalikes or not _mostly_alike(found, expected):
-        guess = f"looks like {lookalikes[0]}" if lookalikes else "is of no registered architecture"
-        raise UserError(f"weights {path} are not of {name}: the checkpoint {guess}; make --arch and --weights match")
-    raise UserError(f"weights {path} do not fit {name}: {_first_difference(found, expected)}")
-
-
-def _build(architecture: Architecture, outputs: int) -> nn.Module:
-    # the random initialisation is overwritten or dropped: the caller's random numbers must not depend on it
+    outputs = architecture.head.outputs if outputs is None else outputs
+    state = _named_as_in(architecture, state)
+    shapes, layer = _shapes(state), architecture.last_layer
+    fold = outputs == 1 and _rows(shapes, architecture) == 2
+    if shapes != _expected(architecture.build, 2 if fold else outputs):
+        raise _misfit(path, shapes, architecture, outputs)
+    _name_others_that_fit(path, shapes, architecture)
+    # the random initialisation is overwritten: the caller's random numbers must not depend on it
     with torch.random.fork_rng(devices=[]):
-        return architecture.build(outputs)
+        model = architecture.build(outputs)
+    for name, target in model.state_dict().items():
+        if name.endswith(_OPTIONAL):
+            if name in state and state[name].shape == target.shape:
+                target.copy_(state[name])
+            continue
+        value = _checked(path, name, state[name], target)
+        if fold and name.startswith(f"{layer}."):
+            fake = _fake_class(path, architecture, fake_class)
+            value = (value[fake].double() - value[1 - fake].double()).float()[None]
+        target.copy_(value)
+    return model
+
+
+def _checked(path: Path, name: str, value: Tensor, target: Tensor) -> Tensor:
+    """The tensor in the type of the target, unless its values cannot be right."""
+    if value.is_floating_point() != target.is_floating_point():
+        raise UserError(
+            f"weights {path}: {name} is of type {str(value.dtype).removeprefix('torch.')}, perhaps quantised: "
+            "save the weights as float32 or float16"
+        )
+    try:
+        value = value.to(target.dtype)
+    except RuntimeError as error:
+        raise UserError(f"weights {path}: {name} cannot be read as float32: save the weights as float32") from error
+    if not bool(torch.isfinite(value).all()):
+        raise UserError(f"weights {path}: {name!r} is not finite (NaN or infinite values): the file is damaged")
+    if name.endswith("running_var") and bool((value < 0).any()):
+        raise UserError(f"weights {path}: {name!r} is a variance but has negative values: the file is damaged")
+    return value
+
+
+def _fake_class(path: Path, architecture: Architecture, chosen: int | None) -> int:
+    fake = architecture.fake_class if chosen is None else chosen
+    if fake is None:
+        raise UserError(
+            f"weights {path} have two outputs, and nothing says which is fake: give --fake_class 0 or 1 "
+            "(training scripts number classes by the alphabet: of ai and nature, fake is 0)"
+        )
+    return fake
 
 
 def _shapes(state: Mapping[str, Tensor]) -> Shapes:
     return {key: tuple(value.shape) for key, value in state.items() if not key.endswith(_OPTIONAL)}
 
 
-def _identify(found: Shapes) -> list[str]:
-    """Registered architectures whose tensors, the size of the head aside, have these names and shapes."""
-    matches = []
-    for name in architectures():
-        architecture = get_architecture(name)
-        head = found.get(f"{architecture.head}.weight", ())
-        if head and _shapes(_build(architecture, head[0]).state_dict()) == found:
-            matches.append(name)
-    return matches
+def _rows(shapes: Shapes, architecture: Architecture) -> int:
+    """Number of outputs, 0 without the last layer."""
+    return (*shapes.get(f"{architecture.last_layer}.weight", ()), 0)[0]
 
 
-def _mostly_alike(found: Shapes, expected: Shapes) -> bool:
-    return 2 * sum(found.get(key) == shape for key, shape in expected.items()) > len(expected)
+def _named_as_in(architecture: Architecture, state: Mapping[str, T]) -> dict[str, T]:
+    """With the prefix that the network's own names have, too."""
+    prefix = _prefix(_expected(architecture.build, 1))
+    return {prefix + key: value for key, value in state.items()}
+
+
+@cache
+def _expected(build: Callable[[int], nn.Module], outputs: int) -> Shapes:
+    """Names and shapes of a network, found without computing its weights where the network allows it."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                state = build(outputs).state_dict()
+        except (RuntimeError, NotImplementedError):
+            state = build(outputs).state_dict()
+    return _shapes(state)
+
+
+def _fitting(shapes: Shapes) -> list[str]:
+    """Registered networks whose tensors, the number of outputs aside, have these names (without prefix) and shapes."""
+    fitting = []
+    for architecture in map(get_architecture, architectures()):
+        named = _named_as_in(architecture, shapes)
+        rows = _rows(named, architecture)
+        if rows and _expected(architecture.build, rows) == named:
+            fitting.append(architecture.name)
+    return fitting
+
+
+def _name_others_that_fit(path: Path, shapes: Shapes, architecture: Architecture) -> None:
+    others = [name for name in _fitting(_bare(shapes)) if name != architecture.name]
+    if others:
+        sys.stderr.write(
+            f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
+            f"strides nor preprocessing): taken as {architecture.name}; --arch chooses another\n"
+        )
+
+
+def _bare(shapes: Shapes) -> Shapes:
+    prefix = _prefix(shapes)
+    return {key.removeprefix(prefix): shape for key, shape in shapes.items()}
+
+
+def _misfit(path: Path, found: Shapes, architecture: Architecture, outputs: int) -> UserError:
+    name, lookalikes = architecture.name, _fitting(_bare(found))
+    if name in lookalikes:
+        rows = _rows(found, architecture)
+        return UserError(f"weights {path} have {rows} outputs where {outputs} expected: {_outputs_hint(rows)}")
+    expected = _expected(architecture.build, outputs)
+    if lookalikes:
+        return UserError(
+            f"weights {path} are not of {name}: the checkpoint looks like {' or '.join(lookalikes)}; "
+            "make --arch and --weights match"
+        )
+    if 2 * sum(found.get(key) == shape for key, shape in expected.items()) <= len(expected):
+        return UserError(
+            f"weights {path} are not of {name}: the checkpoint is of no registered architecture; "
+            "make --arch and --weights match, or register it (docs/adding_a_detector.md)"
+        )
+    return UserError(f"weights {path} do not fit {name}: {_first_difference(found, expected)}")
 
 
 def _outputs_hint(rows: int) -> str:
-    if rows == 1:
-        return "this is a detector (one logit), not an ImageNet classifier"
+    if rows <= 2:
+        return "this is a detector, not an ImageNet classifier"
     if rows == 1000:
-        return "this is an ImageNet classifier, give the checkpoint of a detector (one logit)"
+        return "this is an ImageNet classifier, give the checkpoint of a detector"
     return "give a checkpoint with that head"
 
 

@@ -1,66 +1,50 @@
-"""Detectors and classifiers: a network with its weights, their checksum, and its preprocessing."""
+"""The detector: a network with its weights, what goes into it, and what comes out of it."""
 
-import re
+from __future__ import annotations
+
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from detectors.architectures import (
-    Architecture,
-    architectures,
-    build_model,
-    canonical_architecture,
-    get_architecture,
-    register_architecture,
-)
 from detectors.checkpoints import load_state, read_state
-from detectors.devices import resolve_device
+from detectors.choice import DetectorChoice, Precision, imagenet_weights_path
+from detectors.devices import DTYPES, device_name, use_device
+from detectors.explaining import with_squeeze_excite_of
+from detectors.feature_maps import FeatureMapNetwork
+from detectors.heads import Classes, Head, OneLogit
+from detectors.networks import Architecture, get_architecture
+from lrp import Explainer
 from utils.errors import UserError
 from utils.files import sha256_file
 
-__all__ = [
-    "PROJECT_ROOT",
-    "Architecture",
-    "Detector",
-    "architectures",
-    "build_model",
-    "canonical_architecture",
-    "default_weights_path",
-    "get_architecture",
-    "imagenet_weights_path",
-    "load_detector",
-    "load_imagenet_classifier",
-    "register_architecture",
-    "replace_squeeze_excite",
-]
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-
-_SQUEEZE_EXCITE = re.compile(r"\._se_(reduce|expand)\.(weight|bias)$")
-
-
-@dataclass
+@dataclass(frozen=True)
 class Detector:
-    """A network in evaluation mode with all that belongs to its weights.
+    """A network in evaluation mode with all that belongs to it; also a classifier, whose head says so.
 
     Attributes:
-        architecture: its registry entry.
-        model: (N, 3, H, W) float32 to (N, outputs) logits; of a detector, p(fake) = sigmoid of the logit.
-        device: where the model is.
-        weights: the checkpoint, or None for a network made in memory.
-        sha256: checksum of the checkpoint file, empty without one.
-        outputs: 1 for a detector, 1000 for an ImageNet classifier.
+        architecture: How its input and output are to be read, and the rules of its explanation.
+        model: From the transform's output to what the head reads.
+        device: Where the model is.
+        weights: The checkpoint, or None for a network made in memory.
+        sha256: Checksum of the checkpoint file, empty without one.
+        precision: Of the convolutions.
+        fake_class: Which class of the file is fake, where that had to be said.
     """
 
     architecture: Architecture
     model: nn.Module
-    device: torch.device
-    weights: Path | None
-    sha256: str
-    outputs: int
+    device: torch.device = torch.device("cpu")
+    weights: Path | None = None
+    sha256: str = ""
+    precision: Precision = "fp32"
+    fake_class: int | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def arch(self) -> str:
@@ -68,134 +52,133 @@ class Detector:
         return self.architecture.name
 
     @property
-    def mean(self) -> tuple[float, float, float]:
-        """Per-channel mean subtracted from images scaled to 0..1."""
-        return self.architecture.mean
+    def head(self) -> Head:
+        """What the output means: `head.probability(output)` is p(fake)."""
+        return self.architecture.head
 
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """Per-channel standard deviation that images are divided by."""
-        return self.architecture.std
+    def facts(self) -> dict[str, str]:
+        """What a result has to say of the detector: network, weights, device and precision."""
+        facts = {
+            "arch": self.arch,
+            "weights": self.sha256,
+            "device": device_name(self.device),
+            "precision": self.precision,
+        }
+        return facts if self.fake_class is None else {**facts, "fake_class": str(self.fake_class)}
 
-    @property
-    def default_gradcam_layer(self) -> str:
-        """Name of the layer Grad-CAM looks at unless told otherwise."""
-        return self.architecture.gradcam_layer
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) uint8 to the input of the network: normalised float32, channels-last.
-
-        The arithmetic is that of torchvision's ToTensor and Normalize, step by step.
+    def inputs(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) uint8 to the input of the network, which is what is explained; on the device.
 
         Raises:
-            ValueError: for another dtype or shape.
+            ValueError: Another type or shape.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"expected uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-        x = images.to(self.device).to(torch.float32).div_(255)
-        mean = torch.tensor(self.mean, device=self.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=self.device).view(3, 1, 1)
-        return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        return self.architecture.transform(images.to(self.device))
 
+    @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        """The network's output in float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            output: Tensor = self.model(inputs)
+        return output.float()
 
-def default_weights_path(arch: str, tag: str, root: Path = PROJECT_ROOT) -> Path:
-    """Where the detector of the published training recipe `tag` (`0.1` or `0.5`) is looked for.
+    def probability(self, images: Tensor) -> Tensor:
+        """p(fake) of images (N, 3, H, W) uint8: (N,) float64 in 0..1."""
+        return self.head.probability(self.logits(self.inputs(images)))
 
-    Raises:
-        UserError: if the architecture is unknown or the tag is not fit for a file name.
-    """
-    if not re.fullmatch(r"[\w.+-]+", str(tag)):
-        raise UserError(f"--blur_jpg {tag!r} is not fit for a file name: use 0.1 or 0.5, or --weights FILE")
-    return root / "weights" / canonical_architecture(arch) / f"blur_jpg_prob{tag}.pth"
+    def feature_maps(self) -> FeatureMapNetwork:
+        """The network with feature maps that can be observed and dropped; made once.
 
+        Raises:
+            UnsupportedLayerError: The network has a layer that `lrp` does not know.
+        """
+        if "feature_maps" not in self._made:
+            self._made["feature_maps"] = FeatureMapNetwork(self.model, self.arch, DTYPES[self.precision], self.head)
+        network: FeatureMapNetwork = self._made["feature_maps"]
+        return network
 
-def imagenet_weights_path(arch: str, root: Path = PROJECT_ROOT) -> Path:
-    """Where the ImageNet classifier of an architecture is looked for.
+    def explainer(
+        self, rule: str = "beta0", *, published: bool = False, squeeze_excite: Path | None = None
+    ) -> Explainer:
+        """Relevance propagation through the network; made once for each choice.
 
-    Raises:
-        UserError: if the architecture is unknown.
-    """
-    return root / "weights" / "imagenet" / f"{canonical_architecture(arch)}.pth"
+        Args:
+            rule: Of the convolutions.
+            published: Compute as the published code.
+            squeeze_excite: Explain a copy with these weights (`with_squeeze_excite_of`); the detector stays as it is.
+
+        Raises:
+            UserError: The network cannot be explained, there is no such rule, or `squeeze_excite` does not fit.
+        """
+        key = (rule, published, squeeze_excite)
+        if key not in self._made:
+            model = self.model if squeeze_excite is None else with_squeeze_excite_of(self.model, squeeze_excite)
+            try:
+                table = self.architecture.rules(rule, self.architecture.transform.bounds(), published=published)
+                self._made[key] = Explainer(model, table, published=published, dtype=DTYPES[self.precision])
+            except ValueError as error:
+                raise UserError(str(error)) from error
+        explainer: Explainer = self._made[key]
+        return explainer
 
 
 def load_detector(
-    arch: str,
+    choice: DetectorChoice | str,
     weights: str | Path | None = None,
     device: str | torch.device = "auto",
     *,
-    outputs: int = 1,
-    blur_jpg: str | None = None,
+    blur_jpg: str = "0.5",
+    fake_class: int | None = None,
+    precision: Precision = "fp32",
 ) -> Detector:
-    """A network with the weights of a checkpoint, in evaluation mode on `device`.
-
-    Args:
-        arch: architecture name or alias.
-        weights: checkpoint in a form `detectors.checkpoints.read_state` takes; default: the path for `blur_jpg`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        outputs: logits the network must have.
-        blur_jpg: tag of the published training recipe, used without `weights`.
+    """The detector of a choice, or of the name of a network and the arguments beside it, in evaluation mode.
 
     Raises:
-        UserError: for an unknown architecture, a missing device, or a checkpoint that cannot be used.
+        UserError: An unknown architecture, a missing device, or a checkpoint that cannot be used.
     """
-    architecture = get_architecture(arch)
-    if weights is None:
-        if blur_jpg is None:
-            raise UserError("no weights given: name the checkpoint with --weights, or the recipe with --blur_jpg")
-        path = default_weights_path(arch, blur_jpg)
-        if not path.exists():
-            raise UserError(
-                f"weights of {architecture.name} not found: {path}: put the published checkpoint there "
-                "(docs/data_and_weights.md says where to get it), or give --weights FILE"
-            )
-    else:
-        path = Path(weights)
-    target = resolve_device(device)
-    model = load_state(path, read_state(path), architecture, outputs)
-    model.eval().requires_grad_(False)
-    model.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Detector(architecture, model, target, path, sha256_file(path), outputs)
+    if isinstance(choice, str):
+        path = None if weights is None else Path(weights)
+        choice = DetectorChoice(choice, blur_jpg, path, fake_class, precision, str(device))
+    architecture = get_architecture(choice.arch)
+    path = choice.checkpoint
+    if choice.weights is None and not path.exists():
+        raise UserError(
+            f"weights of {architecture.name} not found: {path}: put the published checkpoint there "
+            "(docs/data_and_weights.md says where to get it), or give --weights FILE"
+        )
+    return _load(architecture, path, choice.device, choice.precision, choice.fake_class)
 
 
 def load_imagenet_classifier(
-    arch: str, weights: str | Path | None = None, device: str | torch.device = "auto"
+    arch: str, weights: str | Path | None = None, device: str | torch.device = "auto", precision: Precision = "fp32"
 ) -> Detector:
     """The ImageNet classifier of an architecture (1000 logits), default `weights/imagenet/<arch>.pth`.
 
     Raises:
-        UserError: as `load_detector`; without the file it says which one to put where.
+        UserError: As `load_detector`; without the file it says which one to put where.
     """
-    path = imagenet_weights_path(arch) if weights is None else Path(weights)
+    architecture = get_architecture(arch)
+    expected = imagenet_weights_path(architecture.name)
+    path = expected if weights is None else Path(weights)
     if not path.exists():
-        files = " or ".join(get_architecture(arch).imagenet_files) or "a checkpoint with 1000 outputs"
-        where = "" if weights is None else f" or at {imagenet_weights_path(arch)}"
+        files = " or ".join(architecture.imagenet_files) or "a checkpoint with 1000 outputs"
+        where = "" if weights is None else f" or at {expected}"
         raise UserError(
             f"ImageNet weights not found: put {files} at {path}{where} (docs/data_and_weights.md says where to get it)"
         )
-    return load_detector(arch, path, device, outputs=1000)
+    names = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    head = Classes(tuple(f"{number} {name}" for number, name in enumerate(names)))
+    return _load(replace(architecture, head=head), path, device, precision, None)
 
 
-def replace_squeeze_excite(model: nn.Module, imagenet_checkpoint: str | Path) -> int:
-    """Put the squeeze-excite convolutions of an ImageNet EfficientNet into `model`; returns how many tensors.
-
-    The published rankings of EfficientNet were most likely computed with such a hybrid, because the explained
-    copy of the detector kept the squeeze-excite weights it was created with.
-
-    Raises:
-        UserError: if the model has no squeeze-excite convolutions, or the checkpoint lacks one or its shape.
-    """
-    path = Path(imagenet_checkpoint)
-    own = {key: tensor for key, tensor in model.state_dict().items() if _SQUEEZE_EXCITE.search(key)}
-    if not own:
-        raise UserError("--compat_se is for EfficientNet only: this network has no squeeze-excite convolutions")
+def _load(
+    architecture: Architecture, path: Path, device: str | torch.device, precision: Precision, fake_class: int | None
+) -> Detector:
+    target = use_device(device, precision)
     state: Mapping[str, Tensor] = read_state(path)
-    for key, tensor in own.items():
-        if key not in state or state[key].shape != tensor.shape:
-            raise UserError(
-                f"--compat_se {path}: {key} is missing or of another shape: "
-                "give the ImageNet checkpoint of the same EfficientNet"
-            )
-    with torch.no_grad():
-        for key, tensor in own.items():
-            tensor.copy_(state[key])
-    return len(own)
+    model = load_state(path, dict(state), architecture, fake_class=fake_class)
+    head = architecture.head
+    if fake_class == 0 and isinstance(head, OneLogit) and len(state[f"{architecture.last_layer}.weight"]) == 1:
+        architecture = replace(architecture, head=replace(head, sign=-head.sign))
+    model.eval().requires_grad_(False)
+    model.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Detector(architecture, model, target, path, sha256_file(path), precision, fake_class)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,39 +10,13 @@ import torch
 from torch import Tensor
 
 from fmap_ranking.ffrs import FFRS
+from fmap_ranking.options import LABELS, Confidence
 from images.sets import ImageItem, ImageSet
 from lrp import ChannelStatistics, Explainer
-from lrp.targets import FAKE, REAL, start_relevance
-from passes.one_pass import PassBatch, State
+from passes.one_pass import PassBatch, PerImage, State
+from passes.shared_forward import SharedForward, finite
 
-LABELS = {REAL: 0, FAKE: 1}
 Keep = Callable[[ImageItem, np.ndarray, np.ndarray, float], None]
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """Which samples enter FF-RS: those classified correctly with enough confidence (Sec. 4 of the paper).
-
-    Attributes:
-        fake: Smallest p(fake) of a fake.
-        real: Largest p(fake) of a real.
-
-    Raises:
-        ValueError: A threshold outside 0..1, or one that lets misclassified samples in.
-    """
-
-    fake: float = 0.9
-    real: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.real <= 0.5 <= self.fake <= 1.0:
-            raise ValueError(f"need 0 <= real <= 0.5 <= fake <= 1, got real {self.real} and fake {self.fake}")
-
-    def accepts(self, probability: Tensor, labels: Tensor) -> Tensor:
-        """Mask (N,) of the samples that count, from p(fake) (N,) and labels (N,)."""
-        fakes = (labels == LABELS[FAKE]) & (probability >= self.fake) & (probability > 0.5)
-        reals = (labels == LABELS[REAL]) & (probability <= self.real) & (probability < 0.5)
-        return fakes | reals
 
 
 @dataclass(frozen=True)
@@ -54,117 +28,130 @@ class SampleCounts:
     used: int
 
 
+@dataclass(frozen=True)
+class Sample:
+    """An image that was looked at: its label, p(fake), and whether (1) or not (0) it was used."""
+
+    path: str
+    label: int
+    probability: float
+    used: int
+
+
 class RelevanceCollector:
     """Updates one FF-RS statistic per label; an image is run forwards once, and backwards only if it counts.
 
     Args:
-        explainer: Of a one-logit detector.
+        forward: Gives the input and p(fake) of the detector that is explained.
+        explainer: Of that detector.
         image_set: The images of the pass, for their number and labels.
         confidence: Which samples count.
+        labels: Labels of the samples that are looked at.
         keep: Called as keep(item, image (H, W, 3) uint8, relevance (H, W) summed over RGB, p(fake)) for every sample
             that counts; without it the input's relevance is not even computed.
     """
 
-    name = "relevance"
-
     def __init__(
         self,
+        forward: SharedForward,
         explainer: Explainer,
         image_set: ImageSet,
         confidence: Confidence | None = None,
+        labels: Collection[str] = tuple(LABELS),
         keep: Keep | None = None,
     ) -> None:
-        self.explainer = explainer
-        self.confidence = confidence or Confidence()
-        self.statistics = {label: FFRS(explainer.layers) for label in LABELS}
-        self._keep = keep
+        self.statistics = {label: FFRS(explainer.layers) for label in LABELS if label in labels}
+        self._forward, self._explainer, self._keep = forward, explainer, keep
+        self._confidence = confidence or Confidence()
         self._image_set = image_set
-        self._probability = np.full(len(image_set), np.nan)
-        self._used = np.zeros(len(image_set), dtype=bool)
+        # p(fake), and 1 for a sample that counts.
+        self._images = PerImage(len(image_set), (2,))
 
     def update(self, batch: PassBatch) -> None:
-        """Score the batch and explain the samples that count, each for its own label."""
-        record = self.explainer.record(batch.inputs)
-        probability = torch.sigmoid(record.output[:, 0].double())
-        accepted = self.confidence.accepts(probability, batch.labels)
-        positions = np.array(batch.batch.positions)
-        self._probability[positions] = probability.cpu().numpy()
-        self._used[positions] = accepted.cpu().numpy()
+        """Score the batch and explain the samples that count, each for its own label.
+
+        Raises:
+            UserError: The detector's output is not finite.
+        """
+        head = self._forward.detector.head
+        record = self._explainer.record(self._forward.inputs(batch))
+        sane = torch.isfinite(record.output).flatten(1).all(dim=1)
+        probability = head.probability(record.output)
+        # The one place where a batch waits for the device: which samples are explained has to be known.
+        probability = finite(torch.where(sane, probability, torch.nan).cpu(), batch, "the detector's output")
+        labels = torch.tensor([-1 if item.label is None else item.label for item in batch.items])
+        ours = torch.isin(labels, torch.tensor([LABELS[label] for label in self.statistics]))
+        accepted = self._confidence.accepts(probability, labels) & ours
+        numbers = torch.stack([probability, accepted.double()], dim=1).numpy()
+        self._images.put(np.array(batch.positions)[ours.numpy()], numbers[ours.numpy()])
         rows = torch.nonzero(accepted).flatten()
         if not len(rows):
             return
-        chosen = record.select(rows)
-        labels = batch.labels[rows]
-        targets = [FAKE if label == LABELS[FAKE] else REAL for label in labels.tolist()]
+        if len(rows) < len(accepted):
+            record = record.select(rows.to(record.output.device, non_blocking=True))
+        labels = labels[rows]
         sums: dict[str, ChannelStatistics] = {}
 
         def visit(layer: str, relevance: Tensor) -> None:
             sums[layer] = ChannelStatistics.of(relevance)
 
-        relevance = self.explainer.propagate(
-            chosen,
-            start_relevance(chosen.output, targets, published=self.explainer.published),
-            layers=[name for name, _ in self.explainer.layers],
+        classes = labels.to(record.output.device, non_blocking=True)
+        relevance = self._explainer.propagate(
+            record,
+            head.start_relevance(record.output, classes, published=self._explainer.published),
+            layers=[name for name, _ in self._explainer.layers],
             visit=visit,
             input_relevance=self._keep is not None,
         )
-        for label, number in LABELS.items():
-            of_label = torch.nonzero(labels == number).flatten()
-            if len(of_label):
-                self.statistics[label].update(
-                    {name: s.positive[of_label] for name, s in sums.items()},
-                    {name: s.absolute[of_label] for name, s in sums.items()},
-                )
+        self._count(sums, labels.numpy())
         if self._keep is not None and relevance is not None:
             maps = relevance.float().sum(1).cpu().numpy()
-            for position, row in enumerate(rows.tolist()):
+            for row, of_image in zip(rows.tolist(), maps, strict=True):
                 image = batch.images[row].permute(1, 2, 0).cpu().numpy()
-                self._keep(batch.items[row], image, maps[position], float(probability[row]))
+                self._keep(batch.items[row], image, of_image, float(probability[row]))
+
+    def _count(self, sums: Mapping[str, ChannelStatistics], labels: np.ndarray) -> None:
+        any_statistic = next(iter(self.statistics.values()))
+        parts, wholes = any_statistic.stack(
+            {name: of.positive for name, of in sums.items()}, {name: of.absolute for name, of in sums.items()}
+        )
+        for label, statistic in self.statistics.items():
+            chosen = labels == LABELS[label]
+            statistic.update((parts[chosen], wholes[chosen]))
 
     def counts(self) -> dict[str, SampleCounts]:
         """By label, how many images were looked at, were correct, and were used."""
-        labels = np.array([-1 if item.label is None else item.label for item in self._image_set.items])
-        seen = ~np.isnan(self._probability)
-        correct = np.where(labels == LABELS[FAKE], self._probability > 0.5, self._probability < 0.5)
-        return {
-            label: SampleCounts(
-                int((seen & (labels == number)).sum()),
-                int((seen & correct & (labels == number)).sum()),
-                int((self._used & (labels == number)).sum()),
-            )
-            for label, number in LABELS.items()
-        }
+        counts = {}
+        for label in self.statistics:
+            samples = [sample for sample in self.samples() if sample.label == LABELS[label]]
+            correct = [s for s in samples if (s.probability > 0.5 if label == "fake" else s.probability < 0.5)]
+            counts[label] = SampleCounts(len(samples), len(correct), sum(sample.used for sample in samples))
+        return counts
 
-    def samples(self) -> list[tuple[str, int | None, float, int]]:
-        """(path, label, p(fake), used) of every image seen, in the order of the set."""
+    def samples(self) -> list[Sample]:
+        """Every image looked at, in the order of the set."""
+        seen = zip(self._image_set.items, self._images.seen, self._images.values, strict=True)
         return [
-            (item.name, item.label, float(p), int(used))
-            for item, p, used in zip(self._image_set.items, self._probability, self._used, strict=True)
-            if not np.isnan(p)
+            Sample(item.name, item.label or 0, float(p), int(used)) for item, looked_at, (p, used) in seen if looked_at
         ]
 
     def state(self) -> State:
-        """Statistics of both labels, and p(fake) and use of every image."""
-        arrays: State = {"probability": self._probability.copy(), "used": self._used.copy()}
-        for label, statistic in self.statistics.items():
-            arrays |= {f"{label}/{key}": array for key, array in statistic.state().items()}
-        return arrays
+        """Statistics of every label, and p(fake) and use of every image."""
+        return {f"{name}/{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Replace everything by a saved state."""
-        self._probability, self._used = state["probability"].copy(), state["used"].copy()
-        for label, statistic in self.statistics.items():
-            statistic.load_state(_of_label(state, label))
+        for name, part in self._parts().items():
+            part.load_state(_of(state, name))
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add the state of a collector that saw other images of the same set."""
-        other = ~np.isnan(state["probability"])
-        self._probability[other] = state["probability"][other]
-        self._used |= state["used"]
-        for label, statistic in self.statistics.items():
-            statistic.merge(FFRS.from_state(_of_label(state, label)))
+        for name, part in self._parts().items():
+            part.merge(_of(state, name))
+
+    def _parts(self) -> dict[str, PerImage | FFRS]:
+        return {"images": self._images, **self.statistics}
 
 
-def _of_label(state: Mapping[str, np.ndarray], label: str) -> State:
-    prefix = f"{label}/"
-    return {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}
+def _of(state: Mapping[str, np.ndarray], name: str) -> State:
+    return {key.removeprefix(f"{name}/"): array for key, array in state.items() if key.startswith(f"{name}/")}

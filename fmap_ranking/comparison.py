@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,21 +15,33 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class TopKOverlap:
-    """Maps in both top k; `share` is their part of k, `by_chance` the mean of it for unrelated rankings."""
+    """Two rankings at one k.
 
+    Attributes:
+        maps: number of maps ranked.
+        spearman: rank correlation of all omega, ties given their mean rank; NaN if one ranking is constant.
+        k: size of the top sets.
+        common: number of maps in both.
+        overlap: their part of k.
+        overlap_by_chance: mean of it for unrelated rankings.
+    """
+
+    maps: int
+    spearman: float
     k: int
     common: int
-    share: float
-    by_chance: float
+    overlap: float
+    overlap_by_chance: float
 
 
 @dataclass(frozen=True)
 class LayerShare:
     """Part of each top k that lies in one layer, 0..1."""
 
+    k: int
     layer: str
-    a: float
-    b: float
+    first: float
+    second: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,24 +49,20 @@ class Comparison:
     """Two rankings of the same maps, side by side.
 
     Attributes:
-        maps: all maps, in the order of ranking a.
-        omega_a, omega_b: (n,) float64, omega of `maps` in each ranking.
-        rank_a, rank_b: (n,) int64, position of `maps` in each file, from 1.
-        spearman: rank correlation of omega, ties given their mean rank; NaN if one ranking is constant.
+        maps: all maps, in the order of the first ranking.
+        ranks: two arrays (n,) int64, position of `maps` in each ranking, from 1.
+        spearman: as in `TopKOverlap`.
         overlaps: one for each k asked for.
         overlap_curve: (n,) float64, share of the top k in common for k = 1..n.
-        layer_shares: for each k asked for, by layer in the order of ranking a.
+        layer_shares: for each k asked for, by layer in the order of the first ranking.
     """
 
     maps: tuple[FeatureMap, ...]
-    omega_a: np.ndarray
-    omega_b: np.ndarray
-    rank_a: np.ndarray
-    rank_b: np.ndarray
+    ranks: tuple[np.ndarray, np.ndarray]
     spearman: float
     overlaps: tuple[TopKOverlap, ...]
     overlap_curve: np.ndarray
-    layer_shares: Mapping[int, tuple[LayerShare, ...]]
+    layer_shares: tuple[LayerShare, ...]
 
 
 def compare_rankings(a: Ranking, b: Ranking, ks: Sequence[int]) -> Comparison:
@@ -84,25 +92,20 @@ def compare_rankings(a: Ranking, b: Ranking, ks: Sequence[int]) -> Comparison:
     omega_b = b.values[in_b]
     # A map is in both top k from the k on at which the later of its two ranks comes in.
     common = np.cumsum(np.bincount(np.maximum(rank_a, rank_b), minlength=size + 1))[1:]
-    overlaps = []
-    for k in ks:
-        a.top_k(k)  # complains about a k out of range
-        overlaps.append(TopKOverlap(k, int(common[k - 1]), float(common[k - 1] / k), k / size))
     constant = np.ptp(a.values) == 0 or np.ptp(omega_b) == 0
     spearman = float("nan") if constant else float(stats.spearmanr(a.values, omega_b).statistic)
+    shares = []
+    for k in ks:
+        second = {row.layer: row.in_top_k for row in b.per_layer_summary(k)}
+        for row in a.per_layer_summary(k):
+            shares.append(LayerShare(k, row.layer, row.in_top_k / k, second[row.layer] / k))
     return Comparison(
         maps=a.maps,
-        omega_a=a.values,
-        omega_b=omega_b,
-        rank_a=rank_a,
-        rank_b=rank_b,
+        ranks=(rank_a, rank_b),
         spearman=spearman,
-        overlaps=tuple(overlaps),
+        overlaps=tuple(
+            TopKOverlap(size, spearman, k, int(common[k - 1]), float(common[k - 1] / k), k / size) for k in ks
+        ),
         overlap_curve=common / rank_a,
-        layer_shares={k: _layer_shares(a, b, k) for k in ks},
+        layer_shares=tuple(shares),
     )
-
-
-def _layer_shares(a: Ranking, b: Ranking, k: int) -> tuple[LayerShare, ...]:
-    counts = {row.layer: row.in_top_k for row in b.per_layer_summary(k)}
-    return tuple(LayerShare(row.layer, row.in_top_k / k, counts[row.layer] / k) for row in a.per_layer_summary(k))

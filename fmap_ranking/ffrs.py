@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmap_ranking.ranking import Ranking
+from fmap_ranking.names import FeatureMap
+from fmap_ranking.ranking import SUM_TOLERANCE, Ranking
 
-# Sums of parts and of wholes are rounded separately by the caller: a part may exceed its whole by this share.
-_ROUNDING = 1e-2
+Sums = tuple[np.ndarray, np.ndarray]
 
 
 class FFRS:
@@ -29,15 +29,15 @@ class FFRS:
             \frac{\sum_{h,w} \max(R^{(i)}_l(c, h, w), 0)}{\sum_{c',h,w} |R^{(i)}_l(c', h, w)|}
 
     A sample whose relevance vanishes in a layer contributes 0 there and is counted in `zero_relevance`.
-    Within a layer omega sums to at most 1. Samples are added one after the other in float64, so the state
-    does not depend on how they are batched. Memory: two doubles per map, whatever the number of samples.
+    Within a layer omega sums to at most 1. Samples are added one after the other in float64, so for the same
+    sums the state does not depend on how they are batched. Memory: two doubles per map, whatever the number of samples.
 
     Args:
         layers: (name, channels) of each layer, in order of depth.
 
     >>> statistic = FFRS([("conv1", 2)])
     >>> positive = torch.tensor([[3.0, 0.0], [1.0, 1.0]])
-    >>> statistic.update({"conv1": positive}, {"conv1": torch.tensor([4.0, 2.0])})
+    >>> statistic.update(statistic.stack({"conv1": positive}, {"conv1": torch.tensor([4.0, 2.0])}))
     >>> ranking = statistic.result()
     >>> [(fmap.key, value) for fmap, value in zip(ranking.maps, ranking.values.tolist())]
     [('conv1.#0(T=2)', 0.625), ('conv1.#1(T=2)', 0.25)]
@@ -53,23 +53,22 @@ class FFRS:
         self._total = np.zeros(size)
         self._squares = np.zeros(size)
         self._zero = np.zeros(len(self.layers), dtype=np.int64)
+        self._first = np.cumsum(self._channels) - self._channels
 
     @property
     def zero_relevance(self) -> dict[str, int]:
         """Number of samples without any relevance, for each layer that has such samples."""
         return {name: int(zero) for (name, _), zero in zip(self.layers, self._zero, strict=True) if zero}
 
-    def update(self, positive: Mapping[str, Tensor], absolute: Mapping[str, Tensor]) -> None:
-        """Add the samples of one batch.
+    def stack(self, positive: Mapping[str, Tensor], absolute: Mapping[str, Tensor]) -> Sums:
+        """Sums of a batch as `update` takes them, fetched from the device at once: (N, maps) and (N, layers) float64.
 
         Args:
             positive: for each layer (N, C), sum over height and width of max(R, 0).
             absolute: for each layer (N,), sum over channels, height and width of abs(R).
 
         Raises:
-            ValueError: layers or shapes are not those of the constructor, a sum is negative, or the positive
-                sums of a sample exceed its absolute sum.
-            FloatingPointError: a sum is not finite; names the layer.
+            ValueError: layers or shapes are not those of the constructor.
         """
         names = [name for name, _ in self.layers]
         if set(positive) != set(names) or set(absolute) != set(names):
@@ -82,27 +81,35 @@ class FFRS:
                     f"layer {name}: expected shapes ({samples}, {channels}) and ({samples},), "
                     f"got {tuple(positive[name].shape)} and {tuple(absolute[name].shape)}"
                 )
-        # One transfer for all layers: (N, maps) and (N, layers).
-        parts = _to_float64(torch.cat([positive[name].detach() for name in names], dim=1))
-        wholes = _to_float64(torch.stack([absolute[name].detach() for name in names], dim=1))
-        self._check_numbers(parts, wholes)
+        parts = [positive[name] for name in names]
+        both = torch.cat([*parts, *(absolute[name][:, None] for name in names)], dim=1)
+        sums = both.detach().cpu().to(torch.float64).numpy()
+        return sums[:, : len(self._total)], sums[:, len(self._total) :]
 
+    def update(self, sums: Sums) -> None:
+        """Add the samples of one batch, or some of them, as `stack` has them.
+
+        Raises:
+            ValueError: a sum is negative, or the positive sums of a sample exceed its absolute sum.
+            FloatingPointError: a sum is not finite; names the layer.
+        """
+        parts, wholes = sums
+        self._check_numbers(parts, wholes)
         # Where the whole is 0 so is every part, so any divisor gives the share 0.
         shares = parts / np.repeat(np.where(wholes > 0, wholes, 1.0), self._channels, axis=1)
         for row in shares:
             self._total += row
             self._squares += row * row
         self._zero += (wholes == 0).sum(axis=0)
-        self.count += samples
+        self.count += len(wholes)
 
-    def merge(self, other: FFRS) -> None:
-        """Add the samples of another statistic; raises ValueError if it is over other layers."""
-        if other.layers != self.layers:
-            raise ValueError("cannot merge statistics over different layers")
-        self._total += other._total
-        self._squares += other._squares
-        self._zero += other._zero
-        self.count += other.count
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        """Add the samples of another statistic, given its `state()`; raises ValueError as `load_state`."""
+        self._check_state(state)
+        self._total += state["total"]
+        self._squares += state["squares"]
+        self._zero += state["zero_relevance"]
+        self.count += int(state["count"])
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything needed to go on later, as arrays (copies)."""
@@ -115,29 +122,15 @@ class FFRS:
             "zero_relevance": self._zero.copy(),
         }
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray]) -> FFRS:
-        """Make a statistic from `state()`."""
-        statistic = cls(list(zip(state["layers"].tolist(), state["channels"].tolist(), strict=True)))
-        statistic.load_state(state)
-        return statistic
-
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Replace all samples by those of `state()`.
 
         Raises:
             ValueError: the state is over other layers, or an array has another shape.
         """
-        layers = tuple(zip(state["layers"].tolist(), state["channels"].tolist(), strict=True))
-        if layers != self.layers:
-            raise ValueError("the saved state is over different layers")
-        for name, own in (("total", self._total), ("squares", self._squares), ("zero_relevance", self._zero)):
-            if state[name].shape != own.shape:
-                raise ValueError(f"saved state: expected {name} of shape {own.shape}, got {state[name].shape}")
-        self._total = np.array(state["total"], dtype=np.float64)
-        self._squares = np.array(state["squares"], dtype=np.float64)
-        self._zero = np.array(state["zero_relevance"], dtype=np.int64)
-        self.count = int(state["count"])
+        self._check_state(state)
+        self._total, self._squares = state["total"].astype(np.float64), state["squares"].astype(np.float64)
+        self._zero, self.count = state["zero_relevance"].astype(np.int64), int(state["count"])
 
     def omega(self) -> np.ndarray:
         """Omega of each map, (maps,) float64, layer after layer; raises ValueError without samples."""
@@ -145,26 +138,36 @@ class FFRS:
             raise ValueError("no samples: omega is undefined")
         return self._total / self.count
 
-    def standard_error(self) -> np.ndarray:
-        """Standard error of omega over samples, (maps,) float64, layer after layer; NaN below two samples."""
-        if self.count < 2:
-            return np.full_like(self._total, np.nan)
-        variance = (self._squares / self.count - self.omega() ** 2) * (self.count / (self.count - 1))
-        return np.sqrt(np.maximum(variance, 0.0) / self.count)
+    def standard_errors(self) -> dict[FeatureMap, float]:
+        """Standard error of omega over samples, by map; NaN below two samples."""
+        errors = np.full_like(self._total, np.nan)
+        if self.count > 1:
+            variance = (self._squares / self.count - self.omega() ** 2) * (self.count / (self.count - 1))
+            errors = np.sqrt(np.maximum(variance, 0.0) / self.count)
+        maps = (FeatureMap(name, index, channels) for name, channels in self.layers for index in range(channels))
+        return dict(zip(maps, errors.tolist(), strict=True))
 
     def result(self) -> Ranking:
         """All maps by descending omega, ties in layer and channel order; ValueError without samples."""
         return Ranking.from_values(self.layers, self.omega())
 
+    def _check_state(self, state: Mapping[str, np.ndarray]) -> None:
+        if tuple(zip(state["layers"].tolist(), state["channels"].tolist(), strict=True)) != self.layers:
+            raise ValueError("the state is of a statistic over different layers")
+        for name, array in self.state().items():
+            if state[name].shape != array.shape:
+                raise ValueError(f"saved state: expected {name} of shape {array.shape}, got {state[name].shape}")
+
     def _check_numbers(self, parts: np.ndarray, wholes: np.ndarray) -> None:
-        starts = np.concatenate(([0], np.cumsum(self._channels)))
-        for number, (name, _) in enumerate(self.layers):
-            part, whole = parts[:, starts[number] : starts[number + 1]], wholes[:, number]
-            if not (np.isfinite(part).all() and np.isfinite(whole).all()):
-                raise FloatingPointError(f"relevance of layer {name} is not finite")
-            if (part < 0).any() or (part.sum(axis=1) > whole * (1 + _ROUNDING)).any():
-                raise ValueError(f"layer {name}: positive relevance must lie between 0 and the absolute relevance")
-
-
-def _to_float64(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().to(torch.float64).numpy()
+        together = np.add.reduceat(parts, self._first, axis=1)
+        negative = np.minimum.reduceat(parts, self._first, axis=1) < 0
+        for faulty, error, fault in (
+            (~np.isfinite(together + wholes), FloatingPointError, "relevance is not finite"),
+            (
+                negative | (together > wholes * (1 + SUM_TOLERANCE)),
+                ValueError,
+                "positive relevance must lie between 0 and the absolute relevance",
+            ),
+        ):
+            if faulty.any():
+                raise error(f"layer {self.layers[int(faulty.any(axis=0).argmax())][0]}: {fault}")

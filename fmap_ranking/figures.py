@@ -33,7 +33,7 @@ def plot_omega_distribution(rankings: Mapping[str, Ranking], path_stem: Path, to
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.subplots()
     for (label, ranking), colour in zip(rankings.items(), _COLOURS, strict=False):
-        ranking.top_k(topk)  # complains about a k out of range
+        ranking.check_k(topk)
         omega = ranking.values[ranking.values > 0]
         share = 100 * omega[:topk].sum() / omega.sum() if omega.size else 0.0
         ranks = np.arange(1, omega.size + 1)
@@ -81,11 +81,8 @@ def plot_comparison(
         path_stem: where to write, without suffix.
         topk: one of the k compared; its maps and their layers are shown.
         names: what to call the two rankings.
-
-    Returns:
-        The files written.
     """
-    shares = [row for row in comparison.layer_shares[topk] if row.a or row.b]
+    shares = [row for row in comparison.layer_shares if row.k == topk and (row.first or row.second)]
     figure = Figure(figsize=(12.0, max(9.0, _height(len(shares)))), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.15, 1))
     _draw_ranks(figure.add_subplot(grid[0, 0]), comparison, topk, names)
@@ -93,8 +90,8 @@ def plot_comparison(
 
     axes = figure.add_subplot(grid[:, 1])
     positions = np.arange(len(shares))
-    axes.barh(positions - 0.2, [100 * row.a for row in shares], 0.4, color=VERMILLION, label=names[0])
-    axes.barh(positions + 0.2, [100 * row.b for row in shares], 0.4, color=BLUE, label=names[1])
+    axes.barh(positions - 0.2, [100 * row.first for row in shares], 0.4, color=VERMILLION, label=names[0])
+    axes.barh(positions + 0.2, [100 * row.second for row in shares], 0.4, color=BLUE, label=names[1])
     axes.set(xlabel=f"% of the top {topk}", title=f"Layers of the top {topk}")
     axes.legend(loc="best", frameon=True)
     _name_layers(axes, [row.layer for row in shares])
@@ -103,7 +100,7 @@ def plot_comparison(
 
 def _draw_ranks(axes: Axes, comparison: Comparison, topk: int, names: tuple[str, str]) -> None:
     size = len(comparison.maps)
-    first, second = comparison.rank_a, comparison.rank_b
+    first, second = comparison.ranks
     groups = (
         (np.minimum(first, second) > topk, GREY, 0.3, "others"),
         ((first <= topk) & (second > topk), VERMILLION, 1.0, f"top {topk} of {names[0]} only"),
@@ -134,10 +131,10 @@ def _draw_overlap(axes: Axes, comparison: Comparison) -> None:
     axes.plot(every, comparison.overlap_curve, color=PURPLE, label="measured")
     axes.plot(every, every / len(every), color=GREY, linestyle="--", label="expected by chance")
     for row in comparison.overlaps:
-        axes.plot(row.k, row.share, "o", color=PURPLE)
+        axes.plot(row.k, row.overlap, "o", color=PURPLE)
         axes.annotate(
             f"k = {row.k}: {row.common}",
-            (row.k, row.share),
+            (row.k, row.overlap),
             (2, 7),
             textcoords="offset points",
             rotation=55,

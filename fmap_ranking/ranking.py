@@ -1,4 +1,4 @@
-"""Rankings of feature maps by omega: reading, writing and the sets of maps an experiment drops."""
+"""Rankings of feature maps by omega: their files, the sets of maps that experiments drop, and which one is read."""
 
 from __future__ import annotations
 
@@ -6,18 +6,39 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fmap_ranking.names import FeatureMap, parse_key
+from fmap_ranking.options import RankingChoice
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import PROJECT_ROOT, is_plain_name, sha256_file, write_text
+from utils.provenance import describes, read_record
+
+if TYPE_CHECKING:
+    from passes.analysis import Subject
 
 HEADER = "key,mean_relevance"
-LABELS = ("real", "fake")
-_SUM_TOLERANCE = 1e-6
+# Sums of parts and of wholes are rounded separately: the parts may exceed their whole by this share of it.
+SUM_TOLERANCE = 1e-4
+# Table 1 of the paper: k = 114 of 26,560 maps of ResNet-50 and 27 of 21,008 of EfficientNet-B0.
+PAPER_TOPK = {"resnet50": 114, "efb0": 27}
+# The paper finds forensic features on the ProGAN validation set and looks for them in every other generator.
+PAPER_GENERATOR = "progan_val"
+# SHA-256 of the rankings published with the paper; they have no record, and their detectors have this file name.
+PUBLISHED = {
+    "9fe5ac745e6656e7181b1d3f1fe88d761469757f4e553bfa00dd73ca396d7ce1": "resnet50, fake",
+    "bab27799b204abd96b05fd5356d8e2ce11afc3d2786a93232ae1224f9cd9fcdb": "resnet50, real",
+    "2ca3e2eba175c46145daf2aa5b8e16d69e275ded949c54e3e18a843c278d4594": "efb0, fake",
+    "5e965f8ed515ec087d7181ad597cfec9a5955daae1d9526e05eef91267fc8586": "efb0, real",
+}
+_PUBLISHED_WEIGHTS = "blur_jpg_prob0.5.pth"
+# Last word of the seed of a random choice: one kind is not to repeat the draws of the other.
+_RANDOM, _LAYER_MATCHED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,11 @@ class LayerMatchedDraw:
 
     maps: tuple[FeatureMap, ...]
     shortfall: Mapping[str, int]
+
+    @property
+    def maps_dropped(self) -> int:
+        """Number of maps, which is k only if no layer is exhausted."""
+        return len(self.maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,31 +122,41 @@ class Ranking:
         return cls(tuple(maps[i] for i in order), flat[order], dict(layers))
 
     def write(self, path: Path) -> None:
-        """Write the ranking as CSV, byte for byte as the published files are written; atomic."""
+        """Write the ranking as CSV, byte for byte as the published files are written; atomic.
+
+        Raises:
+            UserError: every omega is 0.
+        """
+        self._refuse_zero(path)
         rows = (f"{fmap.key},{value!r}\n" for fmap, value in zip(self.maps, self.values.tolist(), strict=True))
         write_text(path, HEADER + "\n" + "".join(rows))
 
     def check(self) -> None:
-        """Check that omega sums to at most 1 within each layer, as shares of a layer's relevance must.
+        """Check that omega is that of shares: not 0 throughout, and of a sum of at most 1 within each layer.
 
         Raises:
-            UserError: a layer's sum is larger by more than 1e-6.
+            UserError: it is 0, or a layer's sum is larger by more than `SUM_TOLERANCE`.
         """
+        self._refuse_zero("ranking")
         for row in self.per_layer_summary():
-            if row.total > 1 + _SUM_TOLERANCE:
+            if row.total > 1 + SUM_TOLERANCE:
                 raise UserError(
                     f"ranking: relevances of layer {row.layer} sum to {row.total:.6g}, more than 1, so they "
                     "are not shares of its relevance: compute the ranking again with rank_fmaps.py"
                 )
 
+    def check_k(self, k: int) -> None:
+        """Raise UserError if k is not in 1..number of maps."""
+        _require(k, len(self), "the number of feature maps in the ranking")
+
     def top_k(self, k: int) -> tuple[FeatureMap, ...]:
         """First k maps. Raises UserError if k is not in 1..number of maps."""
-        self._require(k, len(self), "the number of feature maps in the ranking")
+        self.check_k(k)
         return self.maps[:k]
 
     def low_k(self, k: int) -> tuple[FeatureMap, ...]:
         """Last k maps of the ranking as written. Raises UserError if k is not in 1..number of maps."""
-        self._require(k, len(self), "the number of feature maps in the ranking")
+        self.check_k(k)
         return self.maps[-k:]
 
     def random_k(self, k: int, seed: int, draw: int = 0) -> tuple[FeatureMap, ...]:
@@ -133,8 +169,8 @@ class Ranking:
         Raises:
             UserError: fewer than k maps are left outside the top k.
         """
-        self._require(k, len(self) // 2, "half the number of feature maps, so that k are left outside the top k")
-        chosen = np.random.default_rng([seed, draw]).choice(len(self) - k, size=k, replace=False)
+        _require(k, len(self) // 2, "half the number of feature maps, so that k are left outside the top k")
+        chosen = np.random.default_rng([seed, draw, _RANDOM]).choice(len(self) - k, size=k, replace=False)
         return tuple(self.maps[k + i] for i in np.sort(chosen))
 
     def layer_matched_random_k(self, k: int, seed: int, draw: int = 0) -> LayerMatchedDraw:
@@ -147,7 +183,7 @@ class Ranking:
         for position in range(k, len(self)):
             if self.maps[position].layer in left:
                 left[self.maps[position].layer].append(position)
-        generator = np.random.default_rng([seed, draw])
+        generator = np.random.default_rng([seed, draw, _LAYER_MATCHED])
         chosen: list[int] = []
         shortfall: dict[str, int] = {}
         for name in self.layers:
@@ -179,9 +215,99 @@ class Ranking:
             if values
         ]
 
-    def _require(self, k: int, largest: int, meaning: str) -> None:
-        if not 1 <= k <= largest:
-            raise UserError(f"k = {k} is out of range: choose 1 to {largest} ({meaning})")
+    def _refuse_zero(self, where: object) -> None:
+        if not self.values.any():
+            raise UserError(
+                f"{where}: the relevance of every feature map is 0, so that their order says nothing: "
+                "rank a detector whose output depends on its feature maps"
+            )
+
+
+def default_topk(arch: str, maps: int) -> int:
+    """The paper's k for its two detectors, the same share of the maps as for its ResNet-50 for any other."""
+    return PAPER_TOPK.get(arch, max(1, round(PAPER_TOPK["resnet50"] / 26_560 * maps)))
+
+
+@dataclass(frozen=True)
+class FoundRanking:
+    """The ranking that an experiment is about.
+
+    Attributes:
+        path: The file.
+        record: What is recorded of it; empty if there is nothing, or if it was changed since.
+        origin: Where it comes from, in a few words.
+        warning: Why it may not be of this detector, to be said in tables and records; empty if there is no doubt.
+        ranking: All its maps.
+        k: How many of them are the top k.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    origin: str
+    warning: str
+    ranking: Ranking
+    k: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return sha256_file(self.path)
+
+
+def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -> FoundRanking:
+    """The ranking to read: the one named, else that of the set that the detector was ranked on, of `progan_val`, or of
+    the images themselves.
+
+    A model card (`<weights>.json`) names the set that a detector was ranked on as `ranked_on`. Each ranking is looked
+    for below the output folder, here, and in the project.
+
+    Raises:
+        UserError: There is none, it is of another network, or of another checkpoint and was not named, or it has fewer
+            maps than k.
+    """
+    path = choice.relevances or _default_path(subject, label)
+    if not path.is_file():
+        raise UserError(f"no ranking at {path}: make it with rank_fmaps.py, or give --relevances")
+    detector, record = subject.detector, read_record(path)
+    inputs, facts = (part if isinstance(part, dict) else {} for part in (record.get("inputs"), record.get("facts")))
+    weights = inputs.get("weights")
+    published = None if record else PUBLISHED.get(sha256_file(path))
+    origin, warning = f"FF-RS on {facts.get('gan_name', 'unknown images')}", ""
+    if weights not in (None, detector.sha256):
+        warning = f"is of another checkpoint (SHA-256 {str(weights)[:12]}) than the detector ({detector.sha256[:12]})"
+        if choice.relevances is None:
+            raise UserError(
+                f"the ranking {path} {warning}: rank this detector with rank_fmaps.py, or name a file with --relevances"
+            )
+    elif record and not describes(record, path):
+        record, origin, warning = {}, "unknown", "was changed since it was recorded, and may be of another checkpoint"
+    elif published:
+        origin = f"published with the paper ({published})"
+        if detector.weights is None or detector.weights.name != _PUBLISHED_WEIGHTS:
+            warning = "is the published one, and the detector is not known to be the published one"
+    elif weights is None:
+        origin, warning = "unknown", "has no record of its checkpoint, and may be of another one"
+    ranking = read_ranking(path, detector.feature_maps().layers)
+    k = choice.topk or default_topk(detector.arch, len(ranking))
+    ranking.check_k(k)
+    return FoundRanking(path, record, origin, warning and f"the ranking {path} {warning}", ranking, k)
+
+
+def _default_path(subject: Subject, label: str) -> Path:
+    weights = subject.detector.weights
+    ranked_on = None if weights is None else read_record(weights).get("ranked_on")
+    card = [ranked_on] if isinstance(ranked_on, str) and is_plain_name(ranked_on) else []
+    paths = [
+        replace(subject.layout, root=root).ranking(name, label)
+        for name in (*card, PAPER_GENERATOR, subject.gan_name)
+        for root in (subject.run.output_dir, Path(), PROJECT_ROOT)
+    ]
+    return next((path for path in paths if path.is_file()), paths[-1])
+
+
+def _require(k: int, largest: int, meaning: str) -> None:
+    if not 1 <= k <= largest:
+        raise UserError(f"k = {k} is out of range: choose 1 to {largest} ({meaning})")
 
 
 def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking:
@@ -193,7 +319,8 @@ def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking
             the file must then exist in the detector.
 
     Raises:
-        UserError: the file is missing or unreadable, or a line breaks the format; names file and line.
+        UserError: the file is missing or unreadable, a line breaks the format (names file and line), or every
+            relevance is 0.
     """
     path = Path(path)
     try:
@@ -222,22 +349,9 @@ def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking
         seen[fmap] = number
         widths.setdefault(fmap.layer, fmap.channels)
         values.append(value)
-    return Ranking(tuple(seen), np.array(values), {} if layers is None else dict(layers))
-
-
-def default_ranking_path(arch: str, gan_name: str, tag: str, label: str, root: Path) -> Path:
-    """Place of a ranking file, `<root>/<arch>/<gan_name>_<tag>/<gan_name>-<label>.csv`.
-
-    Args:
-        arch: canonical architecture name, e.g. `resnet50`.
-        gan_name: image set the ranking was computed on, e.g. `progan_val`.
-        tag: augmentation tag of the detector, e.g. `0.5`.
-        label: `fake` or `real`.
-        root: folder of all rankings, e.g. `fmap_relevances`.
-    """
-    if label not in LABELS:
-        raise ValueError(f"label must be one of {LABELS}, got {label!r}")
-    return Path(root) / arch / f"{gan_name}_{tag}" / f"{gan_name}-{label}.csv"
+    ranking = Ranking(tuple(seen), np.array(values), {} if layers is None else dict(layers))
+    ranking._refuse_zero(path)
+    return ranking
 
 
 def _parse_line(line: str) -> tuple[FeatureMap, float]:

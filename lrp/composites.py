@@ -1,4 +1,4 @@
-"""Which rule goes where: one table from kind of step to rule, and what a network family changes in it."""
+"""Which rule goes where: one table from kind of step to rule, and from layer name to rule."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lrp.errors import UnsupportedLayerError
 from lrp.operations import Convolution
 from lrp.program import Program
 from lrp.rules import (
+    GUARD,
     AdaptiveBeta,
     AlphaBeta,
     Epsilon,
     EpsilonSum,
     Gradient,
     PassThrough,
-    Reshape,
+    Restore,
     Rule,
     SignalTakesAll,
-    ZBox,
 )
 
 _SHARED: Mapping[str, Rule] = {
@@ -30,7 +30,8 @@ _SHARED: Mapping[str, Rule] = {
     "sum": EpsilonSum(),
     "gate": SignalTakesAll(),
     "concatenation": Gradient(),
-    "flatten": Reshape(),
+    "reshape": Restore(),
+    "resample": Gradient(),
 }
 
 
@@ -49,7 +50,14 @@ class RuleTable:
     by_name: Mapping[str, Rule] = field(default_factory=dict)
 
     def with_rules(self, **by_kind: Rule) -> RuleTable:
-        """A copy with other rules for some kinds, e.g. `with_rules(dense=Epsilon(1e-3))`."""
+        """A copy with other rules for some kinds, e.g. `with_rules(dense=Epsilon(1e-3))`.
+
+        Raises:
+            ValueError: The table has no such kind (make a new table to add one).
+        """
+        unknown = sorted(by_kind.keys() - self.by_kind.keys())
+        if unknown:
+            raise ValueError(f"unknown kind {unknown[0]!r}; the table has rules for {', '.join(sorted(self.by_kind))}")
         return replace(self, by_kind={**self.by_kind, **by_kind})
 
     def assign(self, program: Program) -> list[Rule]:
@@ -77,39 +85,29 @@ class RuleTable:
         return rules
 
 
-@dataclass(frozen=True)
-class Family:
-    """What a family of networks asks for: at the image the z-box (published for ResNet), or the rule of the others."""
-
-    zbox: bool
-
-
-FAMILIES: dict[str, Family] = {"resnet": Family(zbox=True), "efficientnet": Family(zbox=False)}
 RULE_NAMES = ("beta0", "beta1", "betaada", "epsilon")
 
 
-def rule_table(name: str = "beta0", family: str = "resnet") -> RuleTable:
+def rule_table(name: str = "beta0", first: Rule | None = None, *, guard: float = GUARD) -> RuleTable:
     """The table of a published composite.
 
     Args:
         name: Rule of the convolutions: `beta0` (z+), `beta1`, `betaada`, `epsilon`, or `beta<number>`, e.g. `beta0.5`.
-        family: A name in `FAMILIES`.
+        first: Rule of the convolution that reads the image, if it is another one: `ZBox(low, high)` where pixels have
+            known bounds.
+        guard: See `lrp.rules.divide`; the published code has 0.
 
     Raises:
-        ValueError: An unknown rule or family; the message lists the known ones.
+        ValueError: An unknown rule; the message lists the known ones.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}; known are {', '.join(FAMILIES)}")
-    convolution: Rule
+    linear: Rule
     if name == "betaada":
-        convolution = AdaptiveBeta()
+        linear = AdaptiveBeta(guard=guard)
     elif name == "epsilon":
-        convolution = Epsilon()
+        linear = Epsilon()
     elif match := re.fullmatch(r"beta(\d+(?:\.\d+)?)", name):
-        convolution = AlphaBeta(float(match[1]))
+        linear = AlphaBeta(float(match[1]), guard)
     else:
         raise ValueError(f"unknown rule {name!r}; known are {', '.join(RULE_NAMES)} and beta<number>")
-    return RuleTable(
-        by_kind={**_SHARED, "convolution": convolution},
-        first_convolution=ZBox() if FAMILIES[family].zbox else None,
-    )
+    # Norms that could not be folded and constant factors are convolutions of 1x1 pixels.
+    return RuleTable({**_SHARED, "convolution": linear, "affine": linear}, first)

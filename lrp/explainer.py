@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,12 @@ from lrp.composites import RuleTable, rule_table
 from lrp.errors import UnknownLayerError
 from lrp.explanation import Absorption, ChannelStatistics, Explanation, MapExplanation
 from lrp.operations import Convolution
+from lrp.program import Step
+from lrp.rules import GUARD, Rule
 from lrp.targets import Target, start_relevance
 
 Visitor = Callable[[str, Tensor], None]
+Measurer = Callable[[str, ChannelStatistics], None]
 
 
 @dataclass
@@ -35,13 +39,19 @@ class Record:
     def select(self, samples: Tensor | Sequence[int]) -> Record:
         """The same pass for some of the samples, in any order and as often as named (indices, not a mask).
 
-        A selection of all samples in order costs nothing; any other copies the saved values.
+        This record is used up: its values are freed one by one as those of the new record are copied. A selection of
+        all samples in order copies nothing.
         """
-        indices = torch.as_tensor(samples, dtype=torch.long, device=self.output.device)
-        count = self.output.shape[0]
-        if len(indices) == count and bool((indices == torch.arange(count, device=indices.device)).all()):
-            return Record(dict(self.values), self.reached, self.output)
-        values = {number: value.index_select(0, indices) for number, value in self.values.items()}
+        indices = torch.as_tensor(samples, dtype=torch.long)
+        everything = torch.arange(len(self.output))
+        values: dict[int, Tensor] = {}
+        if indices.device.type == "cpu" and torch.equal(indices, everything):  # a GPU is not waited for to know it
+            values.update(self.values)
+            self.values.clear()
+            return Record(values, self.reached, self.output)
+        indices = indices.to(self.output.device)
+        for number in list(self.values):
+            values[number] = self.values.pop(number).index_select(0, indices)
         return Record(values, self.reached, self.output.index_select(0, indices))
 
 
@@ -54,8 +64,12 @@ class Explainer:
     Args:
         model: A network in evaluation mode, from images (N, 3, H, W) to logits (N, K).
         rules: A table, or the name of one (`beta0`, `beta1`, `betaada`, `epsilon`, `beta<number>`).
-        family: `resnet` or `efficientnet`; decides the rule of the first convolution when `rules` is a name.
-        published: Compute exactly as the published code (see `lrp.targets` and `lrp.canonise.build_program`).
+        published: Compute as the published code: the default of the next three, and no guard in a table given by name
+            (see `lrp.composites.rule_table`).
+        norm_residue: Keep the factor 1 / sqrt(1 + eps) of neutralised batch norms.
+        fixed_start: Start at +1 or -1 whatever the sign of the logit (see `lrp.targets`).
+        positive_peaks: In LRP-max look for the peak of a map's positive part: the first pixel of a map without any.
+        example: See `lrp.canonise.build_program`.
         dtype: Floating-point type of the convolutions; torch.bfloat16 is about twice as fast where the processor
             has it.
         device: Where to compute; the model's device by default.
@@ -69,14 +83,26 @@ class Explainer:
         model: nn.Module,
         rules: RuleTable | str = "beta0",
         *,
-        family: str = "resnet",
         published: bool = False,
+        norm_residue: bool | None = None,
+        fixed_start: bool | None = None,
+        positive_peaks: bool | None = None,
+        example: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        self.program = build_program(model, published=published, dtype=dtype, device=device)
         self.published = published
-        self.table = rule_table(rules, family) if isinstance(rules, str) else rules
+        self.norm_residue = published if norm_residue is None else norm_residue
+        self.fixed_start = published if fixed_start is None else fixed_start
+        self.positive_peaks = published if positive_peaks is None else positive_peaks
+        if isinstance(rules, str):
+            rules = rule_table(rules, guard=0.0 if published else GUARD)
+        self.program = build_program(model, norm_residue=self.norm_residue, example=example, dtype=dtype, device=device)
+        self.table = rules
+        # All rules are linear in relevance: walking with a large power of two of it changes no bit, and keeps the tail
+        # of the relevance out of the subnormal numbers, which are slow and imprecise. Half of the exponents are left
+        # for relevance that grows on the way.
+        self._scale = 2.0 ** (math.frexp(torch.finfo(dtype).max)[1] // 2)
         self.rules = self.table.assign(self.program)
         self.layers: list[tuple[str, int]] = explained_layers(self.program)
         """Name and number of feature maps of every convolution that relevance reaches, in network order."""
@@ -119,6 +145,7 @@ class Explainer:
         at: str | None = None,
         layers: Collection[str] = (),
         visit: Visitor | None = None,
+        measure: Measurer | None = None,
         input_relevance: bool = True,
         conservation: list[Absorption] | None = None,
         release: bool = True,
@@ -129,8 +156,9 @@ class Explainer:
             record: A forward pass; its saved values are given free on the way unless `release` is False.
             start: Relevance of the value where the walk begins, same shape as it.
             at: Begin at the output of this layer.
-            layers: Convolutions whose relevance is shown to `visit`.
+            layers: Convolutions whose relevance is shown to `visit` and `measure`.
             visit: Called as visit(layer, relevance of the convolution's output (N, C, H, W)); the map is not kept.
+            measure: Called as measure(layer, statistics of that relevance), which costs less than whole maps.
             input_relevance: Go on down to the input; otherwise nothing below the last layer asked for is computed.
             conservation: A list to which one row per step is appended.
             release: Free saved values as soon as they have been used.
@@ -150,18 +178,20 @@ class Explainer:
         for index in reversed(range(reached)):
             for value in steps[index].inputs:
                 first_reader[value] = index
-        relevance: dict[int, Tensor] = {reached: start.clone()}
+        relevance: dict[int, Tensor] = {reached: start * self._scale}
         for index in reversed(range(reached)):
             step, rule = steps[index], self.rules[index]
             received = relevance.pop(index + 1, None)
             if received is not None:
                 if visit is not None and step.name in wanted:
-                    visit(step.name, received)
+                    visit(step.name, received / self._scale)
+                if measure is not None and step.name in wanted:
+                    measure(step.name, ChannelStatistics.of(received, scale=self._scale))
                 if any(value in needed for value in step.inputs):
                     inputs = tuple(record.values[v] for v in step.inputs) if rule.needs_inputs else ()
                     passed = rule.propagate(step.operation, inputs, received, nonnegative=step.nonnegative_inputs)
                     if conservation is not None:
-                        conservation.append(_absorption(step.name, step.operation.kind, rule, received, passed))
+                        conservation.append(self._absorption(step, rule, received, passed))
                     for value, share in zip(step.inputs, passed, strict=True):
                         if share is None or value not in needed:
                             continue
@@ -175,7 +205,7 @@ class Explainer:
                 for value in step.inputs:
                     if first_reader[value] == index:
                         record.values.pop(value, None)
-        return relevance.get(0) if input_relevance else None
+        return relevance[0].div_(self._scale) if input_relevance else None
 
     def explain(
         self,
@@ -205,20 +235,15 @@ class Explainer:
             raise ValueError(f"keep must be 'channels' or 'maps', got {keep!r}")
         self.check_layers(layers)
         record = self.record(inputs)
-        start = start_relevance(record.output, target, published=self.published)
+        start = start_relevance(record.output, target, fixed=self.fixed_start)
         result = Explanation(record.output, start.sum(1))
-
-        def visit(layer: str, relevance: Tensor) -> None:
-            if keep == "maps":
-                result.maps[layer] = relevance
-            else:
-                result.channels[layer] = ChannelStatistics.of(relevance)
 
         result.input = self.propagate(
             record,
             start,
             layers=layers,
-            visit=visit,
+            visit=result.maps.__setitem__ if keep == "maps" else None,
+            measure=result.channels.__setitem__ if keep == "channels" else None,
             input_relevance=input_relevance,
             conservation=result.conservation if conservation else None,
         )
@@ -252,8 +277,7 @@ class Explainer:
     ) -> Iterator[MapExplanation]:
         """LRP-max for any number of feature maps of any layers, from one forward pass.
 
-        Relevance 1 starts at the largest pixel of each map (convolution with its batch norm folded in; with
-        `published` of its positive part, so at the first pixel of a map without any).
+        Relevance 1 starts at the largest pixel of each map (convolution with its batch norm folded in).
 
         Args:
             inputs: Normalised images (N, 3, H, W), run forwards once and only up to the deepest layer.
@@ -279,7 +303,7 @@ class Explainer:
         def find_peaks(layer: str, output: Tensor) -> None:
             samples, channels = zip(*wanted[layer], strict=True)
             maps = output[list(samples), list(channels)].flatten(1)
-            value, place = (maps.clamp(min=0) if self.published else maps).max(1)
+            value, place = (maps.clamp(min=0) if self.positive_peaks else maps).max(1)
             shapes[layer], peaks[layer] = output.shape[1:], (value, place)
 
         record = self.record(inputs, until=deepest_first[0], observed=wanted, observer=find_peaks)
@@ -296,7 +320,8 @@ class Explainer:
                 start = start.contiguous(memory_format=torch.channels_last)
                 row, column = place // width, place % width
                 start[torch.arange(len(value), device=value.device), channels, row, column] = 1.0
-                relevance = self.propagate(record.select(samples), start, at=layer)
+                whole = Record(dict(record.values), record.reached, record.output)  # which a selection uses up
+                relevance = self.propagate(whole.select(samples), start, at=layer)
                 assert relevance is not None
                 yield MapExplanation(layer, samples, channels, relevance, value, row, column)
 
@@ -318,7 +343,9 @@ class Explainer:
                 needed.add(index + 1)
         return needed
 
+    def _absorption(self, step: Step, rule: Rule, received: Tensor, passed: Sequence[Tensor | None]) -> Absorption:
+        def per_sample(tensor: Tensor) -> Tensor:
+            return tensor.flatten(1).sum(1, dtype=torch.float64) / self._scale
 
-def _absorption(name: str, kind: str, rule: object, received: Tensor, passed: Sequence[Tensor | None]) -> Absorption:
-    total = sum(float(share.sum(dtype=torch.float64)) for share in passed if share is not None)
-    return Absorption(name, kind, type(rule).__name__, float(received.sum(dtype=torch.float64)), total)
+        total = torch.stack([per_sample(share) for share in passed if share is not None]).sum(0)
+        return Absorption(step.name, step.operation.kind, type(rule).__name__, per_sample(received), total)

@@ -23,38 +23,37 @@ class ChannelStatistics:
     absolute: Tensor
 
     @classmethod
-    def of(cls, relevance: Tensor) -> ChannelStatistics:
-        """Statistics of a relevance map (N, C, H, W), in float64."""
-        if relevance.dtype in (torch.bfloat16, torch.float16):
-            total = relevance.sum((2, 3), dtype=torch.float32).double()
-            positive = relevance.clamp(min=0).sum((2, 3), dtype=torch.float32).double()
-        else:
-            total, positive = relevance.sum((2, 3)).double(), relevance.clamp(min=0).sum((2, 3)).double()
+    def of(cls, relevance: Tensor, *, scale: float = 1.0) -> ChannelStatistics:
+        """Statistics of a relevance map (N, C, H, W) divided by `scale`, in float64."""
+        dtype = torch.promote_types(relevance.dtype, torch.float32)
+        total = relevance.sum((2, 3), dtype=dtype).double()
+        positive = relevance.clamp(min=0).sum((2, 3), dtype=dtype).double()
         # sum abs = 2 sum max(., 0) - sum: no third pass over the map, and no cancellation, as both parts count
-        return cls(total, positive, (2.0 * positive - total).sum(1))
+        absolute = (2.0 * positive - total).sum(1)
+        return cls(total / scale, positive / scale, absolute / scale)
 
 
 @dataclass(frozen=True)
 class Absorption:
-    """Relevance that went into a step and did not come out, summed over the batch.
+    """Relevance that went into a step and did not come out.
 
     Attributes:
         layer: Name of the step.
         kind: Kind of operation, e.g. `convolution`.
         rule: Name of the rule.
-        received: Relevance of its output.
-        passed: Relevance that it handed to its inputs.
+        received: Relevance of its output, by sample, (N,) float64.
+        passed: Relevance that it handed to its inputs, (N,) float64.
     """
 
     layer: str
     kind: str
     rule: str
-    received: float
-    passed: float
+    received: Tensor
+    passed: Tensor
 
     @property
-    def absorbed(self) -> float:
-        """What biases, stabilisers and one-sided contributions kept: received - passed."""
+    def absorbed(self) -> Tensor:
+        """What biases, stabilisers and one-sided contributions kept: received - passed, (N,)."""
         return self.received - self.passed
 
 

@@ -1,8 +1,8 @@
 """The operations a traced network is made of, each with the little that relevance propagation asks of it.
 
 An operation is a frozen piece of the network: it owns its (possibly folded) parameters and never changes the module
-it came from. Linear operations (convolution, dense) share the interface `apply` / `adjoint`, so that every rule is
-written once for both.
+it came from. Linear operations (convolution, dense, affine) share the interface `apply` / `adjoint`, so that every
+rule is written once for all of them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,18 @@ from torch import Tensor
 
 from lrp.errors import UnsupportedLayerError
 
+Sides = tuple[int, int, int, int]
+"""Padding of an image on the left, right, top and bottom, as `torch.nn.functional.pad` takes it."""
+
 
 class Operation(ABC):
     """One step of a network. `kind` is what the rule tables of `lrp.composites` look up."""
 
     kind: ClassVar[str]
+    nonnegative = False
+    """The output is never negative, whatever the inputs."""
+    keeps_sign = False
+    """Non-negative inputs guarantee a non-negative output."""
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -30,16 +37,13 @@ class Operation(ABC):
     def to(self, device: torch.device, dtype: torch.dtype) -> None:  # noqa: B027 (most operations own nothing)
         """Move the parameters, if there are any, to a device and floating-point type."""
 
-    def preserves_sign(self) -> bool:
-        """Whether non-negative inputs guarantee a non-negative output."""
-        return False
-
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Vector-Jacobian product with respect to every input; `upstream` has the output's shape."""
-        with torch.enable_grad():
-            probes = [value.detach().requires_grad_() for value in inputs]
+        # Inference tensors take no part in autograd, so under `torch.inference_mode` the probes are copies.
+        with torch.inference_mode(False), torch.enable_grad():
+            probes = [value.detach().clone().requires_grad_() for value in inputs]
             output = self.forward(*probes)
-        return torch.autograd.grad(output, probes, upstream.to(output.dtype))
+            return torch.autograd.grad(output, probes, upstream.detach().clone().to(output.dtype))
 
 
 class LinearOperation(Operation):
@@ -49,9 +53,9 @@ class LinearOperation(Operation):
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight = weight.detach().clone()
-        self.bias = None if bias is None else bias.detach().clone()
-        self._parts: dict[str, Tensor] = {}
+        self.weight = weight.detach()
+        self.bias = None if bias is None else bias.detach()
+        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -61,26 +65,33 @@ class LinearOperation(Operation):
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """A(weight)^T upstream, in the shape (first two dimensions excepted) of the input `like`."""
 
-    def part(self, sign: str) -> Tensor:
-        """The positive (`"+"`) or negative (`"-"`) part of the weight, computed once."""
+    def parts(self, sign: str) -> tuple[Tensor, Tensor]:
+        """What positive and what negative inputs are to be multiplied by for the size of contributions of one sign.
+
+        `"+"`: (w+, w-), as x+ w+ and x- w- are the positive contributions; `"-"`: (-w-, -w+). Computed once.
+        """
         if sign not in self._parts:
-            clamped = self.weight.clamp(min=0) if sign == "+" else self.weight.clamp(max=0)
-            self._parts[sign] = _compact(clamped)
+            positive, negative = self.weight.clamp(min=0), self.weight.clamp(max=0)
+            pair = (positive, negative) if sign == "+" else (-negative, -positive)
+            self._parts[sign] = (_compact(pair[0]), _compact(pair[1]))
         return self._parts[sign]
+
+    def ones_like(self, x: Tensor) -> Tensor:
+        """A constant image of ones (one sample) as this operation sees it."""
+        return torch.ones_like(x[:1])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.apply(inputs[0], self.weight, self.bias)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.weight = _compact(self.weight.to(device, dtype))
-        self.bias = None if self.bias is None else self.bias.to(device, dtype)
+        self.weight = _compact(self.weight.to(device, dtype, copy=True))
+        self.bias = None if self.bias is None else self.bias.to(device, dtype, copy=True)
         self._parts.clear()
 
     def scale_output(self, scale: Tensor, shift: Tensor) -> None:
         """Compose with y -> scale * y + shift per output channel, i.e. fold a batch norm in evaluation mode."""
-        shape = (-1, *([1] * (self.weight.dim() - 1)))
         bias = torch.zeros_like(scale) if self.bias is None else self.bias
-        self.weight = self.weight * scale.reshape(shape)
+        self.weight = self.weight * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
         self.bias = bias * scale + shift
         self._parts.clear()
 
@@ -90,7 +101,11 @@ def _compact(weight: Tensor) -> Tensor:
 
 
 class Convolution(LinearOperation):
-    """Two-dimensional convolution; `same_padding` is the dynamic ("TensorFlow same") padding of EfficientNet."""
+    """Two-dimensional convolution.
+
+    `padding` is (height, width) or `Sides`; `same_padding` is the dynamic padding of TensorFlow instead, which depends
+    on the size of the image.
+    """
 
     kind = "convolution"
 
@@ -100,13 +115,14 @@ class Convolution(LinearOperation):
         bias: Tensor | None,
         *,
         stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] = (0, 0),
+        padding: tuple[int, int] | Sides = (0, 0),
         dilation: tuple[int, int] = (1, 1),
         groups: int = 1,
         same_padding: bool = False,
     ) -> None:
         super().__init__(weight, bias)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        self.padding: Sides = padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
         self.same_padding = same_padding
 
     @property
@@ -114,20 +130,22 @@ class Convolution(LinearOperation):
         """Number of feature maps (output channels)."""
         return self.weight.shape[0]
 
-    def _padding(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int, int, int] | None]:
-        """Symmetric padding for the convolution itself, and explicit (left, right, top, bottom) where that fails."""
+    def sides(self, size: torch.Size) -> Sides:
+        """Padding of an input of this size (..., H, W)."""
         if not self.same_padding:
-            return self.padding, None
-        before_after: list[tuple[int, int]] = []
-        for size, kernel, stride, dilation in zip(
-            x.shape[-2:], self.weight.shape[-2:], self.stride, self.dilation, strict=True
-        ):
-            total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            before_after.append((total // 2, total - total // 2))
-        (top, bottom), (left, right) = before_after
-        if top == bottom and left == right:
-            return (top, left), None
-        return (0, 0), (left, right, top, bottom)
+            return self.padding
+        sides: list[int] = []
+        for axis in (1, 0):
+            kernel, stride, dilation = self.weight.shape[2 + axis], self.stride[axis], self.dilation[axis]
+            length = size[-2 + axis]
+            total = max((-(-length // stride) - 1) * stride + (kernel - 1) * dilation + 1 - length, 0)
+            sides += [total // 2, total - total // 2]
+        return (sides[0], sides[1], sides[2], sides[3])
+
+    def _padding(self, x: Tensor) -> tuple[tuple[int, int], Sides | None]:
+        """Symmetric padding for the convolution itself, and explicit where that fails."""
+        left, right, top, bottom = sides = self.sides(x.shape)
+        return ((top, left), None) if top == bottom and left == right else ((0, 0), sides)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         padding, explicit = self._padding(x)
@@ -142,7 +160,7 @@ class Convolution(LinearOperation):
         padding, explicit = self._padding(like)
         height, width = like.shape[-2:]
         left, right, top, bottom = explicit or (0, 0, 0, 0)
-        shape = (upstream.shape[0], like.shape[1], height + top + bottom, width + left + right)
+        shape = (upstream.shape[0], weight.shape[1] * self.groups, height + top + bottom, width + left + right)
         # The backward pass wants the input for its shape and memory format only.
         reads_input = explicit is None and like.shape == shape and like.dtype == upstream.dtype
         placeholder = like if reads_input else _empty_channels_last(shape, upstream)
@@ -188,23 +206,38 @@ class Dense(LinearOperation):
         return upstream @ weight
 
 
-class BatchNorm(Operation):
-    """Batch norm in evaluation mode, y = scale * x + shift per channel; folded away before propagation."""
+class Affine(LinearOperation):
+    """y = scale * x + shift, per channel (C,) or with one number (1,): a depthwise 1x1 convolution of any image."""
 
-    kind = "batch_norm"
+    kind = "affine"
 
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        self.scale, self.shift = scale.detach().clone(), shift.detach().clone()
-        self.residue = 1.0
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        product = x * _per_channel(weight, x)
+        return product if bias is None else product.add_(_per_channel(bias, x))
+
+    def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+        return upstream * _per_channel(weight, upstream)
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *([1] * (x.dim() - 2)))
+
+
+class BatchNorm(Affine):
+    """Batch norm in evaluation mode; folded into the linear layer before it where there is one of its own."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor, residue: float = 1.0) -> None:
+        super().__init__(scale, shift)
+        self.residue = residue
         """Factor that remains when the published code neutralises this norm: 1 / sqrt(1 + eps)."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        shape = (1, -1, *([1] * (x.dim() - 2)))
-        return torch.addcmul(self.shift.reshape(shape), x, self.scale.reshape(shape))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.scale, self.shift = self.scale.to(device, dtype), self.shift.to(device, dtype)
+    @property
+    def shift(self) -> Tensor:
+        """Output for an input of zero, (C,)."""
+        return self.bias
 
 
 # Element-wise functions by name; the second entry tells whether the output is never negative, the third whether
@@ -235,7 +268,7 @@ class Activation(Operation):
 
     def __init__(self, name: str, function: Callable[[Tensor], Tensor] | None = None) -> None:
         self.name = name
-        self._function, self.nonnegative, self._keeps_sign = ACTIVATIONS[name]
+        self._function, self.nonnegative, self.keeps_sign = ACTIVATIONS[name]
         self._overwrite = _IN_PLACE.get(name)
         if function is not None:  # a module with a parameter of its own, e.g. LeakyReLU(0.2)
             self._function, self._overwrite = function, None
@@ -246,73 +279,120 @@ class Activation(Operation):
             return self._overwrite(inputs[0])
         return self._function(inputs[0])
 
-    def preserves_sign(self) -> bool:
-        return self._keeps_sign
+
+class MaxPool(Operation):
+    """Max pooling over windows of (height, width); its gradient already is the winner-take-all rule."""
+
+    kind = "max_pool"
+    keeps_sign = True
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        ceil_mode: bool = False,
+    ) -> None:
+        self.window = (kernel, stride, padding, dilation, ceil_mode)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.max_pool2d(inputs[0], *self.window)
+
+    def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        _, winners = torch.ops.aten.max_pool2d_with_indices(inputs[0], *self.window)
+        return (torch.ops.aten.max_pool2d_with_indices_backward(upstream, inputs[0], *self.window, winners),)
 
 
-class Pool(Operation):
-    """A pooling function of one tensor, `maximum` or average, given as a callable without state."""
+class Function(Operation):
+    """A function of one tensor that owns no parameters; `adjoint(upstream, x)` spares autograd if it is given."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function = function
+    keeps_sign = True
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> None:
+        self._function, self._adjoint = function, adjoint
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self._function(inputs[0])
 
-    def preserves_sign(self) -> bool:
-        return True
+    def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self._adjoint is None:
+            return super().gradient(upstream, *inputs)
+        return (self._adjoint(upstream, inputs[0]),)
 
 
-class MaxPool(Pool):
-    """Max pooling; its gradient already is the winner-take-all rule."""
-
-    kind = "max_pool"
-
-
-class AveragePool(Pool):
+class AveragePool(Function):
     """Average pooling (fixed window, adaptive, or a mean over the pixels)."""
 
     kind = "average_pool"
 
 
+class Reshape(Function):
+    """The same numbers in another shape: flatten, view, squeeze."""
+
+    kind = "reshape"
+
+
+class Resample(Function):
+    """Pixels picked, padded with zeros or interpolated: linear, and each output an average of inputs, or zero."""
+
+    kind = "resample"
+
+
+class Identity(Function):
+    """Does nothing in evaluation mode (dropout, identity); removed by canonisation."""
+
+    kind = "identity"
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: x)
+
+
 class Sum(Operation):
-    """Element-wise sum of two or more tensors of equal shape: the canonised residual addition."""
+    """Element-wise sum (or, with `signs` of -1, difference) of tensors of equal shape: the residual addition."""
 
     kind = "sum"
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, signs: tuple[int, ...] = (1, 1)) -> None:
+        self.name, self.signs = name, signs
+        self.keeps_sign = min(signs) > 0
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if any(value.shape != inputs[0].shape for value in inputs):
             shapes = " and ".join(str(tuple(value.shape)) for value in inputs)
             raise UnsupportedLayerError(f"addition {self.name!r} broadcasts shapes {shapes}: not a residual sum")
-        total = inputs[0] + inputs[1]
-        for value in inputs[2:]:
-            total = total + value
+        total = inputs[0] if self.signs[0] > 0 else -inputs[0]
+        for value, sign in zip(inputs[1:], self.signs[1:], strict=True):
+            total = torch.add(total, value, alpha=sign)
         return total
 
-    def preserves_sign(self) -> bool:
-        return True
+    def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(upstream * sign for sign in self.signs)
 
 
-class Gate(Operation):
+class Product(Operation):
+    """A product of two tensors as traced; canonisation turns it into a gate or refuses it."""
+
+    kind = "product"
+    keeps_sign = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] * inputs[1]
+
+
+class Gate(Product):
     """signal * gate, the gate being a sigmoid of the network itself (squeeze-and-excitation)."""
 
     kind = "gate"
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        signal, gate = inputs
-        return signal * gate
-
-    def preserves_sign(self) -> bool:
-        return True
 
 
 class Concatenation(Operation):
     """Concatenation of tensors along one dimension."""
 
     kind = "concatenation"
+    keeps_sign = True
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
@@ -320,32 +400,9 @@ class Concatenation(Operation):
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.cat(inputs, self.dim)
 
-    def preserves_sign(self) -> bool:
-        return True
-
-
-class Flatten(Operation):
-    """Flatten the dimensions from `start` on."""
-
-    kind = "flatten"
-
-    def __init__(self, start: int = 1) -> None:
-        self.start = start
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return inputs[0].flatten(self.start)
-
-    def preserves_sign(self) -> bool:
-        return True
-
-
-class Identity(Operation):
-    """Does nothing in evaluation mode (dropout, identity); removed by canonisation."""
-
-    kind = "identity"
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return inputs[0]
-
-    def preserves_sign(self) -> bool:
-        return True
+    def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        # Copies: steps below add to the parts.
+        return tuple(
+            part.clone(memory_format=torch.preserve_format)
+            for part in upstream.split([value.shape[self.dim] for value in inputs], self.dim)
+        )

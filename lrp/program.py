@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp.errors import UnknownLayerError
-from lrp.operations import Activation, Convolution, Flatten, LinearOperation, Operation
+from lrp.operations import Activation, Convolution, LinearOperation, Operation, Resample, Reshape
 
 Edit = Callable[[Tensor], Tensor]
 Observer = Callable[[str, Tensor], None]
@@ -142,8 +142,8 @@ class Program:
         for step in self.steps:
             if isinstance(step.operation, Activation):
                 (value,) = step.inputs
-                # A flattened tensor shares its memory with the tensor that was flattened.
-                own = value != 0 and not isinstance(self.steps[value - 1].operation, Flatten)
+                # A tensor in another shape, or part of one, shares its memory with the tensor it comes from.
+                own = value != 0 and not isinstance(self.steps[value - 1].operation, Reshape | Resample)
                 step.operation.in_place = own and len(readers[value]) == 1 and value not in needed
 
 

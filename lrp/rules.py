@@ -19,37 +19,35 @@ from torch import Tensor
 
 from lrp.operations import LinearOperation, Operation
 
-# Lowest and highest value of an ImageNet-normalised image over the three channels: (0 - 0.485) / 0.229 and
-# (1 - 0.406) / 0.225, the latter rounded as in the published code.
-IMAGENET_LOW, IMAGENET_HIGH = -2.1179039, 2.64
+GUARD = 1e-6
+"""Contributions that sum to less than this share of the largest sum of a sample are taken for rounding of nothing."""
 
 Relevances = tuple[Tensor | None, ...]
 
 
-def stabilize(denominator: Tensor, *, epsilon: float = 0.0, at_zero: float = torch.inf) -> Tensor:
-    """b + epsilon * sign(b), zero counting as positive; with epsilon = 0, `at_zero` where b is exactly zero.
+def stabilize(denominator: Tensor, epsilon: float) -> Tensor:
+    """b + epsilon * sign(b), zero counting as positive; overwrites b, which is always a fresh tensor here."""
+    # `sign` alone would leave zeros where they are. Minus zero is a sum of minus zeros, which take no relevance anyway.
+    return denominator.add_(torch.full_like(denominator[:1], epsilon).copysign(denominator))
 
-    The one place that guards a division.
 
-    Args:
-        denominator: Any shape; overwritten, because it is always a fresh tensor here.
-        epsilon: Added away from zero.
-        at_zero: Value that replaces an exact zero if epsilon is 0; a quotient by the default is 0.
+def divide(relevance: Tensor, total: Tensor, guard: float) -> Tensor:
+    """R / z for z >= 0, and 0 where z is not above `guard` times the largest z of the sample; overwrites z.
+
+    Where contributions sum to nothing there is nobody to hand relevance to. A convolution computed by transforms
+    (Winograd) may put about 1e-7 of its largest output there instead of 0, and the huge quotient would leak into
+    neighbours.
     """
-    if epsilon:
-        # Without a minus zero `copysign` takes zero for positive; a sum is minus zero only if all its terms are, and
-        # then they take no relevance anyway.
-        return denominator.add_(torch.copysign(denominator.new_tensor(epsilon), denominator))
-    return denominator.masked_fill_(denominator == 0, at_zero)
-
-
-def stabilize_nonnegative(denominator: Tensor, *, at_zero: float = 1e-12) -> Tensor:
-    """`stabilize` without epsilon for b >= 0, in one memory pass instead of two: infinity where b <= at_zero.
-
-    A quotient by infinity is 0. Where the positive contributions sum to nothing there is nobody to hand relevance to,
-    and a huge quotient instead would leak into neighbours wherever a convolution is computed by transforms (Winograd).
-    """
-    return torch.threshold_(denominator, at_zero, torch.inf)
+    if not guard:
+        torch.threshold_(total, 0.0, torch.inf)
+    elif total.device.type == "cpu":
+        # Sample by sample: what was just read is still in the cache. There is no queue that the numbers wait for.
+        for sample in total:
+            torch.threshold_(sample, guard * float(sample.max()), torch.inf)
+    else:
+        largest = total.amax(tuple(range(1, total.dim())), keepdim=True)
+        total = torch.where(total > guard * largest, total, torch.inf)
+    return torch.div(relevance, total, out=total)
 
 
 class Rule(Protocol):
@@ -80,7 +78,7 @@ def _linear(operation: Operation) -> LinearOperation:
 
 @dataclass(frozen=True)
 class PassThrough:
-    """R_in = R_out: activations, flattening (reshaped), neutralised layers."""
+    """R_in = R_out: activations."""
 
     needs_inputs: ClassVar[bool] = False
 
@@ -91,8 +89,8 @@ class PassThrough:
 
 
 @dataclass(frozen=True)
-class Reshape:
-    """R_in = R_out in the shape of the input: flattening."""
+class Restore:
+    """R_in = R_out in the shape of the input: changes of shape."""
 
     needs_inputs: ClassVar[bool] = True
 
@@ -116,7 +114,7 @@ class SignalTakesAll:
 
 @dataclass(frozen=True)
 class Gradient:
-    """R_in = J^T R_out: winner-take-all for max pooling, a split for concatenation."""
+    """R_in = J^T R_out: winner-take-all for max pooling, a split for concatenation, averages for resampling."""
 
     needs_inputs: ClassVar[bool] = True
 
@@ -140,7 +138,7 @@ class Epsilon:
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
     ) -> Relevances:
         output = operation.forward(*inputs)
-        ratio = relevance / stabilize(output, epsilon=self.epsilon)
+        ratio = relevance / stabilize(output, self.epsilon)
         if isinstance(operation, LinearOperation):
             return (operation.adjoint(ratio, operation.weight, inputs[0]).mul_(inputs[0]),)
         return tuple(g * x for g, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
@@ -148,7 +146,7 @@ class Epsilon:
 
 @dataclass(frozen=True)
 class EpsilonSum:
-    """The epsilon rule for a residual sum without going through autograd: R_i = x_i R / (x_1 + x_2 + ...)."""
+    """The epsilon rule for a residual sum without autograd: R_i = x_i R / (x_1 + x_2 + ...)."""
 
     epsilon: float = 1e-6
     needs_inputs: ClassVar[bool] = True
@@ -156,9 +154,9 @@ class EpsilonSum:
     def propagate(
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
     ) -> Relevances:
-        total = stabilize(operation.forward(*inputs), epsilon=self.epsilon)
+        total = stabilize(operation.forward(*inputs), self.epsilon)
         ratio = torch.div(relevance, total, out=total)
-        return tuple(value * ratio for value in inputs)
+        return tuple(part.mul_(x) for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
 
 
 @dataclass(frozen=True)
@@ -166,31 +164,30 @@ class AlphaBeta:
     """R_i = sum_j ((1 + beta) z+_ij / z+_j - beta z-_ij / z-_j) R_j (Bach et al. 2015, eq. 60; alpha = 1 + beta).
 
     z+_ij are the positive contributions (x+ w+ and x- w-), z-_ij the negative ones. beta = 0 is the z+ rule. Where
-    one of the two sums is zero its share is absorbed.
+    one of the two sums is zero (see `divide` for `guard`) its share is absorbed.
 
     Raises:
-        ValueError: beta is negative.
+        ValueError: beta or guard is negative.
     """
 
     beta: float = 0.0
+    guard: float = GUARD
     needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"beta must not be negative, got {self.beta}")
+        for name in ("beta", "guard"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def propagate(
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
     ) -> Relevances:
-        contributions = _Contributions(_linear(operation), inputs[0], nonnegative=nonnegative)
+        contributions = Contributions(_linear(operation), inputs[0], nonnegative=nonnegative)
+        up = contributions.share("+", divide(relevance, contributions.total("+"), self.guard))
         if self.beta == 0.0:
-            positive = stabilize_nonnegative(contributions.total("+"))
-            return (contributions.share("+", torch.div(relevance, positive, out=positive)),)
-        positive = stabilize(contributions.total("+"))
-        negative = stabilize(contributions.total("-"))
-        up = contributions.share("+", torch.div(relevance, positive, out=positive).mul_(1.0 + self.beta))
-        down = contributions.share("-", torch.div(relevance, negative, out=negative).mul_(self.beta))
-        return (up.sub_(down),)
+            return (up,)
+        down = contributions.share("-", divide(relevance, contributions.total("-"), self.guard))
+        return (up.mul_(1.0 + self.beta).sub_(down, alpha=self.beta),)
 
 
 @dataclass(frozen=True)
@@ -201,47 +198,44 @@ class AdaptiveBeta:
     """
 
     limit: float = 4.5
+    guard: float = GUARD
     needs_inputs: ClassVar[bool] = True
 
     def propagate(
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
     ) -> Relevances:
         linear = _linear(operation)
-        contributions = _Contributions(linear, inputs[0], nonnegative=nonnegative)
+        contributions = Contributions(linear, inputs[0], nonnegative=nonnegative)
         positive, negative = contributions.total("+"), contributions.total("-")
-        output = linear.forward(inputs[0])
-        beta = torch.where(output > 0, -negative / stabilize(output, at_zero=1.0), 0.0).clamp_(max=self.limit)
-        up = (relevance * (1.0 + beta)) / stabilize(positive)
-        down = (relevance * beta) / stabilize(negative)
-        return (contributions.share("+", up).sub_(contributions.share("-", down)),)
+        output = positive - negative
+        if linear.bias is not None:
+            output.add_(linear.bias.reshape(-1, *([1] * (output.dim() - 2))))
+        # where the output is not positive the quotient is 0
+        beta = torch.div(negative, torch.threshold_(output, 0.0, torch.inf), out=output).clamp_(max=self.limit)
+        down = contributions.share("-", divide(relevance * beta, negative, self.guard))
+        return (contributions.share("+", divide(beta.add_(1.0).mul_(relevance), positive, self.guard)).sub_(down),)
 
 
-class _Contributions:
-    """Positive and negative contributions z_ij of a linear layer, summed (`total`) or spread (`share`) over i."""
+class Contributions:
+    """Sizes |z_ij| of the contributions of one sign, summed over inputs (`total`) or spread over them (`share`)."""
 
     def __init__(self, operation: LinearOperation, x: Tensor, *, nonnegative: bool) -> None:
         self._operation = operation
-        # (part of the input, sign of that part); an input that cannot be negative has no second part.
-        self._parts = [(x, "+")] if nonnegative else [(x.clamp(min=0), "+"), (x.clamp(max=0), "-")]
-
-    def _weight(self, input_sign: str, contribution_sign: str) -> Tensor:
-        # plus times plus and minus times minus contribute positively
-        return self._operation.part("+" if input_sign == contribution_sign else "-")
+        # Positive and negative part of the input; one that cannot be negative has no second part.
+        self._inputs = (x,) if nonnegative else (x.clamp(min=0), x.clamp(max=0))
 
     def total(self, sign: str) -> Tensor:
-        """sum_i z_ij over the contributions of one sign; shape of the output."""
-        (first, first_sign), *others = self._parts
-        total = self._operation.apply(first, self._weight(first_sign, sign))
-        for part, part_sign in others:
-            total.add_(self._operation.apply(part, self._weight(part_sign, sign)))
-        return total
+        """sum_i |z_ij|; shape of the output."""
+        totals = [self._operation.apply(x, w) for x, w in zip(self._inputs, self._operation.parts(sign), strict=False)]
+        return totals[0] if len(totals) == 1 else totals[0].add_(totals[1])
 
     def share(self, sign: str, ratio: Tensor) -> Tensor:
-        """sum_j z_ij ratio_j over the contributions of one sign; shape of the input."""
-        (first, first_sign), *others = self._parts
-        share = self._operation.adjoint(ratio, self._weight(first_sign, sign), first).mul_(first)
-        for part, part_sign in others:
-            share.addcmul_(self._operation.adjoint(ratio, self._weight(part_sign, sign), part), part)
+        """sum_j |z_ij| ratio_j; shape of the input."""
+        x, *second = self._inputs
+        weight, other = self._operation.parts(sign)
+        share = self._operation.adjoint(ratio, weight, x).mul_(x)
+        for x in second:
+            share.addcmul_(self._operation.adjoint(ratio, other, x), x)
         return share
 
 
@@ -249,32 +243,41 @@ class _Contributions:
 class ZBox:
     """z-box rule for pixels bounded by [low, high] (Montavon et al. 2017, eq. 15; also called z-beta).
 
-    z_ij = x_i w_ij - low w+_ij - high w-_ij. The bounds are one number for all channels, as published: the lowest and
-    the highest value of any ImageNet-normalised channel.
+    z_ij = x_i w_ij - low w+_ij - high w-_ij. Bounds are numbers, or one number per channel.
 
     Raises:
-        ValueError: low is not below high.
+        ValueError: low is not below high, or they are of different lengths.
     """
 
-    low: float = IMAGENET_LOW
-    high: float = IMAGENET_HIGH
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
     epsilon: float = 1e-6
     needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
+        low, high = (b if isinstance(b, tuple) else (b,) for b in (self.low, self.high))
+        if len(low) != len(high) or not all(one < other for one, other in zip(low, high, strict=True)):
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
 
     def propagate(
         self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
     ) -> Relevances:
         linear, (x,) = _linear(operation), inputs
-        # The two bounds see the same constant image; padding makes its response depend on the place, so it is
-        # computed, once for the batch.
-        ones = torch.ones_like(x[:1])
-        bound = linear.apply(ones, linear.part("+")) * self.low + linear.apply(ones, linear.part("-")) * self.high
-        total = linear.apply(x, linear.weight) - bound
-        ratio = relevance / stabilize(total, epsilon=self.epsilon)
+        positive, negative = linear.parts("+")
+        # The bounds are constant images; padding makes the response to them depend on the place, so it is computed,
+        # once for the batch.
+        ones = linear.ones_like(x)
+        low, high = _image_of(self.low, ones), _image_of(self.high, ones)
+        total = linear.apply(x, linear.weight).sub_(linear.apply(low, positive)).sub_(linear.apply(high, negative))
+        ratio = torch.div(relevance, stabilize(total, self.epsilon), out=total)
         # x w - low w+ - high w- = (x - low) w+ + (x - high) w-
-        share = linear.adjoint(ratio, linear.part("+"), x).mul_(x - self.low)
-        return (share.addcmul_(linear.adjoint(ratio, linear.part("-"), x), x - self.high),)
+        share = linear.adjoint(ratio, positive, x).mul_(x - low)
+        return (share.addcmul_(linear.adjoint(ratio, negative, x), x - high),)
+
+
+def _image_of(bound: float | tuple[float, ...], ones: Tensor) -> Tensor:
+    """The constant image of a bound, where `ones` is 1."""
+    if isinstance(bound, float | int):
+        return ones * bound
+    # filled number by number: an upload would make a GPU wait
+    return torch.cat([ones[:, c : c + 1] * value for c, value in enumerate(bound)], 1)

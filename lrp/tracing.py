@@ -2,73 +2,89 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from efficientnet_pytorch.utils import (
-    Conv2dDynamicSamePadding,
-    Conv2dStaticSamePadding,
-    MemoryEfficientSwish,
-    Swish,
-)
 from torch import Tensor, fx, nn
 
 from lrp.errors import UnsupportedLayerError
 from lrp.operations import (
     Activation,
+    Affine,
     AveragePool,
     BatchNorm,
     Concatenation,
     Convolution,
     Dense,
-    Flatten,
     Identity,
+    LinearOperation,
     MaxPool,
     Operation,
+    Product,
+    Resample,
+    Reshape,
+    Sides,
+    Sum,
 )
 from lrp.program import Program, Step
 
 ModuleBuilder = Callable[[Any], Operation]
 
 
-class Product(Operation):
-    """A product of two tensors as traced; canonisation turns it into a gate or refuses it."""
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the network in the arguments of a call, by its number in the program."""
 
-    kind = "product"
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return inputs[0] * inputs[1]
-
-
-class Addition(Operation):
-    """An addition of two tensors as traced; canonisation turns it into a residual sum or refuses it."""
-
-    kind = "addition"
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return inputs[0] + inputs[1]
+    number: int
+    name: str
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+@dataclass(frozen=True)
+class Size:
+    """Sizes in the arguments of a call: of dimension `dim` of some value, or of all."""
+
+    dim: int | None = None
+
+
+BATCH = Size(0)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the tracer knows of a function or tensor method.
+
+    Attributes:
+        build: Gets the arguments of the call, tensors of the network as `Value`, sizes as `Size`; returns the operation
+            that the call stands for, or a `Size`. A `NotImplementedError` says what it cannot do.
+        overwrites: Whether the call overwrites its first argument (always, not by an argument `inplace`).
+    """
+
+    build: Callable[..., Operation | Size]
+    overwrites: bool = False
+
+
+# Modules
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def _convolution(module: nn.Conv2d) -> Operation:
     if module.padding_mode != "zeros":
-        raise UnsupportedLayerError(f"padding mode {module.padding_mode!r}; only zero padding is supported")
-    if isinstance(module.padding, str):
-        raise UnsupportedLayerError(f"padding={module.padding!r}; give it in numbers")
-    padding, same = _pair(module.padding), isinstance(module, Conv2dDynamicSamePadding)
-    if isinstance(module, Conv2dStaticSamePadding):
-        pad = getattr(module.static_padding, "padding", (0, 0, 0, 0))
-        if pad[0] != pad[1] or pad[2] != pad[3]:
-            raise UnsupportedLayerError(
-                "asymmetric static padding; build the EfficientNet with image_size=None (dynamic same padding)"
-            )
-        padding = (pad[2], pad[0])
+        raise NotImplementedError(f"padding mode {module.padding_mode!r}; only zero padding is supported")
+    padding: tuple[int, int] | Sides
+    if module.padding == "same":
+        extra = [d * (k - 1) for d, k in zip(_pair(module.dilation), _pair(module.kernel_size), strict=True)]
+        padding = (extra[1] // 2, extra[1] - extra[1] // 2, extra[0] // 2, extra[0] - extra[0] // 2)
+    else:
+        padding = (0, 0) if isinstance(module.padding, str) else _pair(module.padding)
     return Convolution(
         module.weight,
         module.bias,
@@ -76,121 +92,262 @@ def _convolution(module: nn.Conv2d) -> Operation:
         padding=padding,
         dilation=_pair(module.dilation),
         groups=module.groups,
-        same_padding=same,
     )
 
 
 def _batch_norm(module: nn.BatchNorm2d) -> Operation:
     if module.running_mean is None or module.running_var is None:
-        raise UnsupportedLayerError("a batch norm without running statistics cannot be folded")
-    deviation = torch.sqrt(module.running_var.double() + module.eps)
-    weight = torch.ones_like(deviation) if module.weight is None else module.weight.double()
-    bias = torch.zeros_like(deviation) if module.bias is None else module.bias.double()
-    scale = weight / deviation
-    operation = BatchNorm(scale, bias - module.running_mean.double() * scale)
+        raise NotImplementedError("a batch norm without running statistics depends on the other images of a batch")
+    scale = torch.rsqrt(module.running_var.double() + module.eps)
+    if module.weight is not None:
+        scale = scale * module.weight.double()
+    shift = -module.running_mean.double() * scale
+    if module.bias is not None:
+        shift = shift + module.bias.double()
     # The published networks keep a neutralised batch norm that still divides by sqrt(1 + eps).
-    operation.residue = (1.0 + module.eps) ** -0.5
-    return operation
+    return BatchNorm(scale, shift, residue=(1.0 + module.eps) ** -0.5)
 
 
-def _max_pool(module: nn.MaxPool2d) -> Operation:
-    options = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "ceil_mode")}
-    kernel = module.kernel_size
-    return MaxPool(lambda x: F.max_pool2d(x, kernel, **options))
+def _max_pool(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Operation:
+    if return_indices:
+        raise NotImplementedError("max pooling that returns indices")
+    kernel = _pair(kernel_size)
+    return MaxPool(kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode)
 
 
-def _average_pool(module: nn.AvgPool2d) -> Operation:
-    names = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    options = {name: getattr(module, name) for name in names}
-    kernel = module.kernel_size
-    return AveragePool(lambda x: F.avg_pool2d(x, kernel, **options))
+def _average_pool(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Operation:
+    kernel = _pair(kernel_size)
+    window = (kernel, _pair(stride) if stride else kernel, _pair(padding))
+    options = (*window, ceil_mode, count_include_pad, divisor_override)
+    return AveragePool(
+        lambda x: F.avg_pool2d(x, *options), lambda u, x: torch.ops.aten.avg_pool2d_backward(u, x, *options)
+    )
 
 
-def _adaptive_average_pool(size: Any) -> Operation:
-    if size in (1, (1, 1), [1, 1]):
+def _adaptive_average_pool(output_size: Any) -> Operation:
+    if output_size in (1, (1, 1), [1, 1]):
+        return _mean_of_pixels(True)
+    return AveragePool(
+        lambda x: F.adaptive_avg_pool2d(x, output_size),
+        lambda u, x: torch.ops.aten._adaptive_avg_pool2d_backward(u, x),
+    )
+
+
+def _mean_of_pixels(keepdim: bool) -> Operation:
+    def mean(x: Tensor) -> Tensor:
         # In float32 whatever the type of the maps: a mean over many pixels is where short types lose most.
-        return AveragePool(lambda x: x.mean((-2, -1), keepdim=True, dtype=_at_least_float32(x)))
-    return AveragePool(lambda x: F.adaptive_avg_pool2d(x, size))
+        return x.mean((-2, -1), keepdim=keepdim, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    def adjoint(upstream: Tensor, x: Tensor) -> Tensor:
+        upstream = upstream.to(x.dtype) / (x.shape[-2] * x.shape[-1])
+        return (upstream if keepdim else upstream[..., None, None]).expand_as(x)
+
+    return AveragePool(mean, adjoint)
 
 
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def _interpolation(
+    size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **others: Any
+) -> Operation:
+    if mode not in ("nearest", "nearest-exact", "bilinear", "area"):
+        raise NotImplementedError(f"interpolation mode {mode!r}; its weights are not all positive")
+    if any(isinstance(part, Size) for part in _flat([size])):
+        raise NotImplementedError("interpolation to the size of another map; give a scale factor or numbers")
+    others = {name: value for name, value in others.items() if name != "antialias" or value}
+    return Resample(
+        lambda x: F.interpolate(x, size, scale_factor, mode, align_corners if mode == "bilinear" else None, **others)
+    )
 
 
-def _named(name: str) -> ModuleBuilder:
+def _pad(sides: Any, mode: str = "constant", value: float | None = None) -> Operation:
+    if mode != "constant" or value:
+        raise NotImplementedError("padding with anything but zeros")
+    return Resample(lambda x: F.pad(x, tuple(sides)))
+
+
+def _refused(why: str) -> ModuleBuilder:
+    def refuse(module: nn.Module) -> Operation:
+        raise NotImplementedError(why)
+
+    return refuse
+
+
+def _activation(name: str) -> ModuleBuilder:
     return lambda module: Activation(name)
 
 
+_STATISTICS_OF_THE_IMAGE = "its mean and variance are those of each image, so it is not linear and no rule covers it"
+
 MODULES: dict[type[nn.Module], ModuleBuilder] = {
     nn.Conv2d: _convolution,
-    Conv2dDynamicSamePadding: _convolution,
-    Conv2dStaticSamePadding: _convolution,
-    nn.Linear: lambda module: Dense(module.weight, module.bias),
+    nn.Linear: lambda m: Dense(m.weight, m.bias),
+    nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
-    nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: _average_pool,
-    nn.AdaptiveAvgPool2d: lambda module: _adaptive_average_pool(module.output_size),
-    nn.ReLU: _named("relu"),
-    nn.ReLU6: _named("relu6"),
-    nn.SiLU: _named("swish"),
-    nn.Hardswish: _named("hardswish"),
-    nn.Sigmoid: _named("sigmoid"),
-    nn.Hardsigmoid: _named("hardsigmoid"),
-    nn.Tanh: _named("tanh"),
-    nn.GELU: lambda module: Activation("gelu", lambda x: F.gelu(x, approximate=module.approximate)),
-    nn.ELU: lambda module: Activation("elu", lambda x: F.elu(x, module.alpha)),
-    nn.LeakyReLU: lambda module: Activation("leaky_relu", lambda x: F.leaky_relu(x, module.negative_slope)),
-    nn.Dropout: lambda module: Identity(),
-    nn.Dropout2d: lambda module: Identity(),
-    nn.Identity: lambda module: Identity(),
-    nn.Flatten: lambda module: Flatten(module.start_dim),
-    Swish: _named("swish"),
-    MemoryEfficientSwish: _named("swish"),
+    nn.SyncBatchNorm: _batch_norm,
+    nn.MaxPool2d: lambda m: _max_pool(m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices),
+    nn.AvgPool2d: lambda m: _average_pool(
+        m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
+    ),
+    nn.AdaptiveAvgPool2d: lambda m: _adaptive_average_pool(m.output_size),
+    nn.ReLU: _activation("relu"),
+    nn.ReLU6: _activation("relu6"),
+    nn.SiLU: _activation("swish"),
+    nn.Hardswish: _activation("hardswish"),
+    nn.Sigmoid: _activation("sigmoid"),
+    nn.Hardsigmoid: _activation("hardsigmoid"),
+    nn.Tanh: _activation("tanh"),
+    nn.GELU: lambda m: Activation("gelu", lambda x: F.gelu(x, approximate=m.approximate)),
+    nn.ELU: lambda m: Activation("elu", lambda x: F.elu(x, m.alpha)),
+    nn.LeakyReLU: lambda m: Activation("leaky_relu", lambda x: F.leaky_relu(x, m.negative_slope)),
+    nn.Dropout: lambda m: Identity(),
+    nn.Dropout2d: lambda m: Identity(),
+    nn.Identity: lambda m: Identity(),
+    nn.Flatten: lambda m: Reshape(lambda x: x.flatten(m.start_dim, m.end_dim)),
+    nn.ZeroPad2d: lambda m: _pad(m.padding),
+    nn.Upsample: lambda m: _interpolation(m.size, m.scale_factor, m.mode, m.align_corners),
+    nn.LayerNorm: _refused(_STATISTICS_OF_THE_IMAGE),
+    nn.GroupNorm: _refused(_STATISTICS_OF_THE_IMAGE),
+    nn.InstanceNorm2d: _refused(_STATISTICS_OF_THE_IMAGE),
 }
 
 
-def _mean(*args: Any, **kwargs: Any) -> Operation:
-    dims = kwargs.get("dim", args[0] if args else None)
-    if not isinstance(dims, tuple | list) or sorted(d % 4 for d in dims) != [2, 3]:
-        raise UnsupportedLayerError("a mean over other dimensions than height and width")
-    keep = bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False))
-    return AveragePool(lambda x: x.mean((-2, -1), keepdim=keep, dtype=_at_least_float32(x)))
+# Functions and methods
 
 
-def _flatten(start_dim: int = 0, end_dim: int = -1) -> Operation:
-    if end_dim != -1:
-        raise UnsupportedLayerError("a flatten that stops before the last dimension")
-    return Flatten(start_dim)
+def _sum(first: Any, second: Any, signs: tuple[int, int]) -> Operation:
+    if isinstance(first, Value) and isinstance(second, Value):
+        return Sum("", signs)
+    constant, sign, scale = (second, signs[1], signs[0]) if isinstance(first, Value) else (first, signs[0], signs[1])
+    shift = sign * _constant(constant)
+    return Affine(torch.full_like(shift, scale), shift)
 
 
-def _max_pool_function(kernel_size: Any, *args: Any, **kwargs: Any) -> Operation:
-    kwargs.pop("return_indices", None)
-    return MaxPool(lambda x: F.max_pool2d(x, kernel_size, *args, **kwargs))
+def _product(first: Any, second: Any) -> Operation:
+    if isinstance(first, Value) and isinstance(second, Value):
+        return Product()
+    return Affine(_constant(second if isinstance(first, Value) else first), None)
 
 
-# Functions and tensor methods of one tensor argument; the builder gets the other arguments.
-FUNCTIONS: dict[Any, Callable[..., Operation]] = {
-    torch.flatten: _flatten,
-    "flatten": _flatten,
-    torch.mean: _mean,
-    "mean": _mean,
-    F.adaptive_avg_pool2d: lambda output_size: _adaptive_average_pool(output_size),
-    F.avg_pool2d: lambda *args, **kwargs: AveragePool(lambda x: F.avg_pool2d(x, *args, **kwargs)),
-    F.max_pool2d: _max_pool_function,
-    F.relu: lambda inplace=False: Activation("relu"),
-    torch.relu: lambda: Activation("relu"),
-    "relu": lambda: Activation("relu"),
-    F.relu6: lambda inplace=False: Activation("relu6"),
-    F.silu: lambda inplace=False: Activation("swish"),
-    F.dropout: lambda *args, **kwargs: Identity(),
-    torch.sigmoid: lambda: Activation("sigmoid"),
-    F.sigmoid: lambda: Activation("sigmoid"),
-    "sigmoid": lambda: Activation("sigmoid"),
+def _quotient(first: Any, second: Any) -> Operation:
+    if not isinstance(first, Value) or isinstance(second, Value):
+        raise NotImplementedError("a division by a tensor of the network")
+    return Affine(1.0 / _constant(second), None)
+
+
+def _constant(constant: Any) -> Tensor:
+    """A number, or one per channel, as (1,) or (C,)."""
+    if isinstance(constant, Size) or not isinstance(constant, int | float | Tensor):
+        raise NotImplementedError(f"arithmetic with {constant!r}; numbers and constants per channel are supported")
+    return torch.as_tensor(constant, dtype=torch.float64).detach().reshape(-1)
+
+
+def _is_per_channel(constant: Any) -> bool:
+    shape = tuple(constant.shape)
+    return constant.numel() == 1 or (len(shape) in (3, 4) and constant.numel() == shape[-3])
+
+
+def _dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Operation:
+    if training and p > 0:
+        raise NotImplementedError("dropout that is active in evaluation mode; give it training=self.training")
+    return Identity()
+
+
+def _mean(x: Value, dim: Any = None, keepdim: bool = False) -> Operation:
+    if not isinstance(dim, tuple | list) or sorted(d % 4 for d in dim) != [2, 3]:
+        raise NotImplementedError("a mean over other dimensions than height and width")
+    return _mean_of_pixels(keepdim)
+
+
+def _view(x: Value, *shape: Any) -> Operation:
+    """(N, -1) in any spelling: everything but the batch becomes one dimension."""
+    rows, *columns = _flat(shape)
+    width = columns[0] if len(columns) == 1 else None
+    if not isinstance(width, int) or not (width > 0 if rows == -1 else rows == BATCH):
+        raise NotImplementedError("a change of shape that is not (batch, -1)")
+    return Reshape(lambda x: x.reshape(len(x) if rows == BATCH else -1, width))
+
+
+def _flat(parts: Sequence[Any]) -> list[Any]:
+    return [one for part in parts for one in (_flat(part) if isinstance(part, tuple | list) else [part])]
+
+
+def _item(x: Any, index: Any) -> Operation | Size:
+    if isinstance(x, Size):
+        # sizes of other dimensions are only refused where they are used
+        return Size(index) if x.dim is None and isinstance(index, int) else Size(-1)
+    batch, *others = index if isinstance(index, tuple) else (index,)
+    if batch not in (slice(None), Ellipsis) or not all(part is Ellipsis or isinstance(part, slice) for part in others):
+        raise NotImplementedError("picking images or single channels, rows or columns; slices are supported")
+    return Resample(lambda x: x[index])
+
+
+def _attribute(x: Any, name: str) -> Size:
+    if name != "shape":
+        raise NotImplementedError(f"attribute {name!r}")
+    return Size()
+
+
+def _concatenation(tensors: Any, dim: Any = 0) -> Operation:
+    if not isinstance(dim, int):
+        raise NotImplementedError("the dimension of a concatenation must be a number")
+    return Concatenation(dim)
+
+
+def _function(name: str) -> Call:
+    return Call(lambda x, inplace=False: Activation(name))
+
+
+_ADD, _SUB = (lambda a, b: _sum(a, b, (1, 1))), (lambda a, b: _sum(a, b, (1, -1)))
+
+FUNCTIONS: dict[Any, Call] = {
+    **dict.fromkeys((operator.add, torch.add, "add"), Call(_ADD)),
+    **dict.fromkeys((operator.iadd, "add_"), Call(_ADD, overwrites=True)),
+    **dict.fromkeys((operator.sub, torch.sub, "sub"), Call(_SUB)),
+    **dict.fromkeys((operator.isub, "sub_"), Call(_SUB, overwrites=True)),
+    **dict.fromkeys((operator.mul, torch.mul, "mul"), Call(_product)),
+    **dict.fromkeys((operator.imul, "mul_"), Call(_product, overwrites=True)),
+    **dict.fromkeys((operator.truediv, torch.div, "div"), Call(_quotient)),
+    **dict.fromkeys((operator.itruediv, "div_"), Call(_quotient, overwrites=True)),
+    **dict.fromkeys((operator.neg, torch.neg, "neg"), Call(lambda x: _product(x, -1))),
+    **dict.fromkeys((F.relu, torch.relu, "relu"), _function("relu")),
+    **dict.fromkeys((torch.relu_, "relu_"), Call(lambda x: Activation("relu"), overwrites=True)),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), _function("sigmoid")),
+    **dict.fromkeys((torch.tanh, F.tanh, "tanh"), _function("tanh")),
+    **dict.fromkeys((F.dropout, F.dropout2d), Call(_dropout)),
+    **dict.fromkeys((torch.mean, "mean"), Call(_mean)),
+    **dict.fromkeys((torch.flatten, "flatten"), Call(lambda x, *a, **k: Reshape(lambda x: x.flatten(*a, **k)))),
+    **dict.fromkeys((torch.squeeze, "squeeze"), Call(lambda x, *a, **k: Reshape(lambda x: x.squeeze(*a, **k)))),
+    **dict.fromkeys((torch.reshape, "reshape", "view"), Call(_view)),
+    F.relu6: _function("relu6"),
+    F.silu: _function("swish"),
+    F.hardswish: _function("hardswish"),
+    F.hardsigmoid: _function("hardsigmoid"),
+    F.gelu: Call(lambda x, **k: Activation("gelu", lambda x: F.gelu(x, **k))),
+    F.leaky_relu: Call(lambda x, s=0.01, inplace=False: Activation("leaky_relu", lambda x: F.leaky_relu(x, s))),
+    F.adaptive_avg_pool2d: Call(lambda x, output_size: _adaptive_average_pool(output_size)),
+    F.avg_pool2d: Call(lambda x, *args, **kwargs: _average_pool(*args, **kwargs)),
+    F.max_pool2d: Call(lambda x, *args, **kwargs: _max_pool(*args, **kwargs)),
+    F.interpolate: Call(lambda x, *args, **kwargs: _interpolation(*args, **kwargs)),
+    F.pad: Call(lambda x, *args, **kwargs: _pad(*args, **kwargs)),
+    torch.cat: Call(_concatenation),
+    operator.getitem: Call(_item),
+    getattr: Call(_attribute),
+    "size": Call(lambda x, dim=None: Size(dim)),
+    "contiguous": Call(lambda x, **kwargs: Identity()),
 }
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-IN_PLACE = (operator.iadd, operator.imul, "add_", "mul_")
-IN_PLACE_ARGUMENT = (F.relu, F.relu6, F.silu)
 
 
 def register_module(kind: type[nn.Module], builder: ModuleBuilder) -> None:
@@ -198,10 +355,24 @@ def register_module(kind: type[nn.Module], builder: ModuleBuilder) -> None:
     MODULES[kind] = builder
 
 
+def register_function(
+    function: Callable[..., Any] | str, build: Callable[..., Operation | Size], *, overwrites: bool = False
+) -> None:
+    """Teach the tracer a function, or a tensor method by its name; see `Call`."""
+    FUNCTIONS[function] = Call(build, overwrites)
+
+
+# Tracing
+
+
 def _builder_for(module: nn.Module) -> ModuleBuilder | None:
     kind = next((kind for kind in type(module).__mro__ if kind in MODULES), None)
+    if kind is None:
+        return None
     # A subclass that computes something else is not what it inherits from.
-    return MODULES[kind] if kind is not None and type(module).forward is kind.forward else None
+    methods = ("forward", "_conv_forward")
+    same = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in methods)
+    return MODULES[kind] if same else None
 
 
 class _Tracer(fx.Tracer):
@@ -210,7 +381,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module) -> Program:
-    """Trace a model in evaluation mode into a program of raw steps (nothing folded yet).
+    """Trace a model in evaluation mode into a program of raw steps (nothing folded yet) that shares its parameters.
 
     Raises:
         UnsupportedLayerError: The model cannot be traced, or a module, function, addition or product in it has no
@@ -228,48 +399,104 @@ def trace(model: nn.Module) -> Program:
             "register its dynamic parts with lrp.register_module"
         ) from error
     modules = dict(model.named_modules())
-    numbers: dict[fx.Node, int] = {}
+    known: dict[fx.Node, Any] = {}
     steps: list[Step] = []
-    seen: set[str] = set()
+    names: set[str] = set()
     for node in graph.nodes:
+        if "input" in node.kwargs:
+            node.args, node.kwargs = (node.kwargs["input"], *node.args), {**node.kwargs}
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "input"}
         if node.op == "placeholder":
-            if numbers:
+            if known:
                 raise UnsupportedLayerError(f"{type(model).__name__} takes more than one input")
-            numbers[node] = 0
+            known[node] = Value(0, node.name)
             continue
         if node.op == "output":
-            result = node.args[0]
-            if not isinstance(result, fx.Node) or numbers.get(result) != len(steps):
+            result = known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+            if not isinstance(result, Value) or result.number != len(steps):
                 raise UnsupportedLayerError(f"{type(model).__name__} must return one tensor, its logits")
             continue
-        operation, origin = _operation(node, modules)
+        if node.op == "get_attr":
+            known[node] = _constant_of(node, model)
+            continue
+        read: list[Value] = []
+        operation, origin = _operation(node, modules, known, read)
+        if not isinstance(operation, Operation):
+            known[node] = operation
+            continue
         name = str(node.target) if node.op == "call_module" else _place(node)
-        if name in seen:
-            if isinstance(operation, Convolution | Dense | BatchNorm):
+        if name in names:
+            if isinstance(operation, LinearOperation):
                 raise UnsupportedLayerError(f"layer {name!r} ({origin}) is used twice; give each use its own module")
             name = f"{name}@{node.name}"
-        seen.add(name)
-        tensors: list[fx.Node] = []
-        fx.map_arg((node.args, node.kwargs), tensors.append)  # unlike all_input_nodes, a tensor read twice comes twice
+        names.add(name)
+        if isinstance(operation, Sum):
+            operation.name = name
         if not isinstance(operation, Identity):
-            _check_overwriting(node, name, origin, tensors[0], modules)
-        steps.append(Step(name, operation, tuple(numbers[argument] for argument in tensors), origin))
-        numbers[node] = len(steps)
+            _check_overwriting(node, name, origin, modules)
+        steps.append(Step(name, operation, tuple(value.number for value in read), origin))
+        known[node] = Value(len(steps), node.name)
     return Program(steps)
 
 
-def _check_overwriting(node: fx.Node, name: str, origin: str, value: fx.Node, modules: dict[str, nn.Module]) -> None:
+def _operation(
+    node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.Node, Any], read: list[Value]
+) -> tuple[Operation | Size, str]:
+    """What a node of the graph stands for and its type for messages; appends the values it reads to `read`."""
+
+    def resolve(argument: fx.Node) -> Any:
+        found = known[argument]
+        if isinstance(found, Value):
+            read.append(found)
+        return found
+
+    # A tensor read twice is resolved twice, in the order of the arguments.
+    args, kwargs = fx.node.map_arg(node.args, resolve), dict(fx.node.map_arg(node.kwargs, resolve))
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        origin, where = type(module).__name__, f"layer {node.target!r} of type {type(module).__name__}"
+        builder = _builder_for(module)
+        if builder is None:
+            supported = ", ".join(sorted(kind.__name__ for kind in MODULES))
+            raise UnsupportedLayerError(f"{where} has no rule; supported are {supported}; lrp.register_module adds one")
+        build: Callable[[], Operation | Size] = partial(builder, module)
+    else:
+        origin = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        where = f"{_place(node)!r} of type {origin}"
+        call = FUNCTIONS.get(node.target)
+        if call is None:
+            supported = ", ".join(sorted({key if isinstance(key, str) else key.__name__ for key in FUNCTIONS}))
+            raise UnsupportedLayerError(
+                f"{where} has no rule; supported functions are {supported}; lrp.register_function adds one"
+            )
+        build = partial(call.build, *args, **kwargs)
+    try:
+        return build(), origin
+    except (NotImplementedError, TypeError) as error:
+        raise UnsupportedLayerError(f"{where}: {error}") from error
+
+
+def _constant_of(node: fx.Node, model: nn.Module) -> Tensor:
+    value = operator.attrgetter(str(node.target))(model)
+    if not isinstance(value, Tensor) or not _is_per_channel(value):
+        raise UnsupportedLayerError(
+            f"{_place(node)!r} of type {node.target}: a bare parameter in forward has no rule; wrap it in a module"
+        )
+    return value
+
+
+def _check_overwriting(node: fx.Node, name: str, origin: str, modules: dict[str, nn.Module]) -> None:
     """Refuse a step that overwrites a tensor which is read afterwards: steps of a program leave their inputs alone."""
     if node.op == "call_module":
         overwrites = bool(getattr(modules[str(node.target)], "inplace", False))
     else:
-        given = node.kwargs.get("inplace", len(node.args) > 1 and node.target in IN_PLACE_ARGUMENT and node.args[1])
-        overwrites = given is True or node.target in IN_PLACE
-    if not overwrites:
-        return
+        call = FUNCTIONS[node.target]
+        given = inspect.signature(call.build).bind_partial(*node.args, **node.kwargs).arguments
+        overwrites = call.overwrites or given.get("inplace") is True
+    value = node.all_input_nodes[0]
     order = {other: place for place, other in enumerate(node.graph.nodes)}
     later = [other for other in value.users if order[other] > order[node]]
-    if later:
+    if overwrites and later:
         raise UnsupportedLayerError(
             f"{name!r} of type {origin} overwrites its input, which {_place(later[0])!r} reads afterwards; "
             "let it work out of place"
@@ -281,43 +508,3 @@ def _place(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     scope = list(stack)[-1] if stack else ""
     return f"{scope}.{node.name}" if scope else node.name
-
-
-def _operation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[Operation, str]:
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        origin = type(module).__name__
-        builder = _builder_for(module)
-        if builder is None:
-            supported = ", ".join(sorted(kind.__name__ for kind in MODULES))
-            raise UnsupportedLayerError(
-                f"layer {node.target!r} of type {origin} has no rule; supported are {supported}; "
-                "lrp.register_module adds one"
-            )
-        try:
-            return builder(module), origin
-        except UnsupportedLayerError as error:
-            raise UnsupportedLayerError(f"layer {node.target!r} of type {origin}: {error}") from error
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    where = f"{_place(node)!r} of type {name}"
-    if node.op == "get_attr":
-        raise UnsupportedLayerError(f"{where}: a bare parameter in forward has no rule; wrap it in a module")
-    if node.target in ADDITIONS or node.target in PRODUCTS:
-        word = "an addition" if node.target in ADDITIONS else "a product"
-        operands = [a for a in node.args if isinstance(a, fx.Node)]
-        if len(operands) != 2 or node.kwargs:
-            raise UnsupportedLayerError(f"{where}: {word} that is not of two tensors cannot be canonised")
-        return (Addition() if node.target in ADDITIONS else Product()), str(name)
-    if node.target is torch.cat:
-        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        if not isinstance(dim, int):
-            raise UnsupportedLayerError(f"{where}: the dimension of a concatenation must be a number")
-        return Concatenation(dim), str(name)
-    builder_function = FUNCTIONS.get(node.target)
-    if builder_function is None:
-        known = sorted({key if isinstance(key, str) else key.__name__ for key in FUNCTIONS})
-        raise UnsupportedLayerError(f"{where} has no rule; supported functions are {', '.join(known)}")
-    try:
-        return builder_function(*node.args[1:], **{k: v for k, v in node.kwargs.items() if k != "input"}), str(name)
-    except (UnsupportedLayerError, TypeError) as error:
-        raise UnsupportedLayerError(f"{where}: {error}") from error

@@ -57,7 +57,7 @@ def show_images(
     report = run_pass(
         image_set,
         collectors,
-        preprocess=detector.preprocess,
+        preprocess=detector.inputs,
         device=detector.device,
         batch_size=args.bsize,
         crop=Crop(args.crop),

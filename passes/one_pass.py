@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,8 +20,9 @@ from torch import Tensor
 from images.decoding import Crop
 from images.loading import Batch, Plan, SkippedImage, iterate_batches, plan_batches
 from images.sets import ImageItem, ImageSet
+from passes.interrupts import GracefulInterrupt
 from passes.processes import Ranks
-from utils.cli import GracefulInterrupt, progress
+from utils.cli import progress
 from utils.errors import Interrupted, UserError
 from utils.files import read_npz, write_npz
 
@@ -34,30 +35,29 @@ _SECONDS_BETWEEN_SAVES = 60.0
 class PassBatch:
     """A batch on its way through the collectors, with what has been computed from it so far."""
 
-    def __init__(self, batch: Batch, preprocess: Callable[[Tensor], Tensor]) -> None:
-        self.batch = batch
-        self.preprocess = preprocess
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
         self._memory: dict[Hashable, Any] = {}
 
     @property
     def images(self) -> Tensor:
         """Images as decoded, (N, 3, H, W) uint8."""
-        return self.batch.images
+        return self._batch.images
 
     @property
     def labels(self) -> Tensor:
         """0 real, 1 fake, -1 unknown, (N,) int64."""
-        return self.batch.labels
+        return self._batch.labels
 
     @property
     def items(self) -> tuple[ImageItem, ...]:
         """Where each image comes from."""
-        return self.batch.items
+        return self._batch.items
 
     @property
-    def inputs(self) -> Tensor:
-        """Normalised input of the network, (N, 3, H, W) float32; made once and not to be written to."""
-        return self.memo("inputs", lambda: self.preprocess(self.batch.images))
+    def positions(self) -> list[int]:
+        """Place of each image in the set of the pass."""
+        return list(self._batch.positions)
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What `compute` returned when somebody first asked for `key` in this batch."""
@@ -68,9 +68,6 @@ class PassBatch:
 
 class Collector(Protocol):
     """A statistic over images. Two collectors that saw the halves of a set merge into one that saw it all."""
-
-    name: str
-    """Name of its part of the saved state; no two collectors of a pass share one."""
 
     def update(self, batch: PassBatch) -> None:
         """Add a batch."""
@@ -89,6 +86,37 @@ class Collector(Protocol):
         ...
 
 
+class PerImage:
+    """Some numbers of every image, in the order of the set: the part of a collector that most collectors are.
+
+    Args:
+        images: Number of images of the set.
+        shape: Of the numbers of one image.
+        dtype: Of the numbers.
+    """
+
+    def __init__(self, images: int, shape: tuple[int, ...], dtype: Any = np.float64) -> None:
+        self.seen = np.zeros(images, dtype=bool)
+        self.values = np.zeros((images, *shape), dtype=dtype)
+
+    def put(self, positions: Sequence[int] | np.ndarray, values: np.ndarray) -> None:
+        """Set the numbers (N, ...) of images that are seen now."""
+        self.seen[positions] = True
+        self.values[positions] = values
+
+    def state(self) -> State:
+        """`seen` (images,) and `values` (images, ...)."""
+        return {"seen": self.seen.copy(), "values": self.values.copy()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replace everything by a saved state."""
+        self.seen, self.values = state["seen"].copy(), state["values"].copy()
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        """Add the images that another one saw."""
+        self.put(state["seen"], state["values"][state["seen"]])
+
+
 @dataclass
 class PassReport:
     """What came of a pass.
@@ -103,6 +131,10 @@ class PassReport:
     skipped: list[SkippedImage] = field(default_factory=list)
     resumed_at: int = 0
 
+    def skipped_names(self, label: int | None = None) -> list[list[str]]:
+        """Name and reason of the images left out, of one label or all, as records have them."""
+        return [[entry.item.name, entry.reason] for entry in self.skipped if label in (None, entry.item.label)]
+
 
 @dataclass(frozen=True)
 class PassState:
@@ -110,22 +142,23 @@ class PassState:
 
     Attributes:
         path: An .npz file; several processes add their rank to its name.
-        conditions: All that the result depends on (arguments, digests); a state saved under others is refused.
+        conditions: All that the result depends on (settings, digests).
         resume: Go on from the file if it is there; otherwise start anew and overwrite it.
+        lenient: Start anew where the file was saved under other conditions, instead of refusing it.
         hint: What to tell a user whose run was interrupted.
     """
 
     path: Path
     conditions: Mapping[str, str]
     resume: bool = False
+    lenient: bool = False
     hint: str = "run the same command again with --resume"
 
 
 def run_pass(
     image_set: ImageSet,
-    collectors: Sequence[Collector],
+    collectors: Mapping[str, Collector],
     *,
-    preprocess: Callable[[Tensor], Tensor],
     device: torch.device,
     batch_size: int,
     crop: Crop,
@@ -142,8 +175,7 @@ def run_pass(
 
     Args:
         image_set: The images.
-        collectors: Updated in the order given.
-        preprocess: From uint8 images to the network's input, e.g. `Detector.preprocess`.
+        collectors: By the name of its part of the saved state; updated in the order given.
         device: Where batches go.
         batch_size: Most images in a batch; only images of one size share a batch.
         crop: Applied to every image.
@@ -158,17 +190,15 @@ def run_pass(
         UserError: An image cannot be decoded, or the saved state belongs to another run.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
-    names = [collector.name for collector in collectors]
-    if len(set(names)) != len(names):
-        raise ValueError(f"two collectors share a name: {names}")
     ranks = ranks or Ranks()
-    plan = plan_batches(image_set, batch_size, crop)[ranks.rank :: ranks.world_size]
-    saved = None if state is None else _StateFile(state, ranks, plan)
+    plan = plan_batches(image_set, batch_size, crop)
+    saved = None if state is None else _SavedState(state, ranks, len(plan))
     report = PassReport()
-    start = saved.load(collectors, report, image_set) if saved is not None else 0
-    report.resumed_at = start
-    total = sum(len(positions) for positions in plan)
-    done_before = sum(len(positions) for positions in plan[:start])
+    done = set() if saved is None else saved.load(collectors, report, image_set)
+    report.resumed_at = len(done)
+    left = [number for number in range(len(plan)) if number not in done]
+    numbers = left[ranks.rank :: ranks.world_size] if not (saved and saved.is_own) else saved.rest
+    todo: Plan = tuple(plan[number] for number in numbers)
     batches = iterate_batches(
         image_set,
         batch_size=batch_size,
@@ -176,125 +206,174 @@ def run_pass(
         seed=seed,
         num_workers=num_workers,
         device=device,
-        start=start,
         skip_bad_images=skip_bad_images,
         skipped=report.skipped,
-        plan=plan,
+        plan=todo,
     )
-    finished = start
-    with GracefulInterrupt() as interrupt, progress(total=total, description=description) as bar:
-        bar.update(done_before)
-        for batch in batches:
-            view = PassBatch(batch, preprocess)
-            with torch.no_grad():
-                for collector in collectors:
-                    collector.update(view)
-            report.images += len(batch.items)
-            bar.update(sum(len(positions) for positions in plan[finished : batch.index]))
-            finished = batch.index
-            if interrupt.requested:
-                break
-            if saved is not None and saved.is_due() and finished < len(plan):
-                saved.save(collectors, report, finished)
-        else:
-            finished = len(plan)
-        if saved is not None and finished > start:
-            # Also after the last batch: whatever stops the writing of results, the images need not be seen again.
-            saved.save(collectors, report, finished)
+    finished, updating = 0, False
+    with GracefulInterrupt() as interrupt, progress(total=len(image_set), description=description) as bar:
+        bar.update(len(image_set) - sum(map(len, todo)))
+
+        def keep() -> None:
+            if saved is not None:
+                saved.save(collectors, report, numbers[:finished])
+
+        try:
+            for batch in batches:
+                view, updating = PassBatch(batch), True
+                with torch.no_grad():
+                    for collector in collectors.values():
+                        collector.update(view)
+                updating = False
+                report.images += len(batch.items)
+                bar.update(sum(map(len, todo[finished : batch.index])))
+                finished = batch.index
+                if interrupt.requested:
+                    break
+                if saved is not None and saved.is_due() and finished < len(todo):
+                    keep()
+            else:
+                finished = len(todo)
+        except (RuntimeError, UserError):
+            # Whatever else fails while the processes of a group are told to stop, the wish to stop goes first.
+            if not interrupt.requested or updating:
+                raise
+        # Also after the last batch: whatever stops the writing of results, the images need not be seen again.
+        if finished:
+            keep()
         if interrupt.requested:
             hint = "nothing was saved" if state is None else f"state saved, {state.hint}"
-            raise Interrupted(f"after {finished} of {len(plan)} batches; {hint}")
+            raise Interrupted(f"after {len(done) + finished} of {len(plan)} batches; {hint}")
     if ranks.world_size > 1:
         _merge_ranks(collectors, report, ranks, image_set)
     return report
 
 
-def discard_state(state: PassState, ranks: Ranks | None = None) -> None:
-    """Remove the saved state of a pass once its results are written."""
-    _state_path(state, ranks or Ranks()).unlink(missing_ok=True)
+class _SavedState:
+    """The files of a pass's state: one, or one for each process."""
 
-
-def _state_path(state: PassState, ranks: Ranks) -> Path:
-    if ranks.world_size == 1:
-        return state.path
-    return state.path.with_name(f"{state.path.stem}.rank{ranks.rank}of{ranks.world_size}{state.path.suffix}")
-
-
-class _StateFile:
-    def __init__(self, state: PassState, ranks: Ranks, plan: Plan) -> None:
-        self.path = _state_path(state, ranks)
-        self.resume = state.resume
-        # The plan fixes which images are in which batch, and so what "so many batches are done" means.
-        self.conditions = {**{key: str(value) for key, value in state.conditions.items()}, "batches": str(len(plan))}
+    def __init__(self, state: PassState, ranks: Ranks, batches: int) -> None:
+        self._state, self._ranks = state, ranks
+        # The plan fixes which images are in which batch, and so what "these batches are done" means.
+        self.conditions = {**{key: str(value) for key, value in state.conditions.items()}, "batches": str(batches)}
+        self._done: list[int] = []
+        self.is_own = False
+        self.rest: list[int] = []
+        self._batches = batches
         self._last_save = time.monotonic()
 
     def is_due(self) -> bool:
         return time.monotonic() - self._last_save >= _SECONDS_BETWEEN_SAVES
 
-    def save(self, collectors: Sequence[Collector], report: PassReport, finished: int) -> None:
+    def save(self, collectors: Mapping[str, Collector], report: PassReport, finished: Sequence[int]) -> None:
         arrays: State = {
-            f"{collector.name}/{key}": array for collector in collectors for key, array in collector.state().items()
+            f"{name}/{key}": array for name, collector in collectors.items() for key, array in collector.state().items()
         }
         skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
-        progress_made = {"finished": finished, "images": report.images, "skipped": skipped}
         write_npz(
-            self.path,
+            _part(self._state.path, self._ranks),
             conditions=np.array(json.dumps(self.conditions, sort_keys=True)),
-            progress=np.array(json.dumps(progress_made)),
+            report=np.array(json.dumps({"images": report.images, "skipped": skipped})),
+            done=np.array([*self._done, *finished], dtype=np.int64),
             **arrays,
         )
         self._last_save = time.monotonic()
 
-    def load(self, collectors: Sequence[Collector], report: PassReport, image_set: ImageSet) -> int:
-        """Restore collectors and report; the number of batches done."""
-        if not self.resume or not self.path.exists():
-            return 0
-        arrays = read_npz(self.path)
-        try:
-            conditions = dict(json.loads(str(arrays.pop("conditions"))))
-            self._check(conditions)
-            return self._restore(arrays, collectors, report, image_set)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path} is not a saved state: remove it, or run without --resume") from error
+    def load(self, collectors: Mapping[str, Collector], report: PassReport, image_set: ImageSet) -> set[int]:
+        """Restore collectors and report; numbers of the batches that are done.
 
-    def _check(self, conditions: Mapping[str, str]) -> None:
+        A state of as many processes goes back to each of them, so that the same sums are made as without the
+        interruption. One of another number is merged, and the batches left are dealt anew.
+        """
+        if not self._state.resume:
+            return set()
+        paths = state_files(self._state.path)
+        own = [_part(self._state.path, Ranks(rank, self._ranks.world_size)) for rank in range(self._ranks.world_size)]
+        self.is_own = bool(paths) and set(paths) <= set(own)
+        done: set[int] = set()
+        for path in paths:
+            arrays = read_npz(path)
+            try:
+                if not self._fits(path, dict(json.loads(str(arrays.pop("conditions"))))):
+                    self.is_own = False
+                    return set()
+                finished = arrays.pop("done").tolist()
+                record = json.loads(str(arrays.pop("report")))
+                mine = path == _part(self._state.path, self._ranks) if self.is_own else self._ranks.is_first
+                if mine:
+                    _restore(arrays, record, collectors, report, image_set, merge=bool(self._done))
+                    self._done += finished
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{path} is not a saved state: remove it, or run without --resume") from error
+            done.update(finished)
+        if self.is_own:
+            dealt = range(self._ranks.rank, self._batches, self._ranks.world_size)
+            self.rest = [number for number in dealt if number not in done]
+            done = set(self._done)
+        return done
+
+    def _fits(self, path: Path, conditions: Mapping[str, str]) -> bool:
         keys = sorted(conditions.keys() | self.conditions.keys())
         different = [
             f"{key} (was {conditions.get(key, 'absent')}, is {self.conditions.get(key, 'absent')})"
             for key in keys
             if conditions.get(key) != self.conditions.get(key)
         ]
-        if different:
+        if different and not self._state.lenient:
             raise UserError(
-                f"{self.path} was saved under other conditions: {'; '.join(different)}: "
+                f"{path} was saved under other conditions: {'; '.join(different)}: "
                 "give the same arguments, or run without --resume"
             )
-
-    @staticmethod
-    def _restore(arrays: State, collectors: Sequence[Collector], report: PassReport, image_set: ImageSet) -> int:
-        made = json.loads(str(arrays.pop("progress")))
-        for collector in collectors:
-            prefix = f"{collector.name}/"
-            collector.load_state({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
-        by_name = {item.name: item for item in image_set.items}
-        report.images = int(made["images"])
-        report.skipped.extend(SkippedImage(by_name[name], reason) for name, reason in made["skipped"])
-        return int(made["finished"])
+        return not different
 
 
-def _merge_ranks(collectors: Sequence[Collector], report: PassReport, ranks: Ranks, image_set: ImageSet) -> None:
+def state_files(path: Path) -> list[Path]:
+    """The files of a state that are there: that of one process, and those of several."""
+    return [*([path] if path.exists() else []), *sorted(path.parent.glob(f"{path.stem}.rank*of*{path.suffix}"))]
+
+
+def discard_state(path: Path) -> None:
+    """Remove the saved state of a pass once its results are written."""
+    for part in state_files(path):
+        part.unlink(missing_ok=True)
+
+
+def _part(path: Path, ranks: Ranks) -> Path:
+    if ranks.world_size == 1:
+        return path
+    return path.with_name(f"{path.stem}.rank{ranks.rank}of{ranks.world_size}{path.suffix}")
+
+
+def _restore(
+    arrays: State,
+    record: Mapping[str, Any],
+    collectors: Mapping[str, Collector],
+    report: PassReport,
+    image_set: ImageSet,
+    *,
+    merge: bool,
+) -> None:
+    for name, collector in collectors.items():
+        prefix = f"{name}/"
+        state = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+        (collector.merge if merge else collector.load_state)(state)
+    report.images += int(record["images"])
+    report.skipped.extend(_skipped(record["skipped"], image_set))
+
+
+def _skipped(entries: Iterable[Sequence[str]], image_set: ImageSet) -> list[SkippedImage]:
+    by_name = {item.name: item for item in image_set.items}
+    return [SkippedImage(by_name[name], reason) for name, reason in entries]
+
+
+def _merge_ranks(collectors: Mapping[str, Collector], report: PassReport, ranks: Ranks, image_set: ImageSet) -> None:
     """Bring everything to rank 0, in the order of the ranks."""
-    mine = (
-        [collector.state() for collector in collectors],
-        report.images,
-        [(entry.item.name, entry.reason) for entry in report.skipped],
-    )
-    gathered = ranks.gather(mine)
+    states = [collector.state() for collector in collectors.values()]
+    gathered = ranks.gather((states, report.images, [[e.item.name, e.reason] for e in report.skipped]))
     if gathered is None:
         return
-    by_name = {item.name: item for item in image_set.items}
-    for states, images, skipped in gathered[1:]:
-        for collector, state in zip(collectors, states, strict=True):
+    for others, images, skipped in gathered[1:]:
+        for collector, state in zip(collectors.values(), others, strict=True):
             collector.merge(state)
         report.images += images
-        report.skipped.extend(SkippedImage(by_name[name], reason) for name, reason in skipped)
+        report.skipped.extend(_skipped(skipped, image_set))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -30,12 +31,6 @@ class Ranks:
         """Whether this process writes the results."""
         return self.rank == 0
 
-    def device(self, device: torch.device) -> torch.device:
-        """The process's own GPU where a bare `cuda` was chosen."""
-        if device.type == "cuda" and device.index is None and self.world_size > 1:
-            return torch.device("cuda", self.local_rank)
-        return device
-
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes in the order of their ranks, at rank 0; None elsewhere."""
         if self.world_size == 1:
@@ -43,6 +38,11 @@ class Ranks:
         gathered: list[Any] | None = [None] * self.world_size if self.is_first else None
         torch.distributed.gather_object(value, gathered, dst=0)
         return gathered
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
 
 
 @contextmanager
@@ -56,7 +56,8 @@ def process_group(backend: str = "gloo") -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks()
         return
-    torch.distributed.init_process_group(backend)
+    # After an unequal resume, or beside a slow device, the others wait longer than the half hour of the default.
+    torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
     try:
         yield Ranks(torch.distributed.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
     finally:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.feature_maps import Observation, by_layer
 from fmap_ranking.names import FeatureMap
 from images.sets import ImageSet
-from passes.feature_maps import Observation, SharedForward, by_layer
 from passes.one_pass import PassBatch, State
+from passes.shared_forward import SharedForward
 from patch_extraction.rankings import ActivationRankings, Source
 from utils.errors import UserError
 

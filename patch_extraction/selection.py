@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectors.detector import Detector
 from fmap_ranking.locate import find_ranking
+from fmap_ranking.topk import default_topk
+
+from detectors.detector import Detector
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import read_ranking
-from fmap_ranking.topk import default_topk
 from lrp.canonise import build_program, explained_layers
 from utils.cli import parse_positive
 from utils.errors import UserError

@@ -8,18 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from activation_histograms.median_test import ColourShare, MedianTest, colour_share, read_tests
 from activation_histograms.outputs import MedianTestFiles
-from fmap_ranking.names import FeatureMap, parse_key
-from patch_extraction.files import MapPatches, PatchFiles
-from sensitivity_assessment.colour import EXPERIMENT as COLOUR
-from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
 from sensitivity_assessment.dropout import EXPERIMENT as DROPOUT
 from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
 from sensitivity_assessment.outputs import GeneratorResult, ResultFiles
 from sensitivity_assessment.results import read_result
+
+from activation_histograms.median_test import ColourShare, MedianTest, colour_share
+from fmap_ranking.names import FeatureMap, parse_key
+from patch_extraction.files import MapPatches, PatchFiles
+from sensitivity_assessment.colour import EXPERIMENT as COLOUR
+from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
 from utils.errors import UserError
 from utils.files import safe_join
+from utils.tables import read_rows
 
 MADE_BY = "src/reproduce.py"
 
@@ -97,7 +99,7 @@ class DetectorContents:
     @cached_property
     def tests(self) -> dict[str, list[MedianTest]]:
         """Median tests of the top maps, by generator."""
-        return {name: read_tests(self._tests(name).tests, made_by=MADE_BY) for name in self.names}
+        return {name: read_rows(self._tests(name).tests, MedianTest, made_by=MADE_BY) for name in self.names}
 
     @property
     def shares(self) -> list[ColourShare]:

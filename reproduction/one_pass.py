@@ -6,23 +6,25 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.outputs import MedianTestFiles
 from activation_histograms.run import median_test_origin, write_median_tests
-from images.sets import ImageSet
-from passes.experiments import conditions, show_images
-from passes.feature_maps import FeatureMapNetwork, SharedForward
-from passes.one_pass import Collector, PassReport, PassState, discard_state
-from passes.processes import Ranks
-from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_rankings
-from reproduction.settings import Subject
-from sensitivity_assessment.colour import EXPERIMENT as COLOUR
-from sensitivity_assessment.colour import colour_origin, write_colour
 from sensitivity_assessment.dropout import EXPERIMENT as DROPOUT
 from sensitivity_assessment.dropout import Choice, dropout_origin, write_dropout
 from sensitivity_assessment.outputs import ResultFiles
 from sensitivity_assessment.results import is_current
 from sensitivity_assessment.scores import colour_scores, dropout_scores
+
+from activation_histograms.collector import ActivationPairCollector
+from detectors.feature_maps import FeatureMapNetwork
+from images.sets import ImageSet
+from passes.experiments import conditions, show_images
+from passes.one_pass import Collector, PassReport, PassState, discard_state
+from passes.processes import Ranks
+from passes.shared_forward import SharedForward
+from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_rankings
+from reproduction.settings import Subject
+from sensitivity_assessment.colour import EXPERIMENT as COLOUR
+from sensitivity_assessment.colour import colour_origin, write_colour
 from utils.files import is_made_from, safe_join, sha256_file, sha256_text
 
 FAKE = 1

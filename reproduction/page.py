@@ -7,14 +7,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from sensitivity_assessment.outputs import SHOWN, GeneratorResult
+from sensitivity_assessment.scores import GRAYSCALE, RGB
+
 from activation_histograms.median_test import LEVEL
 from evaluation.published import SOURCE
 from reproduction.contents import DetectorContents
 from reproduction.html import details, embedded_json, escape, figure, percent, table, url
 from reproduction.map_table import map_data, map_table
 from reproduction.summary import read_summary_file, summary_path
-from sensitivity_assessment.outputs import SHOWN, GeneratorResult
-from sensitivity_assessment.scores import GRAYSCALE, RGB
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.files import write_text
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectors.detector import PROJECT_ROOT
-from detectors.explainers import make_explainer
-from fmap_ranking.collector import Confidence
 from fmap_ranking.outputs import RankingFiles
-from fmap_ranking.ranking import default_ranking_path
 from fmap_ranking.run import rank_images, ranking_origin
 from fmap_ranking.topk import default_topk
+
+from detectors.explaining import make_explainer
+from fmap_ranking.collector import Confidence
+from fmap_ranking.ranking import default_ranking_path
 from images.sets import ImageSet
 from passes.processes import Ranks
 from reproduction.settings import Subject, images_to_rank_on
 from utils.errors import UserError
-from utils.files import is_made_from, read_provenance
+from utils.files import PROJECT_ROOT, is_made_from, read_provenance
 
 _LABEL = "fake"
 

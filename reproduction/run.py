@@ -9,9 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from activation_histograms.run import count_shares, draw_histograms
-from detectors.explainers import make_explainer
+from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
+from sensitivity_assessment.dropout import Choice, choose_maps, report_dropout
+from sensitivity_assessment.results import read_result
+
+from detectors.explaining import make_explainer
+from detectors.feature_maps import FeatureMapNetwork
 from images.sets import ImageSet
-from passes.feature_maps import FeatureMapNetwork
 from passes.processes import Ranks
 from patch_extraction.collages import draw_collages
 from patch_extraction.files import PatchFiles
@@ -22,9 +26,6 @@ from reproduction.ranking import RankingUsed, find_or_rank
 from reproduction.settings import Subject
 from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
 from sensitivity_assessment.colour import ColourDetector, draw_whiskers, write_colour_tables
-from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
-from sensitivity_assessment.dropout import Choice, choose_maps, report_dropout
-from sensitivity_assessment.results import read_result
 from utils.figures import chosen_formats
 from utils.files import is_made_from
 
@@ -129,7 +130,7 @@ class SubjectRun:
 
     @cached_property
     def _network(self) -> FeatureMapNetwork:
-        return FeatureMapNetwork(self.subject.detector, self.subject.args.precision)
+        return self.subject.detector.feature_maps()
 
     def _announce(self, what: str) -> None:
         self._progress.announce(f"{self.subject.arch}: {what}")

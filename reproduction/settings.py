@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from detectors.detector import Detector, canonical_architecture, load_detector
-from detectors.devices import resolve_device
-from evaluation.published import GENERATORS
 from fmap_ranking.locate import PAPER_GENERATOR
+
+from detectors.detector import Detector, load_detector
+from detectors.devices import resolve_device
+from detectors.networks import canonical_architecture
+from evaluation.published import GENERATORS
 from images.composition import composition_warning
 from images.sets import ImageSet, find_image_pair, find_image_set
 from utils.errors import UserError
@@ -175,5 +177,7 @@ def load_subjects(args: argparse.Namespace, parse_topk: Callable[[str], int]) ->
         own.layers, own.labels, own.figures, own.save_pt_files, own.resume = None, ["fake", "real"], True, False, True
         # The published hybrid would alter the very detector that is analysed.
         own.compat_se = None
-        subjects.append(Subject(own, load_detector(arch, own.weights, device, blur_jpg=args.blur_jpg)))
+        subjects.append(
+            Subject(own, load_detector(arch, own.weights, device, blur_jpg=args.blur_jpg, precision=args.precision))
+        )
     return subjects

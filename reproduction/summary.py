@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from activation_histograms.median_test import colour_share, read_tests
+from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
+from sensitivity_assessment.results import read_result
+from sensitivity_assessment.scores import GRAYSCALE, RGB
+
+from activation_histograms.median_test import MedianTest, colour_share
 from evaluation.published import SENSITIVITY_K, SOURCE, TAG, published_colour_ap, published_sensitivity
 from images.composition import composition_warning
 from images.sets import ImageSet
 from reproduction.one_pass import GeneratorFiles
 from reproduction.run import SubjectRun
 from sensitivity_assessment.colour import MADE_BY as COLOUR_SCRIPT
-from sensitivity_assessment.dropout import MADE_BY as DROPOUT_SCRIPT
-from sensitivity_assessment.results import read_result
-from sensitivity_assessment.scores import GRAYSCALE, RGB
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
 from utils.files import write_csv, write_json, write_text
+from utils.tables import read_rows
 
 MADE_BY = "src/reproduce.py"
 VERSION = 1
@@ -102,7 +104,7 @@ def _result(run: SubjectRun, name: str) -> dict[str, Any]:
     files = GeneratorFiles.of(run.subject, name)
     dropout = read_result(files.dropout, made_by=DROPOUT_SCRIPT)
     colour = read_result(files.colour, made_by=COLOUR_SCRIPT)
-    share = colour_share(name, read_tests(files.tests.tests, made_by=MADE_BY))
+    share = colour_share(name, read_rows(files.tests.tests, MedianTest, made_by=MADE_BY))
     arch, tag, k = run.subject.arch, run.subject.tag, run.choice.k
     comparable = tag == TAG and SENSITIVITY_K.get(arch) == k
     published: dict[str, float | None] = {}

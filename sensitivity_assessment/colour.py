@@ -1,184 +1,111 @@
-"""The colour ablation of detectors on generators, as two scripts run it."""
+"""The colour ablation: the same images as they are and in greyscale (Sec. 5, Fig. 4 of the paper)."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from detectors.detector import Detector, load_detector
-from images.sets import ImageSet
-from passes.experiments import conditions, show_images
-from passes.feature_maps import FeatureMapNetwork, SharedForward
-from passes.one_pass import PassReport, PassState, discard_state
-from passes.processes import Ranks
-from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_colour_table
-from sensitivity_assessment.results import is_current, read_result, write_result
-from sensitivity_assessment.scores import RGB, Scores, colour_scores, read_scores
+from detectors.choice import DetectorChoice
+from evaluation.assessment import Assessment, write_table
+from evaluation.conditions import GRAYSCALE, RGB, Condition, InColour
+from evaluation.published import published_colour_ap, source
+from evaluation.scores import Scores
+from images.choice import ImageChoice, Reading
+from passes.analysis import draw_once
+from passes.options import RunOptions
+from passes.running import run_analyses, subjects, tracked
+from sensitivity_assessment.options import ColourOptions
 from sensitivity_assessment.whiskers import plot_whiskers
-from utils.cli import (
-    add_data_arguments,
-    add_detector_arguments,
-    add_loading_arguments,
-    add_run_arguments,
-    parse_architecture,
-    parse_name,
-)
+from utils.cli import say
 from utils.errors import UserError
-from utils.files import safe_join
-
-EXPERIMENT = "grayscale-transfer"
-MADE_BY = "src/grayscale_sensitivity_analysis.py"
 
 
-@dataclass(frozen=True)
-class ColourDetector:
-    """A detector under test and what its files and panels are called."""
+class Colour(Assessment[ColourOptions]):
+    """p(fake) of every image on RGB and greyscale."""
 
-    name: str
-    detector: Detector
-    tag: str
+    name = "colour"
+    experiment = "grayscale-transfer"
+    script = "src/grayscale_sensitivity_analysis.py"
 
-    def files(self, root: Path, gan_name: str) -> ResultFiles:
-        """Where the results on a generator lie."""
-        return ResultFiles(root, EXPERIMENT, self.detector.arch, gan_name, self.tag)
+    @cached_property
+    def conditions(self) -> Sequence[Condition]:
+        return [InColour(RGB), InColour(GRAYSCALE)]
+
+    def draw(self) -> list[Path]:
+        scores = {self.title: {self.gan_name: self.scores}}
+        return plot_whiskers(scores, self.layout.whiskers(self.gan_name), f"Colour ablation, {self.gan_name}")
+
+    @property
+    def title(self) -> str:
+        """The detector, as panels name it."""
+        return f"{self.layout.arch}, blur_jpg {self.layout.tag}"
+
+    @classmethod
+    def tabulate(cls, analyses: Sequence[Colour]) -> list[Path]:
+        first = analyses[0]
+        layout = first.layout
+        table = write_table(
+            layout.table(cls.experiment),
+            f"Colour ablation: {layout.arch}, blur_jpg {layout.tag}",
+            "The same images as they are and in greyscale. AP with its 95 % interval; accuracy on reals and on fakes "
+            "at the threshold calibrated on RGB and at 0.5. All in percent.",
+            first.results_there(analyses),
+            (RGB, GRAYSCALE),
+            published=lambda condition, name: _published(layout.arch, layout.tag, condition, name),
+            notes=[f"Published AP, of the published checkpoints: {source()}."],
+        )
+        if len(analyses) < 2:
+            return table
+        return [*table, *draw_side_by_side(analyses, layout.whiskers())]
 
 
-def add_colour_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add all arguments of the two scripts."""
-    add_detector_arguments(parser)
-    group = parser.add_argument_group("second detector, side by side (a colour-robust one, for instance)")
-    group.add_argument("--second_weights", type=Path, metavar="FILE", help="its checkpoint; absent: one detector only")
-    group.add_argument("--second_arch", type=parse_architecture, metavar="ARCH", help="absent: that of --arch")
-    group.add_argument(
-        "--second_tag", type=parse_name, default="cr", metavar="TAG", help="stands for --blur_jpg in its file names"
+def ablate_colour(
+    detector: DetectorChoice, images: ImageChoice, reading: Reading, options: ColourOptions, run: RunOptions
+) -> list[Colour]:
+    """The ablation of the detector, and of the second one if there is one, with both in one figure.
+
+    Raises:
+        UserError: Anything a user can mend; the files of the two detectors would be the same.
+    """
+    choices = [detector]
+    if options.second_weights is not None:
+        second = replace(
+            detector,
+            arch=options.second_arch or detector.arch,
+            weights=options.second_weights,
+            blur_jpg=options.second_tag,
+        )
+        if second.blur_jpg == detector.blur_jpg:
+            raise UserError(f"--second_tag {second.blur_jpg} is that of the first detector: give it one of its own")
+        choices.append(second)
+    with subjects(choices, images, reading, options, run) as (found, ranks):
+        colours = [Colour(subject, options) for subject in found]
+        with tracked(run, Colour.name, found[0].settings, ranks) as tracker:
+            run_analyses(colours, ranks=ranks, tracker=tracker)
+            if len(choices) > 1 and ranks.is_first:
+                first = colours[0].layout
+                stem = first.whiskers(f"{first.tag}_and_{options.second_tag}")
+                for path in draw_side_by_side(colours, stem):
+                    say(str(path))
+    return colours
+
+
+def draw_side_by_side(analyses: Sequence[Colour], stem: Path) -> list[Path]:
+    """Box-whisker plots of several sets in one figure, a panel for each detector."""
+    scores: dict[str, dict[str, Scores]] = {}
+    for analysis in analyses:
+        scores.setdefault(analysis.title, {})[analysis.gan_name] = analysis.scores
+    return draw_once(
+        analyses[0].layout,
+        f"whiskers-{stem.name}",
+        [analysis.outputs[0] for analysis in analyses],
+        {"panels": {name: list(tables) for name, tables in scores.items()}},
+        lambda: plot_whiskers(scores, stem, "Colour ablation"),
     )
-    add_data_arguments(parser)
-    add_loading_arguments(parser)
-    add_run_arguments(parser)
 
 
-def load_detectors(args: argparse.Namespace, device: torch.device) -> list[ColourDetector]:
-    """The detector of the shared arguments, and the second one if there is one.
-
-    Raises:
-        UserError: A checkpoint cannot be used, or the files of the two would be the same.
-    """
-    first = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
-    detectors = [ColourDetector(f"{first.arch}, blur_jpg {args.blur_jpg}", first, args.blur_jpg)]
-    if args.second_weights is not None:
-        second = load_detector(args.second_arch or args.arch, args.second_weights, device)
-        if (second.arch, args.second_tag) == (first.arch, args.blur_jpg):
-            raise UserError(f"--second_tag {args.second_tag} is that of the first detector: give it one of its own")
-        detectors.append(ColourDetector(f"{second.arch}, {args.second_tag}", second, args.second_tag))
-    return detectors
-
-
-def assess_colour(
-    args: argparse.Namespace, subject: ColourDetector, image_sets: Mapping[str, ImageSet], ranks: Ranks, *, reuse: bool
-) -> list[GeneratorResult]:
-    """Score every generator on RGB and greyscale in one pass and write the results; empty on all ranks but the first.
-
-    Args:
-        args: Shared arguments.
-        subject: The detector.
-        image_sets: By generator.
-        ranks: This process among others.
-        reuse: Take files that are there and come from the same weights, images and settings.
-    """
-    detector, published = subject.detector, args.compat == "published"
-    network: FeatureMapNetwork | None = None
-    results = []
-    for name, image_set in image_sets.items():
-        files = subject.files(args.output_dir, name)
-        inputs, facts = colour_origin(args, files, image_set, detector)
-        if not (reuse and is_current(files, inputs, facts)):
-            network = network or FeatureMapNetwork(detector, args.precision)
-            collector = colour_scores(SharedForward(network), image_set, published=published)
-            state = PassState(files.state(), conditions(args, inputs, facts), args.resume)
-            report = show_images(
-                args, image_set, [collector], detector, state=state, ranks=ranks, description=f"greyscale {name}"
-            )
-            if ranks.is_first:
-                write_colour(args, files, collector.result(), image_set, detector, report)
-            discard_state(state, ranks)
-        if ranks.is_first:
-            results.append(read_result(files, made_by=MADE_BY))
-    return results
-
-
-def colour_origin(
-    args: argparse.Namespace, files: ResultFiles, image_set: ImageSet, detector: Detector
-) -> tuple[dict[str, str], dict[str, object]]:
-    """Digests of what goes into the scores, and their settings, as their provenance has them."""
-    inputs = {"weights": detector.sha256, "images": image_set.digest()}
-    facts: dict[str, object] = {
-        "arch": detector.arch,
-        "compat": args.compat,
-        "crop": args.crop,
-        "gan_name": files.gan_name,
-        "precision": args.precision,
-    }
-    return inputs, facts
-
-
-def write_colour(
-    args: argparse.Namespace,
-    files: ResultFiles,
-    scores: Scores,
-    image_set: ImageSet,
-    detector: Detector,
-    report: PassReport,
-) -> None:
-    """Write scores, summary and provenance.
-
-    Raises:
-        UserError: One class is empty.
-    """
-    inputs, facts = colour_origin(args, files, image_set, detector)
-    record = {
-        "device": detector.device,
-        "inputs": inputs,
-        "images": report.images,
-        "skipped": [[entry.item.name, entry.reason] for entry in report.skipped],
-        **facts,
-    }
-    write_result(files, scores, chosen_on=RGB, published=args.compat == "published", seed=args.seed, record=record)
-
-
-def write_colour_tables(
-    args: argparse.Namespace, subjects: list[ColourDetector], results: list[list[GeneratorResult]]
-) -> list[Path]:
-    """The table over detectors and generators, CSV and Markdown."""
-    named = {
-        subject.name: (subject.detector.arch, subject.tag, found)
-        for subject, found in zip(subjects, results, strict=True)
-    }
-    stem = subjects[0].files(args.output_dir, results[0][0].gan_name).table
-    return write_colour_table(stem, named, published=args.compat == "published")
-
-
-def draw_whiskers(args: argparse.Namespace, subjects: list[ColourDetector], gan_names: list[str]) -> list[Path]:
-    """One figure for each generator, and one of all if there are several; drawn from the files.
-
-    Raises:
-        UserError: Scores are missing.
-    """
-    scores = {
-        subject.name: {
-            name: read_scores(subject.files(args.output_dir, name).scores, made_by=MADE_BY) for name in gan_names
-        }
-        for subject in subjects
-    }
-    first = subjects[0]
-    folder = safe_join(args.output_dir, "whisker_plots", first.detector.arch)
-    pictures = []
-    for name in gan_names:
-        one = {panel: {name: tables[name]} for panel, tables in scores.items()}
-        pictures += plot_whiskers(one, safe_join(folder, first.tag, name), f"Colour ablation, {name}")
-    if len(gan_names) > 1:
-        pictures += plot_whiskers(scores, folder / first.tag, "Colour ablation")
-    return pictures
+def _published(arch: str, tag: str, condition: str, name: str) -> tuple[float, ...] | None:
+    ap = published_colour_ap(arch, tag, condition, name)
+    return None if ap is None else (ap,)

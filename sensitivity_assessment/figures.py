@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
-from sensitivity_assessment.outputs import GeneratorResult
-from sensitivity_assessment.summary import SummaryRow
+from evaluation.assessment import Result
+from evaluation.summary import ScoreSummary
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.figures import BLACK, BLUE, GREEN, GREY, SKY, VERMILLION, house_style, new_figure, save_figure
 
@@ -25,8 +25,8 @@ _BARS = {
 }
 _PANELS = (
     ("ap", "average precision (%)"),
-    ("acc_fake_calibrated", "fakes called fake (%)"),
-    ("acc_real_calibrated", "reals called real (%)"),
+    ("acc_fake", "fakes called fake (%)"),
+    ("acc_real", "reals called real (%)"),
 )
 _DOT: dict[str, Any] = {
     "marker": "o",
@@ -40,20 +40,23 @@ _DOT: dict[str, Any] = {
 
 
 @house_style()
-def plot_sensitivity(results: Sequence[GeneratorResult], path_stem: Path, title: str) -> list[Path]:
-    """Grouped bars by generator: AP, and the accuracies at the calibrated threshold, of every variant.
+def plot_sensitivity(results: Sequence[Result], path_stem: Path, title: str) -> list[Path]:
+    """Grouped bars by generator: AP, and the accuracies on fakes and on reals, of every variant.
 
-    Bars of random choices are means, their draws are dots; whiskers are 95 % bootstrap intervals.
+    Bars of random choices are means, their draws are dots; whiskers are 95 % intervals. Accuracies are at the threshold
+    of the calibration set if there is one, else at 0.5: a threshold chosen on the same images would flatter them.
 
     Returns:
         The files written.
     """
     shown = [variant for variant in _BARS if variant in results[0].rows]
+    calibrated = all(result.record.get("facts", {}).get("calibrated_on") for result in results)
     width = 0.84 / len(shown)
-    size = max(6.8, 1.6 + 0.28 * len(shown) * len(results))
+    size = max(8.2, 1.6 + 0.28 * len(shown) * len(results))
     figure, axes = new_figure(size, 7.6, len(_PANELS), 1, sharex=True)
     places = np.arange(len(results))
-    for panel, (metric, label) in zip(axes, _PANELS, strict=True):
+    for panel, (quantity, label) in zip(axes, _PANELS, strict=True):
+        metric = f"{quantity}_calibrated" if calibrated and quantity != "ap" else quantity
         for number, variant in enumerate(shown):
             at = places + (number - (len(shown) - 1) / 2) * width
             _draw_bars(panel, at, width, variant, metric, results)
@@ -66,20 +69,20 @@ def plot_sensitivity(results: Sequence[GeneratorResult], path_stem: Path, title:
     handles, labels = axes[0].get_legend_handles_labels()
     handles.append(Line2D([], [], **_DOT))
     labels.append("one random choice (bar: their mean)")
-    figure.legend(handles, labels, loc="outside lower center", ncols=3 if size < 9 else 4)
-    axes[0].set_title(title + "\nwhiskers: 95 % intervals; accuracies at the calibrated threshold")
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if size < 11 else 4)
+    where = "the threshold of the calibration set" if calibrated else "0.5"
+    axes[0].set_title(f"{title}\nwhiskers: 95 % intervals; accuracies at {where}")
     return save_figure(figure, path_stem)
 
 
-def _draw_bars(
-    panel: Axes, at: np.ndarray, width: float, variant: str, metric: str, results: Sequence[GeneratorResult]
-) -> None:
+def _draw_bars(panel: Axes, at: np.ndarray, width: float, variant: str, metric: str, results: Sequence[Result]) -> None:
     colour, label = _BARS[variant]
     rows = [result.rows[variant] for result in results]
-    heights = _percent(rows, metric)
+    wanted, dropped = results[0].rows[TOP].maps_dropped, rows[0].maps_dropped
+    if variant == LAYER_RANDOM and dropped != wanted:
+        label = f"{label} ({dropped} of {wanted})"
+    heights, low, high = (_percent(rows, f"{metric}{end}") for end in ("", "_low", "_high"))
     panel.bar(at, heights, width * 0.92, color=colour, label=label)
-    low = np.array([100 * row.low[metric] for row in rows])
-    high = np.array([100 * row.high[metric] for row in rows])
     below, above = np.maximum(heights - low, 0), np.maximum(high - heights, 0)
     for place in at[heights < 0.5]:
         panel.text(place, 1, "0", ha="center", va="bottom", fontsize=8, color=colour)
@@ -91,11 +94,11 @@ def _draw_bars(
             panel.plot(spread, _percent(draws, metric), **_DOT)
 
 
-def _percent(rows: Sequence[SummaryRow], metric: str) -> np.ndarray:
-    return np.array([100 * row.values[metric] for row in rows])
+def _percent(rows: Sequence[ScoreSummary], metric: str) -> np.ndarray:
+    return np.array([100 * getattr(row, metric) for row in rows])
 
 
-def _chance(results: Sequence[GeneratorResult]) -> float:
+def _chance(results: Sequence[Result]) -> float:
     """AP of a detector that guesses: the share of fakes."""
     return float(np.mean([result.fakes / result.images for result in results]))
 
@@ -108,11 +111,11 @@ def plot_topk(
     path_stem: Path,
     title: str,
 ) -> list[Path]:
-    """AP and accuracy on fakes against the number of dropped maps, the chosen k marked.
+    """AP and accuracies at 0.5 against the number of dropped maps, the chosen k marked.
 
     Args:
-        curves: By variant and k the metrics `ap`, `acc_fake_calibrated`, `acc_real_calibrated`, 0..1; `<variant>-low`
-            and `<variant>-high` entries of `ap` span the draws where there are several.
+        curves: By variant and k the metrics `ap`, `acc_fake`, `acc_real`, 0..1, and for each the ends of its interval,
+            `<metric>_low` and `<metric>_high`.
         baseline: The same metrics with no map dropped.
         chosen: k to mark, if there is one.
         path_stem: Where to write, without suffix.
@@ -127,13 +130,9 @@ def plot_topk(
         for variant, points in curves.items():
             colour, name = _BARS[variant]
             numbers = sorted(points)
-            panel.plot(
-                numbers, [100 * points[k][metric] for k in numbers], "o-", color=colour, markersize=4, label=name
-            )
-            if f"{metric}_min" in points[numbers[0]]:
-                low = [100 * points[k][f"{metric}_min"] for k in numbers]
-                high = [100 * points[k][f"{metric}_max"] for k in numbers]
-                panel.fill_between(numbers, low, high, color=colour, alpha=0.2, linewidth=0)
+            value, low, high = ([100 * points[k][f"{metric}{end}"] for k in numbers] for end in ("", "_low", "_high"))
+            panel.plot(numbers, value, "o-", color=colour, markersize=4, label=name)
+            panel.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
         if chosen is not None:
             panel.axvline(chosen, color=BLACK, linewidth=1)
             if metric == "ap":
@@ -144,9 +143,7 @@ def plot_topk(
     axes[-1].set_xlim(ticks[0] * 0.9, ticks[-1] * 1.1)
     axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     handles, labels = axes[0].get_legend_handles_labels()
-    meaning = (
-        "random k: mean over the draws, band from the smallest to the largest; accuracies at the calibrated threshold"
-    )
+    meaning = "random k: mean over the draws; bands: 95 % intervals; accuracies at 0.5"
     figure.legend(handles, labels, loc="outside lower center", ncols=4, title=meaning, title_fontsize=9)
     axes[0].set_title(title, pad=18)
     return save_figure(figure, path_stem)

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from sensitivity_assessment.scores import GRAYSCALE, RGB, Scores
+from evaluation.conditions import GRAYSCALE, RGB
+from evaluation.scores import Scores
 from utils.figures import BLACK, GREY, SKY, house_style, new_figure, save_figure
 
 # The paper looks at the fakes that the detector takes for fake with at least this probability.

@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from detectors.detector import PROJECT_ROOT, architectures, build_model, default_weights_path, get_architecture
+from detectors.choice import default_weights_path
+from detectors.networks import architectures, build_model
 from fmap_ranking.ranking import default_ranking_path, read_ranking
 from inventory import (
     BROKEN,
@@ -21,9 +22,11 @@ from inventory import (
     look_at_weights,
     usable_weights,
 )
-from lrp import Explainer
+from lrp import build_program
+from lrp.canonise import explained_layers
 from utils.cli import make_parser, run_script
 from utils.errors import UserError
+from utils.files import PROJECT_ROOT
 
 WIDTH = 100
 NAME, STATE = 26, 8
@@ -91,7 +94,7 @@ def look_at_rankings(root: Path) -> dict[str, list[Finding]]:
 
 
 def _layers(arch: str) -> dict[str, int]:
-    return dict(Explainer(build_model(arch).eval(), family=get_architecture(arch).family).layers)
+    return dict(explained_layers(build_program(build_model(arch).eval())))
 
 
 def _ranking(path: Path, arch: str, layers: Mapping[str, int] | None) -> Finding:

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from cr_ud.evaluation_files import read_summaries
-from detectors.detector import PROJECT_ROOT
-from fmap_ranking.comparison import compare_rankings
-from fmap_ranking.ranking import default_ranking_path, read_ranking
-from fmap_ranking.topk import PAPER_TOPK
-from images.sets import find_image_set
-from mini_forensynths.generators import SPECS
-from mini_forensynths.sets import BLURRED, CHROMA, NULL, SWAPPED
 from sensitivity_assessment.dropout import EXPERIMENT, MADE_BY
 from sensitivity_assessment.outputs import ResultFiles
 from sensitivity_assessment.summary import read_summary
+
+from detectors.detector import PROJECT_ROOT
+from fmap_ranking.comparison import compare_rankings
+from fmap_ranking.ranking import PAPER_TOPK, read_ranking
+from images.sets import find_image_set
+from mini_forensynths.generators import SPECS
+from mini_forensynths.sets import BLURRED, CHROMA, NULL, SWAPPED
 from sensitivity_assessment.variants import TOP
 from utils.cli import make_parser, parse_architecture, parse_positive, run_script
 from utils.errors import UserError
 from utils.files import read_provenance, sha256_file
+from utils.layout import Layout
 
 TAG = "mini"
 DATA = "mini_forensynths"
@@ -154,8 +155,7 @@ def _print_colour_robust(args: argparse.Namespace) -> None:
 
 def _compare_with_shipped(args: argparse.Namespace, detector: Mapping[str, Any]) -> None:
     arch, k = detector["arch"], detector["k"]
-    ours = default_ranking_path(arch, RANKED_ON, TAG, "fake", args.output_dir / "fmap_relevances")
-    shipped = PROJECT_ROOT / "fmap_relevances" / arch / TAG / f"{RANKED_ON}-fake.csv"
+    ours, shipped = (Layout(root, arch, TAG).ranking(RANKED_ON, "fake") for root in (args.output_dir, PROJECT_ROOT))
     if ours.is_file() and shipped.is_file():
         overlap = compare_rankings(read_ranking(ours), read_ranking(shipped), [k]).overlaps[0]
         print(f"\n{arch}: {overlap.common} of the top {k} maps are among those of the shipped ranking, of more images")

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from detectors.detector import load_detector
-from detectors.devices import resolve_device
-from detectors.explainers import add_lrp_arguments, make_explainer
+from detectors.explaining import add_lrp_arguments, make_explainer
 from passes.processes import process_group
 from patch_extraction.run import extract_patches, find_patches
 from patch_extraction.selection import add_map_arguments
@@ -71,8 +70,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     with process_group() as ranks:
-        device = ranks.device(resolve_device(args.device))
-        detector = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
+        detector = load_detector(args.arch, args.weights, args.device, blur_jpg=args.blur_jpg, precision=args.precision)
         # Everything is looked for before anything is computed.
         found = {name: find_patches(args, detector, name) for name in args.gan_name}
         explainer = make_explainer(args, detector)

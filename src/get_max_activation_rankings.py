@@ -3,12 +3,11 @@
 import argparse
 
 from detectors.detector import Detector, load_detector
-from detectors.devices import resolve_device
 from images.sets import ImageSet
 from passes.experiments import conditions, find_image_sets, show_images
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import PassState, discard_state
 from passes.processes import Ranks, process_group
+from passes.shared_forward import SharedForward
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.rankings import ActivationRankingFiles, ActivationRankings, Source, write_rankings
 from patch_extraction.selection import ALL, Selection, add_map_arguments, select_maps
@@ -63,12 +62,11 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     with process_group() as ranks:
-        device = ranks.device(resolve_device(args.device))
-        detector = load_detector(args.arch, args.weights, device, blur_jpg=args.blur_jpg)
+        detector = load_detector(args.arch, args.weights, args.device, blur_jpg=args.blur_jpg, precision=args.precision)
         # Everything is looked for before anything is computed.
         image_sets = find_image_sets(args, labels=(FAKE,))
         selections = {name: _selection(args, detector, name) for name in args.gan_name}
-        forward = SharedForward(FeatureMapNetwork(detector, args.precision))
+        forward = SharedForward(detector.feature_maps())
         with tracker(
             args.wandb and ranks.is_first, job="activation_rankings", config=vars(args), folder=args.output_dir
         ) as track:

@@ -55,9 +55,9 @@ def main() -> None:
     args = parse_arguments()
     image_set, source = select_images(args)
     detector = load_classifier(args)
-    target = parse_target(args.target, detector.outputs)
+    target = parse_target(args.target, detector.head)
     gradcam_layer(detector, args.layer)
-    layer = args.layer or detector.default_gradcam_layer
+    layer = args.layer or detector.architecture.gradcam_layer
 
     def explain(images: Tensor, target: Target) -> Explanation:
         with torch.autocast(detector.device.type, torch.bfloat16, enabled=args.precision == "bf16"):

@@ -11,13 +11,9 @@ from pathlib import Path
 
 import torch
 
-from detectors.detector import (
-    architectures,
-    default_weights_path,
-    get_architecture,
-    imagenet_weights_path,
-    load_detector,
-)
+from detectors.choice import default_weights_path, imagenet_weights_path
+from detectors.detector import load_detector, load_imagenet_classifier
+from detectors.networks import architectures, get_architecture
 from images.composition import composition_warning
 from images.sets import find_image_set
 from utils.errors import UserError
@@ -138,7 +134,8 @@ def _checkpoint(name: str, arch: str, path: Path, outputs: int) -> Finding:
     if not path.exists():
         return Finding(name, MISSING, (f"expected at {place}",), path)
     try:
-        detector = load_detector(arch, path, "cpu", outputs=outputs)
+        load = load_detector if outputs == 1 else load_imagenet_classifier
+        detector = load(arch, path, "cpu")
     except UserError as error:
         return Finding(name, BROKEN, (str(error),), path)
     kind = "a detector" if outputs == 1 else "an ImageNet classifier"

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from detectors.detector import PROJECT_ROOT
 from mini_forensynths.build import Recipe, build
 from mini_forensynths.photos import PARTS
 from mini_forensynths.sets import Layout
 from utils.cli import add_bool, add_run_arguments, make_parser, parse_count, parse_positive, run_script
+from utils.files import PROJECT_ROOT
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from detectors.explainers import parse_rule
+from detectors.explaining import parse_rule
 from reproduction.ledger import Ledger
 from reproduction.one_pass import STEPS
 from reproduction.page import write_report

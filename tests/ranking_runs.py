@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detectors.detector import build_model, get_architecture
+from detectors.detector import Detector
+from detectors.networks import build_model, get_architecture
 from images.sets import ImageSet, find_image_set
 from utils.cli import run_script
 
@@ -77,6 +78,11 @@ def tuned_model(root: Path, arch: str = "resnet18") -> nn.Module:
         head.weight.copy_(weight[None].float())
         head.bias.copy_((wanted.mean() - values.mean(0) @ weight)[None].float())
     return model.requires_grad_(False)
+
+
+def detector_of(model: nn.Module, weights: Path | None = None, sha256: str = "") -> Detector:
+    """A resnet18 as a detector on the CPU."""
+    return Detector(get_architecture("resnet18"), model, torch.device("cpu"), weights, sha256, 1)
 
 
 def inputs(root: Path) -> torch.Tensor:

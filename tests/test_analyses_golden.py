@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sensitivity_assessment.scores import Scores, dropout_scores
+from sensitivity_assessment.summary import choose_threshold, summarise
 
 from activation_histograms.collector import ActivationPairCollector
 from activation_histograms.median_test import colour_share, median_tests
-from detectors.detector import load_detector
+from detectors.detector import Detector, load_detector
 from fmap_ranking.names import parse_key
 from fmap_ranking.ranking import read_ranking
 from images.decoding import Crop
 from images.sets import ImageSet, find_image_set
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import Collector, run_pass
-from sensitivity_assessment.scores import Scores, dropout_scores
-from sensitivity_assessment.summary import choose_threshold, summarise
+from passes.shared_forward import SharedForward
 from sensitivity_assessment.variants import BASELINE, LOW, TOP, Variants, make_variants
 
 ARCHITECTURES = ["efb0", pytest.param("resnet50", marks=pytest.mark.slow)]
@@ -30,15 +30,15 @@ SETS = {"single": ["cyclegan"], "classes": ["biggan", "cyclegan"]}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def network(request: pytest.FixtureRequest, golden_weights: Callable[[str], Path]) -> FeatureMapNetwork:
-    return FeatureMapNetwork(load_detector(request.param, golden_weights(request.param), "cpu"))
+def detector(request: pytest.FixtureRequest, golden_weights: Callable[[str], Path]) -> Detector:
+    return load_detector(request.param, golden_weights(request.param), "cpu")
 
 
-def show(network: FeatureMapNetwork, images: ImageSet, *collectors: Collector) -> None:
+def show(detector: Detector, images: ImageSet, *collectors: Collector) -> None:
     run_pass(
         images,
         collectors,
-        preprocess=network._detector.preprocess,
+        preprocess=detector.inputs,
         device=torch.device("cpu"),
         batch_size=10,
         crop=Crop("none"),
@@ -50,11 +50,11 @@ def generator_images(shared_dir: Path, name: str, labels: tuple[int, ...] = (0, 
 
 
 @pytest.fixture(scope="module")
-def assessed(network: FeatureMapNetwork, shared_dir: Path) -> dict[str, Scores]:
+def assessed(detector: Detector, shared_dir: Path) -> dict[str, Scores]:
     """Scores of both generators under the variants of the golden data."""
-    arch, golden = network._detector.arch, shared_dir / "reference" / "golden"
+    arch, golden = detector.arch, shared_dir / "reference" / "golden"
     published = json.loads((golden / "sensitivity.json").read_text())[f"{arch}|classes"]
-    ranking = read_ranking(golden / f"ffrs_{arch}_fake.csv", network.layers)
+    ranking = read_ranking(golden / f"ffrs_{arch}_fake.csv", detector.feature_maps().layers)
     variants = make_variants(ranking, published["k"], seed=0, published=True)
     assert [fmap.key for fmap in variants.maps[TOP]] == published["topk_channels"]
     low = tuple(parse_key(key) for key in published["lowk_channels"])
@@ -65,8 +65,8 @@ def assessed(network: FeatureMapNetwork, shared_dir: Path) -> dict[str, Scores]:
     for name in SETS["classes"]:
         images = generator_images(shared_dir, name)
         chosen = Variants({BASELINE: (), TOP: variants.maps[TOP], LOW: low}, {}, {})
-        collector = dropout_scores(network, chosen, images, published=True)
-        show(network, images, collector)
+        collector = dropout_scores(detector.feature_maps(), chosen, images, published=True)
+        show(detector, images, collector)
         found[name] = collector.result()
     return found
 
@@ -79,9 +79,9 @@ def joined(scores: dict[str, Scores], names: list[str]) -> Scores:
 
 
 @pytest.fixture(scope="module")
-def golden(network: FeatureMapNetwork, shared_dir: Path) -> dict[str, tuple[dict[str, Any], Scores]]:
+def golden(detector: Detector, shared_dir: Path) -> dict[str, tuple[dict[str, Any], Scores]]:
     """Published metrics and scores of each set."""
-    arch, folder = network._detector.arch, shared_dir / "reference" / "golden"
+    arch, folder = detector.arch, shared_dir / "reference" / "golden"
     metrics = json.loads((folder / "sensitivity.json").read_text())
     arrays = np.load(folder / "sensitivity_scores.npz")
     found = {}
@@ -110,7 +110,7 @@ def test_metrics(
     expected, theirs = golden[name]
     ours = which == "from ours"
     scores = joined(assessed, SETS[name]) if ours else theirs
-    threshold = choose_threshold(name, scores, BASELINE, None)
+    threshold = choose_threshold(name, scores, BASELINE, None, published=True)
     assert threshold.shared
     assert threshold.value == pytest.approx(expected["threshold"], abs=1e-4 if ours else 1e-7)
     rows = {row.variant: row for row in summarise(scores, {}, threshold, published=True, bootstrap=10)}
@@ -124,12 +124,12 @@ def test_metrics(
             assert values[f"{label}_calibrated"] == pytest.approx(expected[published][f"{label}_calibrated"])
 
 
-def test_median_test(network: FeatureMapNetwork, shared_dir: Path) -> None:
-    expected = np.load(shared_dir / "reference" / "golden" / f"median_test_{network._detector.arch}_cyclegan.npz")
+def test_median_test(detector: Detector, shared_dir: Path) -> None:
+    expected = np.load(shared_dir / "reference" / "golden" / f"median_test_{detector.arch}_cyclegan.npz")
     maps = [parse_key(key) for key in expected["feature_maps"].tolist()]
     images = generator_images(shared_dir, "cyclegan", labels=(1,))
-    collector = ActivationPairCollector(SharedForward(network), maps, images)
-    show(network, images, collector)
+    collector = ActivationPairCollector(SharedForward(detector.feature_maps()), maps, images)
+    show(detector, images, collector)
     pairs = collector.result()
     order = [pairs.paths.index(name) for name in expected["names"].tolist()]
     for ours, theirs in ((pairs.rgb, expected["act_rgb"]), (pairs.grayscale, expected["act_gray"])):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from ranking_runs import LOGITS, Scripts, contents
+from sensitivity_assessment.scores import ScoreCollector
 
-from detectors.detector import build_model
+from detectors.networks import build_model
 from fmap_ranking.ranking import Ranking
 from lrp.canonise import build_program, explained_layers
 from passes.one_pass import PassBatch
-from sensitivity_assessment.scores import ScoreCollector
 
 SENSITIVITY = "transfer_sensitivity_analysis"
 COLOUR = "grayscale_sensitivity_analysis"

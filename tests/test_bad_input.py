@@ -19,7 +19,8 @@ from PIL import Image
 from ranking_runs import Run, Scripts, contents
 
 import utils.files
-from detectors.detector import build_model, load_detector
+from detectors.detector import load_detector
+from detectors.networks import build_model
 from fmap_ranking.ranking import Ranking
 from images.decoding import decode_image
 
@@ -425,7 +426,7 @@ def test_odd_images_of_many_sizes(rank: Callable[..., Run], data: Path, weights:
         for name in ODD_IMAGES:
             pixels = torch.from_numpy(decode_image(fakes / name)).permute(2, 0, 1)[None]
             with torch.no_grad():
-                probability = float(torch.sigmoid(detector.model(detector.preprocess(pixels))))
+                probability = float(torch.sigmoid(detector.model(detector.inputs(pixels))))
             assert abs(float(rows[name]["probability"]) - probability) < 1e-4
 
 

@@ -14,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from detectors.detector import build_model, default_weights_path, get_architecture, imagenet_weights_path
+from detectors.choice import default_weights_path, imagenet_weights_path
+from detectors.networks import build_model, get_architecture
 from fmap_ranking.ranking import Ranking
 from inventory import PAPER_DETECTORS, compared_with_published, look_at_packages, look_at_weights
-from lrp import Explainer
+from lrp import build_program
+from lrp.canonise import explained_layers
 from utils.errors import UserError
 from utils.files import sha256_file
 
@@ -67,8 +69,8 @@ def save(path: Path, arch: str, outputs: int) -> str:
     return sha256_file(path)
 
 
-def save_ranking(path: Path, arch: str, family: str) -> None:
-    layers = Explainer(build_model(arch).eval(), family=family).layers
+def save_ranking(path: Path, arch: str) -> None:
+    layers = explained_layers(build_program(build_model(arch).eval()))
     count = sum(channels for _, channels in layers)
     path.parent.mkdir(parents=True, exist_ok=True)
     Ranking.from_values(layers, np.linspace(1e-6, 0, count)).write(path)
@@ -105,7 +107,7 @@ def test_what_is_there_is_counted_and_checked(project: Path, tmp_path: Path, run
     digest = save(weights / "resnet50" / "blur_jpg_prob0.5.pth", "resnet50", 1)
     mini = save(weights / "efb0" / "mini.pth", "efb0", 1)
     save(weights / "imagenet" / "efb0.pth", "efb0", 1000)
-    save_ranking(rankings / "resnet50" / "progan_val_0.5" / "progan_val-fake.csv", "resnet50", "resnet")
+    save_ranking(rankings / "resnet50" / "progan_val_0.5" / "progan_val-fake.csv", "resnet50")
     for name in ("cat", "dog"):
         save_images(data / "progan_val" / name, 2, 3)
     save_images(data / "gaugan", 2, 2, ".jpg")

@@ -37,6 +37,7 @@ def test_writes_tables_provenance_and_figures(files: tuple[Path, Path], tmp_path
         "comparison.pdf",
         "comparison.png",
         "comparison_layers.csv",
+        "comparison_layers.csv.json",
         "omega.pdf",
         "omega.png",
     ]
@@ -61,7 +62,7 @@ def test_default_k_are_limited_to_the_maps_there_are(files: tuple[Path, Path], t
 
 def test_what_a_user_can_mend_is_one_line_and_code_2(files: tuple[Path, Path], tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
-    Ranking.from_values([("conv1", 64)], np.zeros(64)).write(other)
+    Ranking.from_values([("conv1", 64)], np.full(64, 0.01)).write(other)
     for arguments, words in (
         ((files[0], tmp_path / "absent.csv"), "absent.csv"),
         ((files[0], other), "different feature maps"),

@@ -21,9 +21,9 @@ def make_ranking(seed: int) -> Ranking:
 def test_a_ranking_agrees_with_itself() -> None:
     comparison = compare_rankings(make_ranking(0), make_ranking(0), [1, 5, 40])
     assert comparison.spearman == pytest.approx(1)
-    assert [row.share for row in comparison.overlaps] == [1, 1, 1]
+    assert [row.overlap for row in comparison.overlaps] == [1, 1, 1]
     assert (comparison.overlap_curve == 1).all()
-    assert all(row.a == row.b for row in comparison.layer_shares[5])
+    assert all(row.first == row.second for row in comparison.layer_shares)
 
 
 def test_the_reverse_ranking_disagrees() -> None:
@@ -32,8 +32,8 @@ def test_the_reverse_ranking_disagrees() -> None:
     comparison = compare_rankings(a, b, [20, 30])
     assert comparison.spearman == pytest.approx(-1)
     assert [row.common for row in comparison.overlaps] == [0, 20]
-    assert [row.by_chance for row in comparison.overlaps] == [0.5, 0.75]
-    assert [(row.layer, row.a, row.b) for row in comparison.layer_shares[20]] == [
+    assert [row.overlap_by_chance for row in comparison.overlaps] == [0.5, 0.75]
+    assert [(row.layer, row.first, row.second) for row in comparison.layer_shares if row.k == 20] == [
         ("conv1", 0, 0.5),
         ("conv2", 1, 0.5),
     ]
@@ -49,13 +49,13 @@ def test_numbers_are_those_of_sets_and_scipy(first: int, second: int, k: int) ->
     by_map_a, by_map_b = (dict(zip(r.maps, r.values, strict=True)) for r in (a, b))
     paired = [(by_map_a[fmap], by_map_b[fmap]) for fmap in sorted(by_map_a)]
     assert comparison.spearman == pytest.approx(stats.spearmanr(*zip(*paired, strict=True)).statistic)
-    assert [b.maps[rank - 1] for rank in comparison.rank_b] == list(comparison.maps)
-    assert sum(row.a for row in comparison.layer_shares[k]) == pytest.approx(1)
-    assert sum(row.b for row in comparison.layer_shares[k]) == pytest.approx(1)
+    assert [b.maps[rank - 1] for rank in comparison.ranks[1]] == list(comparison.maps)
+    assert sum(row.first for row in comparison.layer_shares) == pytest.approx(1)
+    assert sum(row.second for row in comparison.layer_shares) == pytest.approx(1)
 
 
 def test_overlap_of_unrelated_rankings_is_that_expected_by_chance() -> None:
-    shares = [compare_rankings(make_ranking(i), make_ranking(i + 1000), [10]).overlaps[0].share for i in range(400)]
+    shares = [compare_rankings(make_ranking(i), make_ranking(i + 1000), [10]).overlaps[0].overlap for i in range(400)]
     assert np.mean(shares) == pytest.approx(10 / 40, abs=0.02)
 
 
@@ -89,4 +89,4 @@ def test_published_rankings_of_fake_and_real(shared_dir: Path) -> None:
     fake, real = (read_ranking(folder / f"progan_val-{label}.csv") for label in ("fake", "real"))
     comparison = compare_rankings(fake, real, [114])
     assert comparison.overlaps[0].common == len(set(fake.maps[:114]) & set(real.maps[:114]))
-    assert sum(row.a for row in comparison.layer_shares[114]) == pytest.approx(1)
+    assert sum(row.first for row in comparison.layer_shares) == pytest.approx(1)

@@ -7,10 +7,10 @@ import demo_images
 import numpy as np
 import pytest
 from benchmarking import ratio_to, table
+from cr_ud.evaluation_files import read_summaries
 from demo_images import make_demo_images
 from ranking_runs import Scripts
 
-from cr_ud.evaluation_files import read_summaries
 from images.decoding import decode_image
 from images.sets import find_image_set
 from mini_forensynths.generators import SPECS

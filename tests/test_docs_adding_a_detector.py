@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from detectors.architectures import architectures, unregister_architecture
+from detectors.choice import DetectorChoice
+from detectors.detector import Detector
+from detectors.networks import architectures, build_model, get_architecture, unregister_architecture
 from lrp.tracing import MODULES
+from utils.settings import read_settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -53,6 +56,19 @@ def test_adding_a_detector(restored_registries: None) -> None:
     printed, _ = run_page("adding_a_detector.md")
     assert re.fullmatch(r"(\S+\.#\d+\(T=\d+\) +0\.\d{3}\n){5}", printed)
     assert "highpass-vgg" in architectures()
+
+
+def test_the_page_as_a_plugin(restored_registries: None, tmp_path: Path) -> None:
+    """Its network, registration and rules in one file, named on the command line."""
+    text = (DOCS / "adding_a_detector.md").read_text()
+    blocks = [code for language, code in BLOCK.findall(text) if language == "python"]
+    needed = [code for code in blocks if re.search("^(class|register_architecture|register_module)", code, re.M)]
+    assert len(needed) == 3
+    (tmp_path / "highpass_vgg.py").write_text("\n".join(needed))
+    words = ["--plugin", str(tmp_path / "highpass_vgg.py"), "--arch", "HighPass-VGG"]
+    (choice,) = read_settings("d", "e", DetectorChoice, argv=words)
+    detector = Detector(get_architecture(choice.arch), build_model(choice.arch).eval())
+    assert [channels for _, channels in detector.explainer().layers] == [3, 8, 16]
 
 
 def test_relevance() -> None:

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cr_ud.evaluation import SetScores, summarise
+from cr_ud.evaluation_files import read_scores, read_summaries, write_scores, write_summaries
+from cr_ud.scoring import ScoreCollector, Variant, variants
 from PIL import Image
 from torchvision import transforms
 from training_helpers import load_script, register_tiny, write_images
 
-from cr_ud.evaluation import SetScores, summarise
-from cr_ud.evaluation_files import read_scores, read_summaries, write_scores, write_summaries
 from cr_ud.published import WANG_SETS, colour_robust_rows, wang_results
-from cr_ud.scoring import ScoreCollector, Variant, variants
 from detectors.detector import build_model, load_detector
-from evaluation.metrics import accuracies, average_precision, expected_calibration_error, gmean_threshold
+from evaluation.metrics import accuracies, average_precision, expected_calibration_error
+from evaluation.thresholds import gmean_threshold
 from images import decoding
 from images.decoding import Crop, decode_image
 from images.distortions import blur, grayscale, jpeg
@@ -105,11 +106,11 @@ def test_everything_at_once(data: Path, checkpoints: list[Path], tmp_path: Path)
     labels, scores = zip(
         *[(int(row["label"]), float(row["jpeg-60"])) for row in own if row["set"] == "gaugan"], strict=True
     )
-    assert float(one["ap"]) == average_precision(labels, scores)
-    assert float(one["ece"]) == expected_calibration_error(labels, scores)
+    assert float(one["ap"]) == pytest.approx(average_precision(labels, scores))
+    assert float(one["ece"]) == pytest.approx(expected_calibration_error(labels, scores))
     assert float(one["ap_low"]) <= float(one["ap"]) <= float(one["ap_high"])
     calibration = [(int(row["label"]), float(row["rgb"])) for row in own if row["set"] == "progan"]
-    threshold = gmean_threshold(*zip(*calibration, strict=True))
+    threshold = gmean_threshold(*zip(*calibration, strict=True), "progan").value
     assert float(one["threshold"]) == threshold
     assert float(one["acc_calibrated"]) == accuracies(labels, scores, threshold)[2]
     assert one["calibrated_on"] == "progan"
@@ -250,7 +251,7 @@ def test_strict_rule_of_the_published_code() -> None:
     tables = [SetScores("a", "tiny", "s", ("",) * 4, ("x",) * 4, labels, scores)]
     (ours,) = summarise(tables, calibrate_on="s", draws=10)
     (published,) = summarise(tables, calibrate_on="s", draws=10, strict=True)
-    assert (ours.threshold, ours.acc_fake, ours.acc_fake_calibrated) == (0.5, 1.0, 1.0)
+    assert (ours.threshold, ours.acc_fake, ours.acc_fake_calibrated) == (0.35, 1.0, 1.0)
     assert (published.threshold, published.acc_fake, published.acc_fake_calibrated) == (0.5, 0.5, 0.5)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 from ranking_runs import image_set
 from torch import Tensor, nn
 
-from detectors.detector import Detector, build_model, get_architecture
+from detectors.detector import Detector
+from detectors.feature_maps import FeatureMapNetwork, Observation, by_layer
+from detectors.networks import build_model, get_architecture
 from images.decoding import Crop
-from passes.feature_maps import FeatureMapNetwork, SharedForward, by_layer
 from passes.one_pass import PassBatch, run_pass
+from passes.shared_forward import SharedForward
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -98,9 +101,9 @@ VARIANTS: dict[str, dict[str, Dropped]] = {
 
 def network(name: str) -> tuple[nn.Module, FeatureMapNetwork, Tensor]:
     model = MODELS[name]()
-    detector = Detector(get_architecture("resnet18"), model, CPU, None, "", 1)
+    detector = Detector(get_architecture("resnet18"), model)
     torch.manual_seed(0)
-    return model, FeatureMapNetwork(detector), torch.randn(3, 3, 40, 36)
+    return model, detector.feature_maps(), torch.randn(3, 3, 40, 36)
 
 
 @torch.no_grad()
@@ -204,8 +207,7 @@ def test_maps_that_the_detector_lacks_are_named(maps: Dropped, words: str) -> No
 
 def test_bf16_is_close() -> None:
     model, _, x = network("resnet18")
-    detector = Detector(get_architecture("resnet18"), model, CPU, None, "", 1)
-    maps = FeatureMapNetwork(detector, "bf16")
+    maps = FeatureMapNetwork(model, "resnet18", torch.bfloat16)
     expected, maxima = hooked(model, x, VARIANTS["resnet18"]["early"])
     found = maps.logits_with_dropout(x, VARIANTS["resnet18"])["early"]
     assert found.dtype == torch.float32
@@ -250,22 +252,27 @@ class _Watcher:
 
 
 def test_collectors_share_one_forward_pass(small_images: Path) -> None:
-    detector = Detector(get_architecture("resnet18"), seeded("resnet18"), CPU, None, "", 1)
-    maps = FeatureMapNetwork(detector)
+    detector = Detector(get_architecture("resnet18"), seeded("resnet18"))
+    maps = detector.feature_maps()
     calls: list[int] = []
-    observe = maps.observe
+    observing = maps.observing
 
-    def counted(inputs: Tensor, *args: object, **more: object) -> object:
-        calls.append(len(inputs))
-        return observe(inputs, *args, **more)  # type: ignore[arg-type]
+    def counted(*args: Any, **more: Any) -> Callable[[Tensor], Observation]:
+        observe = observing(*args, **more)
 
-    maps.observe = counted  # type: ignore[method-assign, assignment]
+        def count(inputs: Tensor) -> Observation:
+            calls.append(len(inputs))
+            return observe(inputs)
+
+        return count
+
+    maps.observing = counted  # type: ignore[method-assign]
 
     def run(*watchers: _Watcher) -> None:
         run_pass(
             image_set(small_images),
             watchers,
-            preprocess=detector.preprocess,
+            preprocess=detector.inputs,
             device=CPU,
             batch_size=6,
             crop=Crop("none"),

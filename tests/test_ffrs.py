@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fmap_ranking.ffrs import FFRS
+from fmap_ranking.ranking import SUM_TOLERANCE
 
 LAYERS = [("conv1", 3), ("layer1.0.conv1", 5)]
 
@@ -32,8 +33,18 @@ def sums(maps: dict[str, Tensor], part: slice = slice(None)) -> Sums:
 def statistic_of(*batches: Sums) -> FFRS:
     statistic = FFRS(LAYERS)
     for batch in batches:
-        statistic.update(*batch)
+        statistic.update(statistic.stack(*batch))
     return statistic
+
+
+def restored(statistic: FFRS) -> FFRS:
+    other = FFRS(statistic.layers)
+    other.load_state(statistic.state())
+    return other
+
+
+def errors(statistic: FFRS) -> np.ndarray:
+    return np.array(list(statistic.standard_errors().values()))
 
 
 def assert_same_state(a: FFRS, b: FFRS) -> None:
@@ -78,11 +89,11 @@ def test_batches_give_exactly_what_all_at_once_gives(samples: int, seed: int, cu
 def test_merging_is_associative_and_equals_one_pass(sizes: tuple[int, int, int], seed: int) -> None:
     batches = [sums(relevance_maps(n, seed + i)) for i, n in enumerate(sizes)]
     left, middle, last = (statistic_of(batch) for batch in batches)
-    left.merge(middle)
-    left.merge(last)
-    middle.merge(last)
+    left.merge(middle.state())
+    left.merge(last.state())
+    middle.merge(last.state())
     right = statistic_of(batches[0])
-    right.merge(middle)
+    right.merge(middle.state())
     whole = statistic_of(*batches)
     for merged in (left, right):
         assert merged.count == whole.count == sum(sizes)
@@ -95,13 +106,12 @@ def test_merging_is_associative_and_equals_one_pass(sizes: tuple[int, int, int],
 @settings(max_examples=25)
 def test_state_round_trip_is_exact_and_goes_on(samples: int, seed: int) -> None:
     statistic = statistic_of(sums(relevance_maps(samples, seed)))
-    restored = FFRS.from_state(statistic.state())
-    assert restored.layers == statistic.layers
-    assert_same_state(restored, statistic)
-    more = sums(relevance_maps(3, seed + 1))
-    restored.update(*more)
-    statistic.update(*more)
-    assert_same_state(restored, statistic)
+    other = restored(statistic)
+    assert_same_state(other, statistic)
+    more = statistic.stack(*sums(relevance_maps(3, seed + 1)))
+    other.update(more)
+    statistic.update(more)
+    assert_same_state(other, statistic)
 
 
 def test_state_is_a_copy() -> None:
@@ -135,23 +145,44 @@ def test_samples_without_relevance_contribute_zero_and_are_counted() -> None:
     np.testing.assert_allclose(statistic.omega()[:3], statistic_of(sums(present)).omega()[:3] * 3 / 4, rtol=1e-14)
 
 
+def test_errors_are_those_of_their_maps() -> None:
+    statistic = statistic_of(sums(relevance_maps(9, seed=3)))
+    by_map = statistic.standard_errors()
+    assert [fmap.key for fmap in by_map] == [f"{name}.#{c}(T={n})" for name, n in LAYERS for c in range(n)]
+    assert set(by_map) == set(statistic.result().maps)
+
+
+def test_tolerance_is_that_of_rankings() -> None:
+    """What the statistic accepts is no ranking that is refused afterwards."""
+    for excess, accepted in ((SUM_TOLERANCE / 2, True), (SUM_TOLERANCE * 2, False)):
+        positive = {name: torch.full((1, c), (1 + excess) / c, dtype=torch.float64) for name, c in LAYERS}
+        absolute = {name: torch.ones(1, dtype=torch.float64) for name, _ in LAYERS}
+        statistic = FFRS(LAYERS)
+        if accepted:
+            statistic.update(statistic.stack(positive, absolute))
+            statistic.result().check()
+        else:
+            with pytest.raises(ValueError, match="conv1"):
+                statistic.update(statistic.stack(positive, absolute))
+
+
 def test_standard_error_is_that_of_the_mean() -> None:
     maps = relevance_maps(9, seed=3, dtype=torch.float64)
     shares = np.stack([statistic_of(sums(maps, slice(i, i + 1))).omega() for i in range(9)])
     expected = shares.std(axis=0, ddof=1) / 3
-    np.testing.assert_allclose(statistic_of(sums(maps)).standard_error(), expected, rtol=1e-9)
+    np.testing.assert_allclose(errors(statistic_of(sums(maps))), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("samples", [0, 1])
 def test_standard_error_needs_two_samples(samples: int) -> None:
-    assert np.isnan(statistic_of(sums(relevance_maps(samples, 0))).standard_error()).all()
+    assert np.isnan(errors(statistic_of(sums(relevance_maps(samples, 0))))).all()
 
 
 def test_memory_does_not_grow() -> None:
     statistic = statistic_of(sums(relevance_maps(2, 0)))
     before = {name: array.nbytes for name, array in statistic.state().items()}
     for seed in range(50):
-        statistic.update(*sums(relevance_maps(8, seed)))
+        statistic.update(statistic.stack(*sums(relevance_maps(8, seed))))
     assert {name: array.nbytes for name, array in statistic.state().items()} == before
     assert statistic.count == 402
     assert before["total"] + before["squares"] == 2 * 8 * 8
@@ -162,7 +193,7 @@ def test_low_precision_sums_are_accumulated_in_float64() -> None:
     absolute = {name: torch.full((1,), 2.0 * c, dtype=torch.bfloat16) for name, c in LAYERS}
     statistic = FFRS(LAYERS)
     for _ in range(1000):
-        statistic.update(positive, absolute)
+        statistic.update(statistic.stack(positive, absolute))
     np.testing.assert_allclose(statistic.omega(), [1 / 6] * 3 + [1 / 10] * 5, rtol=1e-12)
 
 
@@ -170,11 +201,11 @@ def test_low_precision_sums_are_accumulated_in_float64() -> None:
 @pytest.mark.parametrize("where", [0, 1])
 def test_non_finite_relevance_names_the_layer_and_changes_nothing(value: float, where: int) -> None:
     statistic = statistic_of(sums(relevance_maps(2, 0)))
-    before = FFRS.from_state(statistic.state())
+    before = restored(statistic)
     batch = sums(relevance_maps(2, 1))
     batch[where]["layer1.0.conv1"].view(-1)[-1] = value
     with pytest.raises(FloatingPointError, match=r"layer1\.0\.conv1"):
-        statistic.update(*batch)
+        statistic.update(statistic.stack(*batch))
     assert_same_state(statistic, before)
 
 
@@ -203,7 +234,7 @@ def test_faulty_batches_are_refused_by_name_and_change_nothing(fault: object) ->
     statistic, batch = FFRS(LAYERS), sums(relevance_maps(3, 0))
     fault(batch)  # type: ignore[operator]
     with pytest.raises(ValueError, match="conv1"):
-        statistic.update(*batch)
+        statistic.update(statistic.stack(*batch))
     assert statistic.count == 0
     assert not statistic.state()["total"].any()
 
@@ -223,7 +254,7 @@ def test_layers_must_be_distinct(layers: list[tuple[str, int]]) -> None:
 def test_other_layers_can_neither_be_merged_nor_loaded() -> None:
     other = FFRS([("conv1", 3), ("layer1.0.conv1", 6)])
     with pytest.raises(ValueError, match="different layers"):
-        FFRS(LAYERS).merge(other)
+        FFRS(LAYERS).merge(other.state())
     with pytest.raises(ValueError, match="different layers"):
         FFRS(LAYERS).load_state(other.state())
     damaged = FFRS(LAYERS).state() | {"squares": np.zeros(3)}

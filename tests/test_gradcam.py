@@ -15,9 +15,10 @@ from PIL import Image
 from torch import nn
 
 from attribution.gradcam import guided_gradcam
-from attribution.targets import Target, class_name, imagenet_categories, parse_target, probabilities
-from detectors.architectures import Architecture
-from detectors.detector import Detector, build_model, load_detector
+from attribution.targets import Target, parse_target
+from detectors.detector import Detector, load_detector
+from detectors.heads import Classes, Head, OneLogit
+from detectors.networks import Architecture, build_model
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "src" / "gradcam.py"
@@ -39,11 +40,15 @@ class Block(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
+def head_of(outputs: int) -> Head:
+    return OneLogit() if outputs == 1 else Classes.numbered(outputs)
+
+
 def toy(outputs: int = 1) -> Detector:
     torch.manual_seed(0)
-    architecture = Architecture("toy", "toy", Block, "fc", "conv2")
+    architecture = Architecture("toy", Block, "fc", "conv2", head=head_of(outputs))
     model = Block(outputs).eval().requires_grad_(False)
-    return Detector(architecture, model, torch.device("cpu"), None, "", outputs)
+    return Detector(architecture, model)
 
 
 def random_images(count: int = 2, size: int = 12) -> torch.Tensor:
@@ -58,7 +63,7 @@ def test_published_numbers(arch: str, shared_dir: Path, golden_weights: Callable
         golden = dict(file)
     pictures = [Image.open(shared_dir / "forensynths_sample" / name).convert("RGB") for name in golden["names"]]
     images = torch.from_numpy(np.stack([np.asarray(picture)[16:240, 16:240] for picture in pictures]))
-    result = guided_gradcam(detector, images.permute(0, 3, 1, 2), Target("fake", 1))
+    result = guided_gradcam(detector, images.permute(0, 3, 1, 2), Target("fake", head_of(1)))
     np.testing.assert_allclose(result.cam.numpy(), golden["cam"], atol=1e-3)
     gradient = result.guided_backprop.permute(0, 2, 3, 1).numpy()
     for ours, theirs in (
@@ -73,7 +78,7 @@ def test_against_the_formula(name: str) -> None:
     detector, images = toy(), random_images()
     sign = 1 if name == "fake" else -1
     model: Any = detector.model
-    x = detector.preprocess(images)
+    x = detector.inputs(images)
     a = model.conv1(x)
     first = a.relu()
     maps = model.conv2(first)
@@ -87,7 +92,7 @@ def test_against_the_formula(name: str) -> None:
     below = guided + torch.nn.functional.conv_transpose2d(guided, model.conv2.weight, padding=1)
     below = (below * (a > 0)).clamp(min=0)
     gradient = torch.nn.functional.conv_transpose2d(below, model.conv1.weight, padding=1)
-    result = guided_gradcam(detector, images, Target(name, 1))
+    result = guided_gradcam(detector, images, Target(name, head_of(1)))
     torch.testing.assert_close(result.cam, cam, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(result.guided_backprop, gradient, atol=1e-7, rtol=1e-4)
     torch.testing.assert_close(result.relevance, (cam[:, None] * gradient).sum(1), atol=1e-7, rtol=1e-4)
@@ -95,7 +100,7 @@ def test_against_the_formula(name: str) -> None:
 
 
 def test_batch_is_the_images_one_by_one() -> None:
-    detector, images, target = toy(5), random_images(3), Target("top", 5)
+    detector, images, target = toy(5), random_images(3), Target("top", head_of(5))
     together = guided_gradcam(detector, images, target)
     for i in range(3):
         alone = guided_gradcam(detector, images[i : i + 1], target)
@@ -122,13 +127,13 @@ def test_network_is_left_as_found(arch: str, failing_call: int, monkeypatch: pyt
     torch.manual_seed(0)
     model = build_model(arch).eval()
     layer = {"resnet18": "layer4", "efb0": "_conv_head"}[arch]
-    detector = Detector(Architecture(arch, "f", lambda n: model, "fc", layer), model, torch.device("cpu"), None, "", 1)
+    detector = Detector(Architecture(arch, lambda n: model, "fc", layer), model)
     images = random_images(1, 64)
     before, state = hooks_and_flags(model), {key: value.clone() for key, value in model.state_dict().items()}
-    logits = guided_gradcam(detector, images, Target("fake", 1)).logits
+    logits = guided_gradcam(detector, images, Target("fake", head_of(1))).logits
     assert hooks_and_flags(model) == before
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    torch.testing.assert_close(model(detector.preprocess(images)), logits)
+    torch.testing.assert_close(model(detector.inputs(images)), logits)
 
     calls = []
 
@@ -140,20 +145,20 @@ def test_network_is_left_as_found(arch: str, failing_call: int, monkeypatch: pyt
 
     monkeypatch.setattr(Target, "score", failing)
     with pytest.raises(RuntimeError, match="in the middle"):
-        guided_gradcam(detector, images, Target("fake", 1))
+        guided_gradcam(detector, images, Target("fake", head_of(1)))
     assert hooks_and_flags(model) == before
 
 
 def test_unknown_layer_lists_the_first_level() -> None:
     with pytest.raises(UserError, match=r"--layer layer9.*conv1, conv2, relu, fc"):
-        guided_gradcam(toy(), random_images(), Target("fake", 1), "layer9")
+        guided_gradcam(toy(), random_images(), Target("fake", head_of(1)), "layer9")
 
 
 def test_map_without_positive_values_is_zero() -> None:
     detector = toy()
     head: Any = detector.model.get_submodule("fc")
     head.weight.zero_()
-    result = guided_gradcam(detector, random_images(), Target("fake", 1))
+    result = guided_gradcam(detector, random_images(), Target("fake", head_of(1)))
     assert not result.cam.any()
     assert not result.relevance.any()
 
@@ -170,7 +175,7 @@ def test_map_without_positive_values_is_zero() -> None:
     ],
 )
 def test_targets(text: str | None, outputs: int, name: str) -> None:
-    assert parse_target(text, outputs) == Target(name, outputs)
+    assert parse_target(text, head_of(outputs)) == Target(name, head_of(outputs))
 
 
 @pytest.mark.parametrize(
@@ -178,44 +183,34 @@ def test_targets(text: str | None, outputs: int, name: str) -> None:
 )
 def test_refused_targets(text: str, outputs: int) -> None:
     with pytest.raises(UserError, match="--target"):
-        parse_target(text, outputs)
+        parse_target(text, head_of(outputs))
 
 
 def test_scores_classes_and_probabilities() -> None:
     logit = torch.tensor([[2.0], [-1.0]])
-    assert Target("fake", 1).score(logit).tolist() == [2, -1]
-    assert Target("real", 1).score(logit).tolist() == [-2, 1]
-    assert Target("real", 1).classes(logit).tolist() == [0, 0]
-    torch.testing.assert_close(probabilities(logit, Target("real", 1)), torch.sigmoid(logit[:, 0].double()))
+    assert Target("fake", head_of(1)).score(logit).tolist() == [2, -1]
+    assert Target("real", head_of(1)).score(logit).tolist() == [-2, 1]
+    assert Target("real", head_of(1)).classes(logit).tolist() == [0, 0]
+    torch.testing.assert_close(OneLogit().probability(logit), torch.sigmoid(logit[:, 0].double()))
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 0.0, 1.0]])
-    assert Target("top", 3).score(logits).tolist() == [3, 5]
-    assert Target("2", 3).score(logits).tolist() == [1, 1]
+    assert Target("top", head_of(3)).score(logits).tolist() == [3, 5]
+    assert Target("2", head_of(3)).score(logits).tolist() == [1, 1]
     expected = logits.double().softmax(1)
-    torch.testing.assert_close(probabilities(logits, Target("top", 3)), expected.amax(1))
-    torch.testing.assert_close(probabilities(logits, Target("2", 3)), expected[:, 2])
+    torch.testing.assert_close(head_of(3).probability(logits), expected.amax(1))
+    torch.testing.assert_close(head_of(3).probability(logits, torch.tensor([2, 2])), expected[:, 2])
 
 
 def test_default_target_of_a_detector() -> None:
-    assert parse_target(None, 1, default="label").name == "label"
-    assert parse_target(None, 1000, default="label").name == "top"
+    assert parse_target(None, OneLogit(), default="label").name == "label"
+    assert parse_target(None, head_of(1000), default="label").name == "top"
 
 
 def test_target_label_is_each_image_s_label_else_the_decision() -> None:
     logits = torch.tensor([[2.0], [2.0], [2.0], [-1.0], [0.0]])
-    target = Target("label", 1).of(torch.tensor([0, 1, -1, -1, -1]))
+    target = Target("label", head_of(1)).of(torch.tensor([0, 1, -1, -1, -1]))
     assert target.classes(logits).tolist() == [0, 1, 1, 0, 0]
     assert target.score(logits).tolist() == [-2, 2, 2, 1, 0]
-    assert Target("label", 1).classes(logits).tolist() == [1, 1, 1, 0, 0]
-
-
-@pytest.mark.parametrize(("index", "outputs", "name"), [(1, 1, "fake"), (0, 1, "real"), (3, 7, "3")])
-def test_names_of_classes(index: int, outputs: int, name: str) -> None:
-    assert class_name(index, outputs) == name
-
-
-def test_imagenet_has_a_thousand_names() -> None:
-    assert len(imagenet_categories()) == 1000
-    assert imagenet_categories()[207] == "golden retriever"
+    assert Target("label", head_of(1)).classes(logits).tolist() == [1, 1, 1, 0, 0]
 
 
 @pytest.fixture

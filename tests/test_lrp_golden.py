@@ -8,13 +8,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from detectors.explainers import detector_rules
 from lrp_networks import images, randomize
 from torch import Tensor, nn
 
 from detectors.detector import Detector, build_model, load_detector
 from images.decoding import Crop, decode_image
-from lrp import Explainer, RuleTable, rule_table
-from lrp.rules import ZBox
+from lrp import Explainer, ZBox, rule_table
 
 CASES = [("resnet50", "beta0"), ("resnet50", "beta1"), ("resnet50", "betaada"), ("efb0", "beta0")]
 GATE = 2e-4
@@ -38,8 +38,8 @@ class Reference:
         self.targets = ["fake" if label else "real" for label in self.inputs["label"]]
 
     def explainer(self, rule: str, *, published: bool = True, dtype: torch.dtype = torch.float32) -> Explainer:
-        family = self.detector.architecture.family
-        return Explainer(self.detector.model, rule, family=family, published=published, dtype=dtype)
+        rules = detector_rules(self.detector.architecture, rule, published=published)
+        return Explainer(self.detector.model, rules, published=published, dtype=dtype)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,8 @@ def test_relevance_of_the_layers(arch: str, reference: Callable[[str], Reference
         assert max(error.values()) < GATE, (layer, error)
 
 
-@pytest.mark.parametrize(("arch", "factor"), [("resnet50", 5e-3), ("efb0", 0.1)])
-def test_default_differs_by_the_batch_norm_factor_and_the_sign_of_reals(
+@pytest.mark.parametrize(("arch", "factor"), [("resnet50", 0.02), ("efb0", 0.1)])
+def test_default_differs_by_the_batch_norm_factor_the_bounds_of_pixels_and_the_sign_of_reals(
     arch: str, factor: float, reference: Callable[[str], Reference]
 ) -> None:
     case = reference(arch)
@@ -156,9 +156,9 @@ def relevance_by_zennit(zennit: ModuleType, model: nn.Module, x: Tensor, start: 
 def test_zennit_agrees(zennit: ModuleType, zbox: bool) -> None:
     model = randomize(build_model("resnet18", outputs=3)).requires_grad_(False)
     x = images(2, size=64)
-    family = "resnet" if zbox else "efficientnet"
-    # published: zennit's neutralised batch norms go on dividing by sqrt(1 + eps) as well
-    explainer = Explainer(model, "beta0", family=family, published=True, dtype=torch.float64)
+    rules = rule_table("beta0", ZBox(-2.1179039, 2.64) if zbox else None)
+    # zennit's neutralised batch norms go on dividing by sqrt(1 + eps)
+    explainer = Explainer(model, rules, norm_residue=True, dtype=torch.float64)
     ours = explainer.explain(x, [0, 2])
     start = torch.zeros(2, 3, dtype=torch.float64)
     start[[0, 1], [0, 2]] = ours.start
@@ -171,9 +171,8 @@ def test_zennit_agrees(zennit: ModuleType, zbox: bool) -> None:
 def test_zennit_disagrees_with_other_rules(zennit: ModuleType) -> None:
     model = randomize(build_model("resnet18", outputs=3)).requires_grad_(False)
     x = images(1, size=64)
-    table = rule_table("beta0", "resnet")
-    other = RuleTable(table.by_kind, ZBox(low=-2.0))
-    ours = Explainer(model, other, published=True, dtype=torch.float64).explain(x, 0)
+    other = rule_table("beta0", ZBox(-2.0, 2.64))
+    ours = Explainer(model, other, norm_residue=True, dtype=torch.float64).explain(x, 0)
     start = torch.zeros(1, 3, dtype=torch.float64)
     start[0, 0] = ours.start[0]
     theirs = relevance_by_zennit(zennit, model, x.clone(), start, zbox=True)

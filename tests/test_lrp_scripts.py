@@ -15,7 +15,8 @@ from PIL import Image
 
 from attribution.lrp_heatmaps import ConservationTable, explain_input
 from attribution.targets import Target
-from detectors.detector import build_model
+from detectors.heads import OneLogit
+from detectors.networks import build_model
 from lrp import Absorption, Explainer
 from utils.errors import UserError
 from utils.files import read_npz
@@ -220,7 +221,7 @@ def test_start_is_applied_after_propagation(rule: str, published: bool) -> None:
     torch.manual_seed(0)
     explainer = Explainer(build_model("resnet18").eval(), rule, published=published)
     inputs = torch.randn(2, 3, 48, 48)
-    result = explain_input(explainer, inputs, Target("label", 1).of(torch.tensor([1, 0])))
+    result = explain_input(explainer, inputs, Target("label", OneLogit()).of(torch.tensor([1, 0])))
     expected = explainer.explain(inputs, ["fake", "real"])
     assert expected.input is not None
     torch.testing.assert_close(result.arrays["relevance_rgb"], expected.input, rtol=0, atol=0)
@@ -233,7 +234,7 @@ def test_start_is_applied_after_propagation(rule: str, published: bool) -> None:
 
 def test_conservation_refuses_other_steps() -> None:
     table = ConservationTable()
-    row = Absorption("conv", "convolution", "AlphaBeta", 1.0, 0.5)
+    row = Absorption("conv", "convolution", "AlphaBeta", torch.ones(1), torch.ones(1))
     table.add([row])
     with pytest.raises(ValueError):
         table.add([row, row])

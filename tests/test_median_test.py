@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from activation_histograms.outputs import write_shares
 from ranking_runs import image_set, tuned_model
-from scipy.stats import chi2_contingency, false_discovery_control
+from scipy.stats import binomtest, chi2_contingency, false_discovery_control, wilcoxon
 
 from activation_histograms.collector import ActivationPairCollector, ActivationPairs, read_activations
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
-from activation_histograms.median_test import colour_share, median_tests, read_tests, write_tests
-from activation_histograms.outputs import write_shares
+from activation_histograms.median_test import MedianTest, colour_share, median_tests
 from detectors.detector import Detector, get_architecture
-from evaluation.metrics import wilson_interval
+from detectors.feature_maps import FeatureMapNetwork, SharedForward
+from evaluation.intervals import wilson_interval
 from fmap_ranking.names import FeatureMap
 from images.decoding import Crop
 from images.distortions import to_grayscale
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import run_pass
 from utils.errors import UserError
 from utils.files import write_npz
+from utils.tables import read_rows, write_rows
 
 CPU = torch.device("cpu")
 MAPS = [FeatureMap("layer1.0.conv1", 5, 64), FeatureMap("conv1", 60, 64), FeatureMap("conv1", 2, 64)]
@@ -79,8 +80,8 @@ def test_no_images() -> None:
 
 def test_tables_come_back_as_they_were(tmp_path: Path) -> None:
     tests = median_tests(pairs([[1, 1], [1, 2]], [[1, 1], [0.1, 3]]))
-    write_tests(tmp_path / "tests.csv", tests)
-    back = read_tests(tmp_path / "tests.csv", made_by="x")
+    write_rows(tmp_path / "tests.csv", tests)
+    back = read_rows(tmp_path / "tests.csv", MedianTest, made_by="x")
     assert [str(test) for test in back] == [str(test) for test in tests]
     header = "feature_map_name,p_value,p_value_bh,median_rgb,median_grayscale"
     assert (tmp_path / "tests.csv").read_text().startswith(header)
@@ -93,14 +94,8 @@ def test_tables_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_files_that_are_missing_or_damaged_name_their_maker(tmp_path: Path) -> None:
-    for read in (read_tests, read_activations):
-        with pytest.raises(UserError, match=r"at .*absent: make (it|them) with src/x\.py"):
-            read(tmp_path / "absent", made_by="src/x.py")  # type: ignore[operator]
-    table = tmp_path / "t.csv"
-    for text in ("", "feature_map_name,p_value\n", "feature_map_name,p_value\nx,y\n"):
-        table.write_text(text)
-        with pytest.raises(UserError, match=r"t\.csv is damaged"):
-            read_tests(table, made_by="x")
+    with pytest.raises(UserError, match=r"at .*absent: make them with src/x\.py"):
+        read_activations(tmp_path / "absent", made_by="src/x.py")
     write_npz(tmp_path / "a.npz", keys=np.array(["a"]))
     write_npz(
         tmp_path / "b.npz", keys=np.array(["a"]), paths=np.array(["p"]), rgb=np.ones((2, 1)), grayscale=np.ones((1, 1))
@@ -113,14 +108,92 @@ def test_files_that_are_missing_or_damaged_name_their_maker(tmp_path: Path) -> N
 def test_share_of_a_generator(tmp_path: Path) -> None:
     tests = median_tests(random_pairs(20, 12))
     share = colour_share("gan", tests)
+    assert share.paired == sum(test.p_value_paired <= 0.05 for test in tests)
+    assert share.paired_bh == sum(test.p_value_paired_bh <= 0.05 for test in tests)
+    assert (share.share_paired_low, share.share_paired_high) == wilson_interval(share.paired, 20)
     assert share.conditional == sum(test.p_value <= 0.05 for test in tests)
     assert share.conditional_bh == sum(test.p_value_bh <= 0.05 for test in tests)
     assert 20 > share.conditional > share.conditional_bh > 0
     assert (share.share_low, share.share_high) == wilson_interval(share.conditional, 20)
-    assert (share.images, share.maps, share.degenerate) == (12, 20, 0)
+    assert (share.images, share.maps, share.degenerate, share.degenerate_paired) == (12, 20, 0, 0)
     csv, markdown = write_shares(tmp_path / "shares", "resnet50", "0.5", [share])
     assert csv.read_text().splitlines()[1].startswith(f"gan,12,20,{share.conditional},{share.share!r}")
-    assert f"({share.conditional_bh}) | 0 |" in markdown.read_text()
+    assert f"({share.paired_bh}) | 0 / 0 |" in markdown.read_text()
+
+
+def test_adjusted_over_the_maps_counted_only() -> None:
+    """Twenty maps with an effect lose it among two hundred without one, but not when they are counted alone."""
+    effect, none = paired_pairs(20, 28, 0.35), paired_pairs(200, 28, 0.0, seed=1)
+    keys = tuple(f"conv1.#{number}(T=256)" for number in range(220))
+    samples = (
+        np.concatenate([getattr(part, kind) for part in (effect, none)], axis=1) for kind in ("rgb", "grayscale")
+    )
+    tests = median_tests(ActivationPairs(keys, effect.paths, *samples))
+    share, alone = colour_share("gan", tests, 20), colour_share("gan", median_tests(effect))
+    assert share == alone
+    assert share.paired_bh > sum(test.p_value_paired_bh <= 0.05 for test in tests[:20])
+    for topk in (0, 221):
+        with pytest.raises(UserError, match="gan: 220 maps were tested"):
+            colour_share("gan", tests, topk)
+
+
+def paired_pairs(maps: int, images: int, shift: float, seed: int = 0) -> ActivationPairs:
+    """Normal samples with correlation 0.9 between the responses to an image; the shift is in standard deviations."""
+    generator = np.random.default_rng(seed)
+    common, *own = generator.normal(size=(3, maps, images))
+    rgb, grey = (np.sqrt(0.9) * common + np.sqrt(0.1) * part for part in own)
+    return pairs((rgb + shift).tolist(), grey.tolist())
+
+
+@pytest.mark.parametrize("images", [28, 200])
+def test_size_and_power_on_the_same_images(images: int) -> None:
+    """Responses vary in common, so Mood's test never finds what is not there, and hardly ever what is."""
+    null, shifted = (median_tests(paired_pairs(600, images, shift)) for shift in (0.0, 0.2))
+
+    def rejected(tests: list[MedianTest], name: str) -> float:
+        return float(np.mean([getattr(test, name) <= 0.05 for test in tests]))
+
+    assert rejected(null, "p_value") <= 0.01
+    # three standard errors of a share of 600
+    assert rejected(null, "p_value_paired") == pytest.approx(0.05, abs=0.027)
+    assert 0.01 <= rejected(null, "p_value_sign") <= 0.06
+    assert rejected(shifted, "p_value") <= 0.3
+    assert rejected(shifted, "p_value_sign") >= rejected(shifted, "p_value") + 0.3
+    assert rejected(shifted, "p_value_paired") >= rejected(shifted, "p_value") + 0.5
+
+
+def test_paired_tests_are_those_of_scipy() -> None:
+    sample = paired_pairs(5, 31, 0.1)
+    for place, test in enumerate(median_tests(sample)):
+        differences = sample.rgb[:, place].astype(float) - sample.grayscale[:, place]
+        assert test.p_value_paired == wilcoxon(differences).pvalue
+        assert test.p_value_sign == binomtest(int((differences > 0).sum()), 31).pvalue
+        assert test.paired_median == np.median(differences)
+        # the share of all pairs of images, each with itself as well, whose mean difference is positive
+        walsh = np.add.outer(differences, differences)[np.triu_indices(31)]
+        assert test.rank_biserial == pytest.approx(np.sign(walsh).mean())
+        assert (test.units, test.degenerate_paired) == (31, 0)
+
+
+def test_maps_without_any_difference_are_counted_not_tested() -> None:
+    tests = median_tests(pairs([[1, 2, 3, 4], [1, 2, 3, 4]], [[1, 2, 3, 4], [1, 2, 3, 5]]))
+    assert [test.degenerate_paired for test in tests] == [1, 0]
+    assert (tests[0].p_value_paired, tests[0].p_value_sign, tests[0].rank_biserial) == (1, 1, 0)
+    assert tests[1].rank_biserial == -1
+    assert colour_share("gan", tests).degenerate_paired == 1
+
+
+def test_clusters_count_once() -> None:
+    """Ten copies of each image are no more evidence than the image; Mood's test stays as published."""
+    sample = paired_pairs(6, 14, 0.3)
+    copied = pairs(*(np.repeat(values.T, 10, axis=1).tolist() for values in (sample.rgb, sample.grayscale)))
+    alone, naive = median_tests(sample), median_tests(copied)
+    honest = median_tests(copied, [f"photo {number // 10}" for number in range(140)])
+    for one, many, clustered in zip(alone, naive, honest, strict=True):
+        assert (clustered.p_value_paired, clustered.p_value_sign) == (one.p_value_paired, one.p_value_sign)
+        assert (clustered.units, clustered.images) == (14, 140)
+        assert many.p_value_paired < one.p_value_paired
+        assert clustered.p_value == many.p_value
 
 
 def collector(root: Path, chosen: list[FeatureMap] = MAPS) -> tuple[ActivationPairCollector, Detector]:

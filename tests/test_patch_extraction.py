@@ -6,16 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fmap_ranking.locate import find_ranking
 from PIL import Image
 from torch import Tensor
 
-from detectors.detector import Detector, build_model, get_architecture
-from fmap_ranking.locate import find_ranking
+from detectors.detector import Detector
+from detectors.feature_maps import Observation
+from detectors.networks import build_model, get_architecture
 from fmap_ranking.names import FeatureMap
 from images.decoding import Crop
 from images.sets import ImageItem, ImageSet
 from lrp import Explainer
-from passes.feature_maps import Observation
 from passes.one_pass import run_pass
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.boxes import Box, bounding_box
@@ -215,7 +216,7 @@ def detector() -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model("resnet18").eval().requires_grad_(False)
-    return Detector(get_architecture("resnet18"), model, torch.device("cpu"), None, "", 1)
+    return Detector(get_architecture("resnet18"), model)
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +309,7 @@ def test_each_image_is_run_forwards_once_for_all_maps(detector: Detector, pictur
     run_pass(
         picture_set,
         [collector],
-        preprocess=detector.preprocess,
+        preprocess=detector.inputs,
         device=detector.device,
         batch_size=2,
         crop=Crop("none"),

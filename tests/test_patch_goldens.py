@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectors.explainers import detector_rules
+from passes.feature_maps import FeatureMapNetwork, SharedForward
 
 from detectors.detector import Detector, load_detector
 from fmap_ranking.names import FeatureMap, parse_key
 from images.decoding import Crop, decode_image
 from images.sets import ImageSet, find_image_set
 from lrp import Explainer
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 from passes.one_pass import run_pass
 from patch_extraction.activations import MaxActivations, TopActivations
 from patch_extraction.boxes import bounding_box
@@ -80,7 +81,7 @@ def test_activation_rankings(detector: Detector, ranked: ActivationRankings, sha
 
 @pytest.fixture(scope="module")
 def explainer(detector: Detector) -> Explainer:
-    return Explainer(detector.model, family=detector.architecture.family, published=True)
+    return Explainer(detector.model, detector_rules(detector.architecture, published=True), published=True)
 
 
 def test_boxes(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detectors.detector import build_model
+from detectors.networks import build_model
 from passes.one_pass import PassBatch
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"

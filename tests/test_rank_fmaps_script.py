@@ -22,7 +22,7 @@ from ranking_runs import LOGITS, SIDE, SOURCES, USED, Scripts, contents
 
 import detectors.detector
 import utils.files
-from detectors.detector import build_model
+from detectors.networks import build_model
 from fmap_ranking.collector import RelevanceCollector
 from fmap_ranking.ranking import read_ranking
 from images.decoding import decode_image

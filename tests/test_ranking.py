@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fmap_ranking.figures import plot_layer_summary, plot_omega_distribution
 from fmap_ranking.names import FeatureMap, parse_key
-from fmap_ranking.ranking import Ranking, default_ranking_path, read_ranking
+from fmap_ranking.ranking import PUBLISHED, Ranking, read_ranking
 from utils.errors import UserError
+from utils.files import sha256_file
 
 LAYERS = [("conv1", 4), ("layer1.0.conv1", 8), ("layer1.10.conv1", 8)]
-PUBLISHED = ["resnet50/fake", "resnet50/real", "efb0/fake", "efb0/real"]
+FILES = ["resnet50/fake", "resnet50/real", "efb0/fake", "efb0/real"]
 PUBLISHED_LAYERS = {"resnet50": (26560, 53, 114), "efb0": (21008, 49, 27)}
 
 
@@ -27,18 +28,19 @@ def make_ranking(seed: int = 0) -> Ranking:
 @pytest.fixture
 def published(shared_dir: Path, request: pytest.FixtureRequest) -> Path:
     arch, label = request.param.split("/")
-    root = shared_dir / "reference" / "published_fmap_relevances"
-    return default_ranking_path(arch, "progan_val", "0.5", label, root)
+    folder = shared_dir / "reference" / "published_fmap_relevances" / arch / "progan_val_0.5"
+    return folder / f"progan_val-{label}.csv"
 
 
-@pytest.mark.parametrize("published", PUBLISHED, indirect=True)
+@pytest.mark.parametrize("published", FILES, indirect=True)
 def test_published_files_round_trip_byte_for_byte(published: Path, tmp_path: Path) -> None:
     ranking = read_ranking(published)
     ranking.write(tmp_path / "copy.csv")
     assert (tmp_path / "copy.csv").read_bytes() == published.read_bytes()
+    assert PUBLISHED[sha256_file(published)] == f"{published.parts[-3]}, {published.stem.split('-')[1]}"
 
 
-@pytest.mark.parametrize("published", PUBLISHED, indirect=True)
+@pytest.mark.parametrize("published", FILES, indirect=True)
 def test_published_files_are_complete_and_consistent(published: Path) -> None:
     maps, layers, topk = PUBLISHED_LAYERS[published.parent.parent.name]
     ranking = read_ranking(published)
@@ -62,6 +64,7 @@ def test_reference_rankings_round_trip_byte_for_byte(shared_dir: Path, tmp_path:
 def test_any_values_survive_writing_and_reading(values: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("ranking") / "r.csv"
     ranking = Ranking.from_values(LAYERS, np.array(values))
+    assume(any(values))
     ranking.write(path)
     again = read_ranking(path, dict(LAYERS))
     assert again.maps == ranking.maps
@@ -203,6 +206,27 @@ def test_layer_matched_draw_reports_an_exhausted_layer() -> None:
     result = ranking.layer_matched_random_k(3, seed=0)
     assert result.maps == (FeatureMap("a", 1, 4),)
     assert result.shortfall == {"a": 2}
+    assert result.maps_dropped == 1
+
+
+@given(k=st.integers(5, 10), seed=st.integers(0, 2**32))
+def test_the_two_kinds_of_random_choices_are_drawn_apart(k: int, seed: int) -> None:
+    """On one layer both draw k maps of the same rest; with the same stream they would be one control."""
+    ranking = Ranking.from_values([("a", 40)], np.arange(40) / 1000)
+    pairs = [(ranking.random_k(k, seed, draw), ranking.layer_matched_random_k(k, seed, draw).maps) for draw in range(5)]
+    assert sum(one == other for one, other in pairs) <= 1
+
+
+def test_omega_of_zero_throughout_is_neither_written_nor_read(tmp_path: Path) -> None:
+    zero = Ranking.from_values([("a", 2)], np.zeros(2))
+    path = tmp_path / "r.csv"
+    for refused in (lambda: zero.write(path), zero.check):
+        with pytest.raises(UserError, match="relevance of every feature map is 0"):
+            refused()
+    assert not path.exists()
+    path.write_text("key,mean_relevance\na.#0(T=2),0.0\na.#1(T=2),0.0\n")
+    with pytest.raises(UserError, match=r"r\.csv: the relevance of every feature map is 0"):
+        read_ranking(path)
 
 
 def test_layer_summary() -> None:
@@ -264,13 +288,6 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         make_ranking().write(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_default_path() -> None:
-    path = default_ranking_path("efb0", "progan_val", "0.5", "fake", Path("fmap_relevances"))
-    assert path == Path("fmap_relevances/efb0/progan_val_0.5/progan_val-fake.csv")
-    with pytest.raises(ValueError, match="label"):
-        default_ranking_path("efb0", "progan_val", "0.5", "fakes", Path())
 
 
 @pytest.mark.parametrize("kind", ["omega", "layers"])

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ranking_runs import LOGITS, SIDE, USED, image_set, inputs, tuned_model, write_images
+from ranking_runs import LOGITS, SIDE, USED, detector_of, image_set, inputs, tuned_model, write_images
+from torch import Tensor
 
-from detectors.detector import Detector, get_architecture
-from fmap_ranking.collector import Confidence, RelevanceCollector, SampleCounts
+from fmap_ranking.collector import RelevanceCollector, SampleCounts
 from fmap_ranking.ffrs import FFRS
+from fmap_ranking.options import Confidence
 from images.decoding import Crop, decode_image
 from images.sets import ImageItem, ImageSet, find_loose_images
 from lrp import Explainer
 from passes.one_pass import PassReport, run_pass
 from passes.processes import Ranks
+from passes.shared_forward import SharedForward
+from utils.errors import UserError
 
 CPU = torch.device("cpu")
 NAMES = list(LOGITS)
@@ -36,16 +40,13 @@ def explainer(root: Path) -> Explainer:
 def run(
     images: ImageSet, *collectors: RelevanceCollector, batch_size: int = 4, crop: str = "none", **changes: Any
 ) -> PassReport:
-    detector = Detector(get_architecture("resnet18"), collectors[0].explainer.program, CPU, None, "", 1)  # type: ignore[arg-type]
-    return run_pass(
-        images,
-        collectors,
-        preprocess=detector.preprocess,
-        device=CPU,
-        batch_size=batch_size,
-        crop=Crop(crop),
-        **changes,
-    )
+    named = {str(number): collector for number, collector in enumerate(collectors)}
+    return run_pass(images, named, device=CPU, batch_size=batch_size, crop=Crop(crop), **changes)
+
+
+def collector_of(explainer: Explainer, images: ImageSet, *given: Any, **changes: Any) -> RelevanceCollector:
+    """A collector of a detector of which only input and head are used."""
+    return RelevanceCollector(SharedForward(detector_of(torch.nn.Identity())), explainer, images, *given, **changes)
 
 
 def naive_omega(explainer: Explainer, root: Path, names: list[str], target: str) -> np.ndarray:
@@ -65,9 +66,9 @@ def naive_omega(explainer: Explainer, root: Path, names: list[str], target: str)
 @pytest.mark.parametrize("label", ["fake", "real"])
 def test_statistic_is_that_of_the_definition(root: Path, label: str, published: bool) -> None:
     explainer = Explainer(tuned_model(root), published=published)
-    collector = RelevanceCollector(explainer, image_set(root))
+    collector = collector_of(explainer, image_set(root))
     run(image_set(root), collector)
-    assert [name for name, _, _, used in collector.samples() if used and label in name] == USED[label]
+    assert [sample.path for sample in collector.samples() if sample.used and label in sample.path] == USED[label]
     statistic = collector.statistics[label]
     assert statistic.count == len(USED[label])
     expected = naive_omega(explainer, root, USED[label], label)
@@ -78,7 +79,7 @@ def test_statistic_is_that_of_the_definition(root: Path, label: str, published: 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_batch_size_does_not_matter(explainer: Explainer, root: Path, batch_size: int) -> None:
     images = image_set(root)
-    one, other = RelevanceCollector(explainer, images), RelevanceCollector(explainer, images)
+    one, other = collector_of(explainer, images), collector_of(explainer, images)
     run(images, one, batch_size=4)
     run(images, other, batch_size=batch_size)
     assert one.counts() == other.counts()
@@ -89,25 +90,25 @@ def test_batch_size_does_not_matter(explainer: Explainer, root: Path, batch_size
 def test_labels_do_not_mix(explainer: Explainer, root: Path) -> None:
     """Fakes alone give the same statistic of fakes as fakes and reals in common batches."""
     images = image_set(root)
-    both, fakes = RelevanceCollector(explainer, images), images.with_label(1)
+    both, fakes = collector_of(explainer, images), images.with_label(1)
     run(images, both, batch_size=3)
-    alone = RelevanceCollector(explainer, fakes)
+    alone = collector_of(explainer, fakes)
     run(fakes, alone)
     np.testing.assert_allclose(both.statistics["fake"].omega(), alone.statistics["fake"].omega(), rtol=1e-3, atol=2e-6)
     assert alone.statistics["real"].count == 0
 
 
 def test_scores_and_counts(explainer: Explainer, root: Path) -> None:
-    collector = RelevanceCollector(explainer, image_set(root))
+    collector = collector_of(explainer, image_set(root))
     run(image_set(root), collector)
     # Of five reals one is taken for fake, and one is not sure enough; of six fakes likewise.
     assert collector.counts() == {"fake": SampleCounts(6, 5, 4), "real": SampleCounts(5, 4, 3)}
     used = {*USED["fake"], *USED["real"]}
-    assert [(name, label, bool(u)) for name, label, _, u in collector.samples()] == [
-        (name, int("1_fake" in name), name in used) for name in NAMES
+    assert [(sample.path, sample.label, sample.used) for sample in collector.samples()] == [
+        (name, int("1_fake" in name), int(name in used)) for name in NAMES
     ]
     expected = 1 / (1 + np.exp(-np.array(list(LOGITS.values()))))
-    np.testing.assert_allclose([p for _, _, p, _ in collector.samples()], expected, atol=1e-4)
+    np.testing.assert_allclose([sample.probability for sample in collector.samples()], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -141,24 +142,68 @@ def test_which_samples_count(confidence: Confidence, label: int, probability: fl
 
 @pytest.mark.parametrize(("fake", "real"), [(0.49, 0.1), (0.9, 0.51), (1.01, 0.1), (0.9, -0.01), (float("nan"), 0.1)])
 def test_thresholds_that_let_wrong_samples_in_are_refused(fake: float, real: float) -> None:
-    with pytest.raises(ValueError, match=r"need 0 <= real <= 0\.5 <= fake <= 1"):
+    with pytest.raises(UserError, match=r"need 0 <= --real_confidence <= 0\.5 <= --fake_confidence <= 1"):
         Confidence(fake, real)
 
 
-def test_unlabelled_images_are_scored_but_never_used(explainer: Explainer, root: Path) -> None:
-    image = root / "gan" / "1_fake" / "f.png"
+def test_images_without_a_wanted_label_are_left_alone(explainer: Explainer, root: Path) -> None:
+    """A pass may show images that another collector asked for."""
+    images = image_set(root)
+    fakes, both = collector_of(explainer, images, labels=["fake"]), collector_of(explainer, images)
+    run(images, fakes, both, batch_size=3)
+    assert fakes.samples() == [sample for sample in both.samples() if sample.label == 1]
+    assert fakes.counts() == {"fake": both.counts()["fake"]}
+    np.testing.assert_allclose(fakes.statistics["fake"].omega(), both.statistics["fake"].omega(), rtol=1e-3, atol=2e-6)
+
     elsewhere = root.parent / f"{root.name}-loose"
     elsewhere.mkdir(exist_ok=True)
-    (elsewhere / "f.png").write_bytes(image.read_bytes())
-    images = find_loose_images([elsewhere])
-    collector = RelevanceCollector(explainer, images)
-    run(images, collector)
-    (sample,) = collector.samples()
-    assert sample[:2] == ("f.png", None)
-    assert sample[2] > 0.99
-    assert sample[3] == 0
-    assert collector.counts() == {label: SampleCounts(0, 0, 0) for label in USED}
-    assert all(statistic.count == 0 for statistic in collector.statistics.values())
+    (elsewhere / "f.png").write_bytes((root / "gan" / "1_fake" / "f.png").read_bytes())
+    loose = find_loose_images([elsewhere])
+    unlabelled = collector_of(explainer, loose)
+    run(loose, unlabelled)
+    assert unlabelled.samples() == []
+    assert unlabelled.counts() == {label: SampleCounts(0, 0, 0) for label in USED}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_is_refused(root: Path, value: float) -> None:
+    """It is neither an image that was not seen nor one of certain probability."""
+    model = tuned_model(root)
+    model.get_submodule("fc").bias.fill_(value)  # type: ignore[operator, union-attr]
+    images = image_set(root)
+    collector = collector_of(Explainer(model), images)
+    with pytest.raises(UserError, match=r"a\.png: the detector's output is not a finite number"):
+        run(images, collector)
+    assert collector.samples() == []
+
+
+@pytest.mark.parametrize("confidence", [Confidence(), Confidence(0.5, 0.5)], ids=["some count", "nearly all count"])
+def test_values_are_freed_on_the_way_down(
+    explainer: Explainer, root: Path, confidence: Confidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever keeps the forward pass alive while relevance goes down needs its memory twice."""
+    values: list[weakref.ref[Tensor]] = []
+    alive: dict[str, int] = {}
+    record, propagate = Explainer.record, Explainer.propagate
+
+    def recording(self: Explainer, *arguments: Any, **named: Any) -> Any:
+        made = record(self, *arguments, **named)
+        values.extend(weakref.ref(value) for value in made.values.values())
+        return made
+
+    def propagating(self: Explainer, *arguments: Any, visit: Any, **named: Any) -> Any:
+        def looking(layer: str, relevance: Tensor) -> None:
+            alive[layer] = sum(value() is not None for value in values)
+            visit(layer, relevance)
+
+        return propagate(self, *arguments, visit=looking, **named)
+
+    monkeypatch.setattr(Explainer, "record", recording)
+    monkeypatch.setattr(Explainer, "propagate", propagating)
+    images = image_set(root)
+    run(images, collector_of(explainer, images, confidence), batch_size=16)
+    assert len(values) > 20
+    assert alive["conv1"] <= 2
 
 
 def test_nothing_is_propagated_if_no_sample_counts(
@@ -166,7 +211,7 @@ def test_nothing_is_propagated_if_no_sample_counts(
 ) -> None:
     monkeypatch.setattr(Explainer, "propagate", lambda *args, **kwargs: pytest.fail("propagated"))
     kept: list[object] = []
-    collector = RelevanceCollector(
+    collector = collector_of(
         explainer, image_set(root), Confidence(1.0, 0.0), keep=lambda *arguments: kept.append(arguments)
     )
     run(image_set(root), collector)
@@ -185,9 +230,9 @@ def test_what_is_kept_of_each_sample(explainer: Explainer, root: Path, crop: str
         kept[item.name] = image, relevance, probability
 
     images = image_set(root)
-    collector = RelevanceCollector(explainer, images, keep=keep)
+    collector = collector_of(explainer, images, keep=keep)
     run(images, collector, crop=crop)
-    by_name = {name: (probability, used) for name, _, probability, used in collector.samples()}
+    by_name = {sample.path: (sample.probability, sample.used) for sample in collector.samples()}
     assert set(kept) == {name for name, (_, used) in by_name.items() if used}
     if crop == "none":
         assert set(kept) == {*USED["fake"], *USED["real"]}
@@ -209,8 +254,8 @@ def test_what_is_kept_of_each_sample(explainer: Explainer, root: Path, crop: str
 
 def test_keeping_changes_no_statistic(explainer: Explainer, root: Path) -> None:
     images = image_set(root)
-    plain = RelevanceCollector(explainer, images)
-    keeping = RelevanceCollector(explainer, images, keep=lambda *arguments: None)
+    plain = collector_of(explainer, images)
+    keeping = collector_of(explainer, images, keep=lambda *arguments: None)
     run(images, plain)
     run(images, keeping)
     for label in USED:
@@ -224,7 +269,7 @@ def halves(images: ImageSet, explainer: Explainer) -> list[RelevanceCollector]:
         def gather(self, value: Any) -> None:
             return None
 
-    collectors = [RelevanceCollector(explainer, images) for _ in range(2)]
+    collectors = [collector_of(explainer, images) for _ in range(2)]
     for rank, collector in enumerate(collectors):
         run(images, collector, batch_size=2, ranks=Alone(rank, 2))
     return collectors
@@ -233,7 +278,7 @@ def halves(images: ImageSet, explainer: Explainer) -> list[RelevanceCollector]:
 def test_halves_merge_into_the_whole(explainer: Explainer, root: Path) -> None:
     images = image_set(root)
     first, second = halves(images, explainer)
-    whole = RelevanceCollector(explainer, images)
+    whole = collector_of(explainer, images)
     run(images, whole, batch_size=2)
     assert 0 < first.statistics["fake"].count < whole.statistics["fake"].count
     first.merge(second.state())
@@ -243,14 +288,14 @@ def test_halves_merge_into_the_whole(explainer: Explainer, root: Path) -> None:
         one, other = first.statistics[label], whole.statistics[label]
         assert one.count == other.count
         np.testing.assert_allclose(one.omega(), other.omega(), rtol=0, atol=1e-12)
-        np.testing.assert_allclose(one.standard_error(), other.standard_error(), rtol=0, atol=1e-9)
+        assert one.standard_errors() == pytest.approx(other.standard_errors(), rel=0, abs=1e-9)
 
 
 def test_state_round_trip(explainer: Explainer, root: Path) -> None:
     images = image_set(root)
     collector, _ = halves(images, explainer)
     state = collector.state()
-    other = RelevanceCollector(explainer, images)
+    other = collector_of(explainer, images)
     other.load_state(state)
     assert other.samples() == collector.samples()
     assert other.state().keys() == state.keys()
@@ -265,7 +310,7 @@ def test_state_round_trip(explainer: Explainer, root: Path) -> None:
 
 def test_state_of_another_detector_is_refused(explainer: Explainer, root: Path) -> None:
     images = image_set(root)
-    collector = RelevanceCollector(explainer, images)
+    collector = collector_of(explainer, images)
     other = collector.state() | {f"fake/{key}": array for key, array in FFRS([("conv1", 3)]).state().items()}
     with pytest.raises(ValueError, match="different layers"):
         collector.load_state(other)

@@ -26,7 +26,8 @@ from cr_ud.training_log import LogRow, read_log
 from cr_ud.training_run import find_images
 from cr_ud.validation import Validation
 from detectors.checkpoints import read_state
-from detectors.detector import build_model, load_detector
+from detectors.detector import load_detector
+from detectors.networks import build_model
 from utils.errors import Interrupted, UserError
 
 HELPERS = Path(__file__).with_name("training_helpers.py")
@@ -84,8 +85,8 @@ def test_training_learns_and_leaves_everything_behind(data: Path, tmp_path: Path
     detector = load_detector("tiny", folder / "final.pth", "cpu")
     half = load_detector("tiny", folder / "final.safetensors", "cpu")
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
-    logits = detector.model(detector.preprocess(images))
-    torch.testing.assert_close(half.model(half.preprocess(images)), logits, atol=1e-2, rtol=1e-2)
+    logits = detector.model(detector.inputs(images))
+    torch.testing.assert_close(half.model(half.inputs(images)), logits, atol=1e-2, rtol=1e-2)
     assert list(torch.load(folder / "final.pth", weights_only=True)) == ["model"]
     for name in ("best.pth", "checkpoint.pth"):
         load_detector("tiny", folder / name, "cpu")

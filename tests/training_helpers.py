@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detectors.architectures import architectures, register_architecture
+from detectors.networks import Architecture, architectures, register_architecture
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -43,7 +43,7 @@ def register_tiny() -> None:
         ("tiny-dropout", partial(_Network, dropout=0.5)),
         ("tiny-nan", partial(_NotANumber, dropout=0.0)),
     ):
-        register_architecture(name, build, family="tiny", head="fc", gradcam_layer="body")
+        register_architecture(Architecture(name, build, last_layer="fc", gradcam_layer="body"))
 
 
 def write_images(root: Path, classes: tuple[str, ...] = ("cat", "dog"), number: int = 12, size: int = 24) -> Path:

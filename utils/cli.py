@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from utils.errors import UserError
@@ -65,7 +65,7 @@ def parse_name(text: str) -> str:
 
 def parse_architecture(text: str) -> str:
     """The registry's name of an architecture, from any of its spellings."""
-    from detectors.detector import canonical_architecture
+    from detectors.networks import canonical_architecture
 
     try:
         return canonical_architecture(text)
@@ -245,41 +245,41 @@ def progress(
     description: str = "",
     unit: str = "image",
 ) -> Any:
-    """A tqdm bar on standard error, silent where that is not a terminal."""
-    from tqdm import tqdm
+    """A bar on standard error, in notebooks too; where that is not a terminal, a line every half minute."""
+    from tqdm.auto import tqdm
 
-    return tqdm(iterable, total=total, desc=description, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty())
+    given: Any = iterable
+
+    steady = sys.stderr.isatty() or "ipykernel" in sys.modules
+    # A file gets whole lines, and none at all of work that is soon over.
+    quiet: dict[str, Any] = (
+        {} if steady else {"mininterval": 30.0, "delay": 15.0, "ncols": 100, "file": _Lines(), "miniters": 1}
+    )
+    return tqdm(given, total=total, desc=description, unit=unit, **{"file": sys.stderr, **quiet})
 
 
-class GracefulInterrupt:
-    """Turns the first Ctrl-C or SIGTERM into a flag to look at between batches; the second stops at once.
+class _Lines:
+    """Standard error as a bar sees it: each redrawing becomes a line."""
 
-    The handlers are put back at the end. Outside the main thread, where Python delivers no signals, the flag
-    just stays down.
-    """
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n ")
+        if line:
+            sys.stderr.write(line + "\n")
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
+    def flush(self) -> None:
+        sys.stderr.flush()
 
-    def __enter__(self) -> "GracefulInterrupt":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())
+def say(line: str) -> None:
+    """A line of results, on standard output."""
+    sys.stdout.write(line + "\n")
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        # A print here could meet another print half-way, which Python forbids.
-        os.write(2, b"\nstopping after this batch; once more to stop at once\n")
+
+def announce(line: str, shown: bool = True) -> None:
+    """Say on standard error what is computed next."""
+    if shown:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:

@@ -115,6 +115,15 @@ def write_json(path: str | Path, obj: object) -> None:
     write_text(path, json.dumps(plain(obj), indent=2, sort_keys=True) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is nothing readable."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table with '\\n' line ends; floats in full precision, so that reading gives the same values."""
     with (

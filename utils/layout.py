@@ -30,6 +30,14 @@ class Layout:
         """The ranking of a label, `fake` or `real`, in the published format."""
         return safe_join(self.rankings(gan_name), f"{gan_name}-{label}.csv")
 
+    def ranking_table(self, gan_name: str, what: str) -> Path:
+        """A table beside the rankings of a set: `samples`, `fake-layers`, `fake-standard_errors`, and so on."""
+        return safe_join(self.rankings(gan_name), f"{gan_name}-{what}.csv")
+
+    def relevance_maps(self, gan_name: str) -> Path:
+        """Folder of the relevance of single images."""
+        return safe_join(self.root, "pt_files", self.arch, f"{gan_name}_{self.tag}")
+
     def scores(self, experiment: str, gan_name: str) -> Path:
         """Folder of scores: `transfer` (maps dropped), `grayscale-transfer` (colour)."""
         return safe_join(self.root, experiment, self.arch, f"{gan_name}_{self.tag}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import PROJECT_ROOT, plain, sha256_file, sha256_text, write_json
+from utils.files import PROJECT_ROOT, plain, read_json, sha256_file, sha256_text, write_json
 
 _PACKAGES = ("torch", "torchvision", "efficientnet_pytorch", "numpy", "scipy", "pillow", "matplotlib")
 
@@ -89,11 +89,7 @@ def write_record(
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record beside a table; empty if there is nothing readable."""
-    try:
-        record = json.loads(record_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_json(record_path(path))
 
 
 def describes(record: Mapping[str, Any], path: Path) -> bool:

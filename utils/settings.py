@@ -32,6 +32,7 @@ def flag(
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
     recorded: bool = True,
+    positional: bool = False,
 ) -> Any:
     """A field of a settings dataclass that is a flag of the command line, too.
 
@@ -45,8 +46,10 @@ def flag(
         choices: Words allowed.
         metavar: Stands for the value in the help.
         recorded: Whether the value belongs to what a result was made with; `--resume` does not.
+        positional: Given by its place on the command line, and only there.
     """
     metadata = {"help": help, "parse": parse, "choices": choices, "metavar": metavar, "recorded": recorded}
+    metadata["positional"] = positional
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -209,6 +212,9 @@ def _add_flags(parser: argparse.ArgumentParser, settings: Any) -> dict[str, _Kin
                 options["metavar"] = {int: "N", Path: "FILE"}.get(kind.word, "X")
         if kind.several:
             options["nargs"] = "+"
+        if metadata["positional"]:
+            group.add_argument(field.name, **options)
+            continue
         group.add_argument(f"--{field.name}", **options)
         known[field.name] = kind
     return known

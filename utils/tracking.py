@@ -1,9 +1,10 @@
-"""Logging to Weights & Biases for those who ask for it; nothing of it is imported otherwise."""
+"""Logging to Weights & Biases and TensorBoard for those who ask for it; nothing of them is imported otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,44 +14,121 @@ from utils.errors import UserError
 class Tracker:
     """Where numbers and pictures of a run go besides the output folder; by default nowhere."""
 
-    def log(self, values: Mapping[str, Any]) -> None:
-        """Log numbers by name."""
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers by name, at a step of a training."""
 
     def picture(self, name: str, path: Path) -> None:
         """Log a PNG file."""
 
 
-class _WandbTracker(Tracker):
+class _All(Tracker):
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        for tracker in self._trackers:
+            tracker.log(values, step)
+
+    def picture(self, name: str, path: Path) -> None:
+        for tracker in self._trackers:
+            tracker.picture(name, path)
+
+
+class _Wandb(Tracker):
     def __init__(self, run: Any, module: Any) -> None:
         self._run, self._module = run, module
 
-    def log(self, values: Mapping[str, Any]) -> None:
-        self._run.log(dict(values))
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        self._run.log(dict(values) if step is None else {**values, "step": step})
 
     def picture(self, name: str, path: Path) -> None:
         self._run.log({name: self._module.Image(str(path))})
 
 
-@contextmanager
-def tracker(enabled: bool, *, job: str, config: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
-    """A tracker for one run; with `enabled` a Weights & Biases run, whose files go below `folder`.
+class _TensorBoard(Tracker):
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
 
-    The usual environment variables (WANDB_MODE=offline, WANDB_PROJECT, ...) apply.
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, path: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path, formats=["PNG"]) as picture:
+            self._writer.add_image(name, np.asarray(picture.convert("RGB")), dataformats="HWC")
+
+
+@contextmanager
+def trackers(
+    *,
+    wandb: bool,
+    tensorboard: bool,
+    job: str,
+    config: Mapping[str, Any],
+    folder: Path,
+    name: str | None = None,
+    resume: bool = False,
+) -> Iterator[Tracker]:
+    """What was asked for; files go below `folder`.
+
+    The usual environment variables (WANDB_MODE=offline, WANDB_PROJECT, WANDB_NAME, ...) apply.
+
+    Args:
+        wandb, tensorboard: Which.
+        job: Kind of run.
+        config: Settings, numbers as numbers.
+        folder: Of the run.
+        name: Shown by Weights & Biases; by default the job with the generators.
+        resume: Go on with the Weights & Biases run of the same folder and job.
 
     Raises:
-        UserError: wandb is not installed, or does not start (no API key, no connection).
+        UserError: A package is not installed, or does not start (no API key, no connection).
     """
-    if not enabled:
-        yield Tracker()
-        return
+    with ExitStack() as stack:
+        chosen: list[Tracker] = []
+        if wandb:
+            chosen.append(stack.enter_context(_wandb(job, config, folder, name, resume)))
+        if tensorboard:
+            chosen.append(stack.enter_context(_tensorboard(folder / "tensorboard" / job)))
+        yield _All(chosen)
+
+
+@contextmanager
+def _wandb(job: str, config: Mapping[str, Any], folder: Path, name: str | None, resume: bool) -> Iterator[Tracker]:
     try:
         import wandb
     except ImportError as error:
         raise UserError("--wandb: wandb is not installed: pip install wandb, or leave the flag out") from error
     folder.mkdir(parents=True, exist_ok=True)
+    sets = config.get("gan_name") or ()
+    identity = hashlib.sha256(f"{folder.resolve()} {job} {sorted(sets)}".encode()).hexdigest()[:16]
     try:
-        run = wandb.init(project="tff", job_type=job, config={k: str(v) for k, v in config.items()}, dir=folder)
+        run = wandb.init(
+            project="tff",
+            job_type=job,
+            name=name or " ".join([job, str(config.get("arch", "")), *sets]).strip(),
+            config=dict(config),
+            dir=folder,
+            id=identity if resume else None,
+            resume="allow" if resume else None,
+        )
     except wandb.errors.Error as error:
         raise UserError(f"--wandb: {error} Or set WANDB_MODE=offline, or leave the flag out") from error
+    run.define_metric("*", step_metric="step")
     with run:
-        yield _WandbTracker(run, wandb)
+        yield _Wandb(run, wandb)
+
+
+@contextmanager
+def _tensorboard(folder: Path) -> Iterator[Tracker]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard: tensorboard is not installed: pip install tensorboard, or leave the flag out"
+        ) from error
+    with SummaryWriter(str(folder)) as writer:
+        yield _TensorBoard(writer)

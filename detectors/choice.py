@@ -1,0 +1,79 @@
+"""Which detector: flags of the command line and fields for Python alike. Imports nothing slow before it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from utils.files import PROJECT_ROOT
+from utils.settings import flag, plain_name
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+def _class_of_two(text: str) -> int:
+    if text.strip() not in ("0", "1"):
+        raise ValueError(f"{text!r} is neither 0 nor 1")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class DetectorChoice:
+    """Detector.
+
+    Attributes:
+        arch: Becomes the canonical name.
+        blur_jpg: Part of the names of files, whatever the weights.
+
+    Raises:
+        UserError: An unknown architecture, or a plugin that cannot be loaded.
+    """
+
+    arch: str = flag("resnet50", "network: resnet50, efb0, another ResNet or EfficientNet, or one of a plugin")
+    blur_jpg: str = flag(
+        "0.5",
+        "training augmentation of the published detectors, 0.1 or 0.5: part of file names",
+        parse=plain_name,
+        metavar="TAG",
+    )
+    weights: Path | None = flag(None, "checkpoint; else weights/<arch>/blur_jpg_prob<TAG>.pth", metavar="FILE")
+    fake_class: int | None = flag(
+        None,
+        "which class is fake: of a checkpoint with two outputs, or 0 for one logit that is positive for real",
+        parse=_class_of_two,
+        metavar="0|1",
+    )
+    precision: Precision = flag(
+        "fp32",
+        "of the convolutions: fp32 is IEEE float32 everywhere, tf32 faster on a GPU; with bf16 logits of EfficientNet "
+        "may differ by 1 and more, and so which images count",
+    )
+    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
+    plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
+
+    def __post_init__(self) -> None:
+        from detectors.networks import canonical_architecture, load_plugin
+
+        for plugin in self.plugin:
+            load_plugin(plugin)
+        object.__setattr__(self, "arch", canonical_architecture(self.arch))
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of `weights`, or the one that the published recipe is looked for at."""
+        return self.weights or default_weights_path(self.arch, self.blur_jpg)
+
+
+def default_weights_path(arch: str, tag: str, root: Path = PROJECT_ROOT) -> Path:
+    """Where the detector of the published training recipe `tag` (`0.1` or `0.5`) is looked for.
+
+    Raises:
+        ValueError: The tag is not fit for a file name.
+    """
+    return root / "weights" / arch / f"blur_jpg_prob{plain_name(tag)}.pth"
+
+
+def imagenet_weights_path(arch: str, root: Path = PROJECT_ROOT) -> Path:
+    """Where the ImageNet classifier of an architecture is looked for."""
+    return root / "weights" / "imagenet" / f"{arch}.pth"

@@ -1,0 +1,258 @@
+"""The registry of networks: how to build each of them, and how its input and output are to be read."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import torchvision
+from efficientnet_pytorch import EfficientNet
+from efficientnet_pytorch.utils import url_map as efficientnet_urls
+from torch import nn
+
+import detectors.efficientnet_layers  # noqa: F401 (makes them known)
+from detectors.heads import Head, OneLogit
+from detectors.transforms import Bounds, InputTransform, Normalise
+from lrp import RuleTable, ZBox, rule_table
+from utils.errors import UserError
+
+# Lowest and highest value of an ImageNet-normalised image over the three channels, as the published code rounds them.
+_PUBLISHED_BOX = (-2.1179039, 2.64)
+
+PLUGINS = "tff.detectors"
+"""Group of entry points; each names a module that registers networks when it is imported."""
+
+
+class Rules(Protocol):
+    """What a network asks for: from the name of a rule to the rules of all steps."""
+
+    def __call__(self, name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
+        """The rules.
+
+        Args:
+            name: Rule of the convolutions (`beta0`, ...).
+            bounds: Of the input, if it has any.
+            published: As the published code has them.
+
+        Raises:
+            ValueError: There is no such rule.
+        """
+        ...
+
+
+def plain_rules(name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
+    """The rules of that name, the same at all convolutions (published for EfficientNet)."""
+    return rule_table(name, guard=0.0) if published else rule_table(name)
+
+
+def boxed_rules(name: str, bounds: Bounds | None, *, published: bool = False) -> RuleTable:
+    """The rules of that name; where the input is bounded, the z-box at the first convolution (published for ResNet).
+
+    The published bounds are two numbers for all channels: the lowest and the highest value of any.
+    """
+    table = plain_rules(name, bounds, published=published)
+    if bounds is None:
+        return table
+    box = ZBox(*_PUBLISHED_BOX) if published else ZBox(*bounds)
+    return replace(table, first_convolution=box)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that the project has to know of one kind of network.
+
+    Attributes:
+        name: canonical name, part of every output path.
+        build: `build(outputs)` returns a randomly initialised network, float (N, 3, H, W) to (N, outputs) or, of a
+            map of logits, (N, outputs, H', W').
+        last_layer: name of the last linear layer, dense or a 1x1 convolution; its weight has one row per output.
+        gradcam_layer: name of the layer whose output Grad-CAM weights.
+        aliases: other spellings of the name.
+        transform: from uint8 images to the network's input.
+        head: what the output of a detector means.
+        rules: of its explanation; the place for the rule of an operation of one's own.
+        fake_class: the class that is fake in checkpoints with two outputs, where all of them agree on it.
+        imagenet_files: names under which the public ImageNet checkpoints are known.
+        source: where network and weights come from, and under which licence.
+    """
+
+    name: str
+    build: Callable[[int], nn.Module]
+    last_layer: str
+    gradcam_layer: str
+    aliases: tuple[str, ...] = ()
+    transform: InputTransform = Normalise()
+    head: Head = OneLogit()
+    rules: Rules = boxed_rules
+    fake_class: int | None = None
+    imagenet_files: tuple[str, ...] = ()
+    source: str = ""
+
+
+_registry: dict[str, Architecture] = {}
+_aliases: dict[str, str] = {}
+
+
+def register_architecture(architecture: Architecture) -> Architecture:
+    """Add a network under its name (any case) and its aliases; returns the entry, its name in lower case.
+
+    Raises:
+        ValueError: if the name is not fit for a folder name, or it or an alias is taken.
+    """
+    canonical = architecture.name.lower()
+    if not canonical or PurePosixPath(canonical).name != canonical or canonical in {".", ".."}:
+        raise ValueError(f"architecture name {architecture.name!r} is not fit for a folder name")
+    spellings = {canonical, *(alias.lower() for alias in architecture.aliases)}
+    taken = sorted(spellings & set(_aliases))
+    if taken:
+        raise ValueError(f"architecture name {', '.join(taken)} is already registered")
+    _registry[canonical] = replace(architecture, name=canonical)
+    _aliases.update(dict.fromkeys(spellings, canonical))
+    return _registry[canonical]
+
+
+def unregister_architecture(name: str) -> None:
+    """Take a network and its aliases out of the registry again.
+
+    Raises:
+        UserError: if there is no such network.
+    """
+    canonical = canonical_architecture(name)
+    del _registry[canonical]
+    for alias in [alias for alias, target in _aliases.items() if target == canonical]:
+        del _aliases[alias]
+
+
+def architectures() -> list[str]:
+    """Canonical names of all registered networks, in the order of registration."""
+    load_installed_plugins()
+    return list(_registry)
+
+
+def canonical_architecture(name: str) -> str:
+    """The canonical name for a name or alias in any case: `EfficientNet-B0` becomes `efb0`.
+
+    Raises:
+        UserError: if nothing is registered under the name.
+    """
+    key = name.strip().lower()
+    if key not in _aliases:
+        load_installed_plugins()
+    if key not in _aliases:
+        raise UserError(
+            f"unknown architecture {name!r}: choose one of {', '.join(_registry)}, or register it with --plugin FILE.py"
+        )
+    return _aliases[key]
+
+
+def get_architecture(name: str) -> Architecture:
+    """The registry entry for a name or alias.
+
+    Raises:
+        UserError: if nothing is registered under the name.
+    """
+    return _registry[canonical_architecture(name)]
+
+
+def build_model(arch: str, outputs: int = 1) -> nn.Module:
+    """A randomly initialised network.
+
+    Raises:
+        UserError: if the architecture is unknown.
+    """
+    return get_architecture(arch).build(outputs)
+
+
+def load_plugin(name: str) -> None:
+    """Import a module that registers networks, once: a `.py` file, or the dotted name of an installed module.
+
+    Raises:
+        UserError: there is no such module, or it fails.
+    """
+    path = Path(name)
+    is_file = path.suffix == ".py"
+    key = f"tff_plugin:{path.resolve()}" if is_file else name
+    if key in sys.modules:
+        return
+    if is_file and not path.is_file():
+        raise UserError(f"--plugin {name}: there is no such file")
+    try:
+        if not is_file:
+            importlib.import_module(name)
+            return
+        spec = importlib.util.spec_from_file_location(key, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[key] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    # a plugin is foreign code: whatever is wrong in it, its author can mend it
+    except Exception as error:
+        sys.modules.pop(key, None)
+        raise UserError(f"--plugin {name} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+@cache
+def load_installed_plugins() -> None:
+    """Import what installed packages offer under the entry points `tff.detectors`, once.
+
+    Raises:
+        UserError: one of them fails.
+    """
+    for entry in entry_points(group=PLUGINS):
+        load_plugin(entry.module)
+
+
+def _register_resnet(depth: int) -> None:
+    name = f"resnet{depth}"
+
+    def build(outputs: int) -> nn.Module:
+        return torchvision.models.get_model(name, weights=None, num_classes=outputs)
+
+    files = tuple(PurePosixPath(weights.url).name for weights in torchvision.models.get_model_weights(name))
+    register_architecture(
+        Architecture(
+            name,
+            build,
+            last_layer="fc",
+            gradcam_layer="layer4",
+            imagenet_files=files,
+            source="torchvision (BSD-3-Clause); detectors of Wang et al. 2020",
+        )
+    )
+
+
+def _register_efficientnet(scale: int) -> None:
+    name = f"efficientnet-b{scale}"
+
+    def build(outputs: int) -> nn.Module:
+        # image_size=None: padding from the size of each input, as the detectors were trained
+        model = EfficientNet.from_name(name, num_classes=outputs, image_size=None)
+        # the memory-efficient swish is an autograd function that differentiates only once
+        model.set_swish(memory_efficient=False)
+        return model
+
+    register_architecture(
+        Architecture(
+            f"efb{scale}",
+            build,
+            last_layer="_fc",
+            gradcam_layer="_conv_head",
+            aliases=(name,),
+            rules=plain_rules,
+            imagenet_files=(PurePosixPath(efficientnet_urls[name]).name,),
+            source="efficientnet_pytorch (Apache-2.0); detectors of Chandrasegaran et al. 2022",
+        )
+    )
+
+
+for _depth in (18, 34, 50, 101, 152):
+    _register_resnet(_depth)
+for _scale in range(8):
+    _register_efficientnet(_scale)

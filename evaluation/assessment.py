@@ -1,0 +1,331 @@
+"""An analysis whose numbers are scores under conditions: files of one set, and the table over sets."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from evaluation.conditions import RGB, Condition, InColour
+from evaluation.options import AssessmentOptions
+from evaluation.scores import ScoreCollector, Scores, read_scores
+from evaluation.summary import METRICS, MeanOverSets, ScoreSummary, mean_over_sets, summarise_columns
+from evaluation.thresholds import FIXED, Threshold, gmean_threshold
+from images.sets import ImageSet, find_image_set, shared_images
+from passes.analysis import Analysis
+from passes.one_pass import PassReport
+from passes.running import narrowed
+from passes.shared_forward import SharedForward
+from utils.files import sha256_file, write_csv, write_text
+from utils.provenance import describes, read_record
+from utils.tables import ABSENT, markdown, percent, percent_range, read_rows, write_rows
+
+AVERAGED = "averaged"
+# Detectors are trained on ProGAN, so there 0.5 is what they were made for.
+_UNCALIBRATED = "progan"
+_CONSTANT = 1e-6
+
+
+Options = TypeVar("Options", bound=AssessmentOptions)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What tables and figures show of a set: rows by condition, the sentence on the threshold, the record."""
+
+    gan_name: str
+    rows: Mapping[str, ScoreSummary]
+    record: Mapping[str, Any]
+
+    @property
+    def note(self) -> str:
+        """How the threshold was chosen."""
+        return str(self.record.get("threshold_note", ""))
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return next(iter(self.rows.values())).images
+
+    @property
+    def fakes(self) -> int:
+        """Number of fakes."""
+        return next(iter(self.rows.values())).fakes
+
+
+class Assessment(Analysis[Options]):
+    """p(fake) of every image under several conditions, and what becomes of AP and accuracy."""
+
+    script: ClassVar[str]
+    """Command that makes the files, for messages."""
+    chosen_on: ClassVar[str] = RGB
+    """Condition that the calibrated threshold is chosen on."""
+    experiment: ClassVar[str]
+    """Folder of the results."""
+
+    @cached_property
+    @abstractmethod
+    def conditions(self) -> Sequence[Condition]:
+        """Columns of scores."""
+
+    def groups(self) -> Mapping[str, Sequence[str]]:
+        """Columns that are draws of one kind, by the kind."""
+        return {}
+
+    def maps_dropped(self) -> Mapping[str, int]:
+        """Feature maps dropped, by column."""
+        return {}
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this set."""
+        return self.layout.scores(self.experiment, self.gan_name)
+
+    @property
+    def outputs(self) -> Sequence[Path]:
+        return [self.folder / "scores.csv", self.folder / "summary.csv"]
+
+    def requires(self) -> Sequence[Analysis[Any]]:
+        return [] if self.calibration is None else [self.calibration]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Scores of the set that the threshold is chosen on, if that is another one."""
+        name = self.options.calibrate_on
+        if name is None:
+            return None
+        below = self.subject.images.root / name
+        folder = (below if below.is_dir() else Path(name)).resolve()
+        subject = narrowed(self.subject, find_image_set(folder.parent, folder.name), folder.name)
+        return Calibration(subject, AssessmentOptions(bootstrap=self.options.bootstrap))
+
+    def inputs(self) -> dict[str, str]:
+        return {} if self.calibration is None else {"calibration": sha256_file(self.calibration.outputs[0])}
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "conditions": [condition.name for condition in self.conditions],
+            "bootstrap": self.options.bootstrap,
+            "calibrated_on": None if self.calibration is None else self.calibration.gan_name,
+        }
+
+    def collector(self, forward: SharedForward, images: ImageSet) -> ScoreCollector:
+        return ScoreCollector(forward, images, self.conditions, published=self.subject.run.published)
+
+    def write(self, collector: ScoreCollector, report: PassReport) -> dict[str, object]:
+        scores = collector.result()
+        threshold = self.threshold(scores)
+        columns, groups = dict(scores.columns), dict(self.groups())
+        for kind, members in list(groups.items()):
+            # What the published tables show: the scores of the draws averaged before AP.
+            columns[f"{kind}-{AVERAGED}"] = np.mean([scores.columns[member] for member in members], axis=0)
+        rows = summarise_columns(
+            scores.labels,
+            columns,
+            groups,
+            threshold,
+            self.clusters(scores),
+            draws=self.options.bootstrap,
+            seed=self.subject.run.seed,
+            strict=self.subject.run.published,
+        )
+        dropped = self.maps_dropped()
+        of_kind = {f"{kind}{end}": members for kind, members in groups.items() for end in ("", f"-{AVERAGED}")}
+        counts = {row.variant: [dropped.get(m) for m in of_kind.get(row.variant, [row.variant])] for row in rows}
+        scores.write(self.outputs[0])
+        write_rows(self.outputs[1], [_with_dropped(row, counts[row.variant]) for row in rows])
+        return {"threshold": threshold.value, "threshold_note": threshold.note}
+
+    def threshold(self, scores: Scores) -> Threshold:
+        """The threshold for the accuracies called calibrated."""
+        published = self.subject.run.published
+        if self.calibration is not None:
+            held_out = self.calibration.scores
+            chosen = gmean_threshold(
+                held_out.labels, held_out.columns[RGB], self.calibration.gan_name, published=published
+            )
+            return chosen.sharing(shared_images(self.calibration.images, self.images))
+        if self.gan_name == _UNCALIBRATED or len(set(scores.labels.tolist())) < 2:
+            return Threshold(source=FIXED)
+        chosen = gmean_threshold(scores.labels, scores.columns[self.chosen_on], self.gan_name, published=published)
+        return chosen.sharing(len(scores.labels))
+
+    def clusters(self, scores: Scores) -> np.ndarray | None:
+        """Which images belong together, (n,), if the choice of images says so."""
+        by_name = {item.name: item.cluster for item in self.images.items}
+        found = np.array([by_name[path] for path in scores.paths])
+        return found if any(found) else None
+
+    @property
+    def scores(self) -> Scores:
+        """Scores, from the file."""
+        return read_scores(self.outputs[0], made_by=self.script)
+
+    @property
+    def result(self) -> Result:
+        """Results, from the files."""
+        return read_result(self.folder, self.gan_name, made_by=self.script)
+
+    def numbers(self) -> dict[str, float]:
+        return {
+            f"{variant}/{metric}": getattr(row, metric)
+            for variant, row in self.result.rows.items()
+            for metric in METRICS
+            if not np.isnan(getattr(row, metric))
+        }
+
+    def messages(self) -> list[str]:
+        result = self.result
+        return [f"{self.gan_name}: {result.images} images; {result.note}", *self.doubts()]
+
+    def doubts(self) -> list[str]:
+        """Where the scores of the unchanged detector cannot be what they seem."""
+        row = next(iter(self.result.rows.values()))
+        scores = next(iter(self.scores.columns.values()))
+        doubts = []
+        if np.ptp(scores) < _CONSTANT:
+            doubts.append(f"all scores are near {scores[0]:.4f}: check the checkpoint and its preprocessing")
+        elif (row.acc_real, row.acc_fake) in ((1.0, 0.0), (0.0, 1.0)):
+            called = "real" if row.acc_real == 1.0 else "fake"
+            doubts.append(f"every image is called {called} at 0.5: choose another threshold with --calibrate_on")
+        if row.ap_high < row.fakes / row.images:
+            doubts.append("AP is below chance: are the labels, or the sign of the score (--fake_class), exchanged?")
+        return [f"warning: {self.gan_name}: {doubt}" for doubt in doubts]
+
+    def results_there(self, others: Sequence[Any]) -> list[Result]:
+        """Results of all sets of this detector under these settings: those of `others` first, then any that are there.
+
+        So a table over generators holds all of them, also when each was assessed by a command of its own.
+        """
+        found = {analysis.gan_name: analysis.result for analysis in others}
+        wanted = self.origin()
+        for path in sorted(self.folder.parent.glob(f"*_{self.layout.tag}/summary.csv")):
+            record = read_record(path)
+            facts = {key: record.get("facts", {}).get(key) for key in wanted.plain()["facts"] if key != "gan_name"}
+            same = record.get("inputs", {}).get("weights") == wanted.inputs["weights"]
+            same &= facts == {key: value for key, value in wanted.plain()["facts"].items() if key != "gan_name"}
+            name = path.parent.name.removesuffix(f"_{self.layout.tag}")
+            if same and name not in found and describes(record, path):
+                found[name] = read_result(path.parent, name, made_by=self.script)
+        return list(found.values())
+
+
+class Calibration(Assessment[AssessmentOptions]):
+    """Scores of the unchanged detector on a set kept apart for the choice of the threshold."""
+
+    name = "calibration"
+    experiment = "calibration"
+    script = "the command that names it with --calibrate_on"
+
+    @cached_property
+    def conditions(self) -> Sequence[Condition]:
+        return [InColour(RGB)]
+
+
+def read_result(folder: Path, gan_name: str, *, made_by: str) -> Result:
+    """What an assessment has written about a set.
+
+    Raises:
+        UserError: A file is missing or damaged; the message names the script that makes it.
+    """
+    path = folder / "summary.csv"
+    rows = {row.variant: row for row in read_rows(path, ScoreSummary, made_by=made_by)}
+    return Result(gan_name, rows, read_record(path))
+
+
+def write_table(
+    stem: Path,
+    title: str,
+    caption: str,
+    results: Sequence[Result],
+    shown: Collection[str],
+    *,
+    published: Callable[[str, str], tuple[float, ...] | None],
+    notes: Sequence[str],
+) -> list[Path]:
+    """A table over sets beside the published figures: CSV (fractions, all columns) and Markdown (percent).
+
+    Below the sets stand the means over them, with the standard error between them.
+
+    Args:
+        stem: Path without suffix.
+        title, caption: Of the page.
+        results: One for each set.
+        shown: Conditions, in order.
+        published: From condition and set to what was published, AP first, in percent.
+        notes: Sentences below the table.
+    """
+    of_row = [(r.gan_name, r.rows[variant]) for r in results for variant in shown if variant in r.rows]
+    printed = {(name, row.variant): published(row.variant, name) for name, row in of_row}
+    columns = [field.name for field in fields(ScoreSummary)]
+    known = any(printed.values())
+    write_csv(
+        stem.with_name(f"{stem.name}.csv"),
+        ("generator", *columns, "published_ap"),
+        (
+            (
+                name,
+                *("" if (v := getattr(row, column)) is None or v != v else v for column in columns),
+                "" if (p := printed[name, row.variant]) is None else round(p[0] / 100, 4),
+            )
+            for name, row in of_row
+        ),
+    )
+    header = ["generator", "condition", "maps dropped", "AP", "real / fake, calibrated", "real / fake at 0.5"]
+    lines = []
+    for name, row in of_row:
+        figures = printed[name, row.variant]
+        lines.append(
+            [
+                name,
+                row.variant if row.draws == 1 else f"{row.variant} (mean of {row.draws})",
+                ABSENT if row.maps_dropped is None else str(row.maps_dropped),
+                shown_ap(row),
+                shown_pair(row, "_calibrated"),
+                shown_pair(row, ""),
+                *([ABSENT if figures is None else " / ".join(f"{x:.1f}" for x in figures)] if known else []),
+            ]
+        )
+    if len(results) > 1:
+        lines += [_mean_line(mean, known) for mean in mean_over_sets(row for _, row in of_row)]
+    page = [f"# {title}", caption, markdown([*header, *(["published"] if known else [])], lines)]
+    sign = f"fake {'above' if results[0].record.get('facts', {}).get('compat') == 'published' else 'at or above'}"
+    below = [f"- {r.gan_name}: {r.images} images, {sign} the threshold; {r.note}." for r in results]
+    write_text(
+        stem.with_name(f"{stem.name}.md"), "\n\n".join([*page, "\n".join([*below, *(f"- {n}" for n in notes)])]) + "\n"
+    )
+    return [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("csv", "md")]
+
+
+def _mean_line(mean: MeanOverSets, known: bool) -> list[str]:
+    pairs = [
+        " / ".join(
+            f"{percent(getattr(mean, f'acc_{label}{which}'))} ± {percent(getattr(mean, f'acc_{label}{which}_se'))}"
+            for label in ("real", "fake")
+        )
+        for which in ("_calibrated", "")
+    ]
+    name = f"mean of {mean.sets} ± standard error between them"
+    ap = f"{percent(mean.ap)} ± {percent(mean.ap_se)}"
+    return [name, mean.variant, "", ap, *pairs, *([""] if known else [])]
+
+
+def shown_ap(row: ScoreSummary) -> str:
+    """AP with the spread of its draws and its interval, in percent."""
+    spread = f" ± {percent(row.ap_spread)}" if row.draws > 1 else ""
+    return f"{percent(row.ap)}{spread} {percent_range(row.ap_low, row.ap_high)}".strip()
+
+
+def shown_pair(row: ScoreSummary, which: str) -> str:
+    """Accuracy on reals and on fakes, `_calibrated` or at 0.5 (empty), in percent."""
+    return " / ".join(percent(getattr(row, f"acc_{label}{which}")) for label in ("real", "fake"))
+
+
+def _with_dropped(row: ScoreSummary, counts: Sequence[int | None]) -> ScoreSummary:
+    known = [count for count in counts if count is not None]
+    return replace(row, maps_dropped=min(known)) if known else row

@@ -1,0 +1,165 @@
+"""Under which conditions an image is scored: as it is, without colour, distorted, without some feature maps.
+
+A condition is one object: what it asks of the forward passes, and the network's output under it. A new one is a class
+with these two methods and a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from images.decoding import Crop
+from images.distortions import blur, jpeg, rescale
+from passes.one_pass import PassBatch
+from passes.shared_forward import Colour, SharedForward
+from utils.errors import UserError
+
+RGB: Colour = "rgb"
+GRAYSCALE: Colour = "grayscale"
+SWEEPS = ("jpeg", "blur", "rescale")
+
+
+class Condition(Protocol):
+    """What is done before an image is scored."""
+
+    @property
+    def name(self) -> str:
+        """Column of scores."""
+        ...
+
+    def request(self, forward: SharedForward) -> None:
+        """Say beforehand what is needed of the forward passes."""
+        ...
+
+    def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
+        """Output of the network, (N, outputs)."""
+        ...
+
+
+@dataclass(frozen=True)
+class InColour:
+    """Images as they are (`rgb`), or by their luma in three channels (`grayscale`)."""
+
+    name: Colour = RGB
+
+    def request(self, forward: SharedForward) -> None:
+        forward.request(self.name, output=True)
+
+    def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
+        return forward.output(batch, self.name)
+
+
+@dataclass(frozen=True)
+class WithoutMaps:
+    """Some feature maps, (layer, index) each, are set to 0 before batch norm (Sec. 4 of the paper)."""
+
+    name: str
+    maps: tuple[tuple[str, int], ...]
+
+    def request(self, forward: SharedForward) -> None:
+        grouped: dict[str, list[int]] = {}
+        for layer, index in self.maps:
+            grouped.setdefault(layer, []).append(index)
+        forward.request_without(self.name, grouped)
+
+    def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
+        return forward.output_without(batch)[self.name]
+
+
+@dataclass(frozen=True)
+class Distorted:
+    """Images after JPEG (quality), Gaussian blur (sigma in pixels) or scaling (factor); cropped afterwards.
+
+    Raises:
+        UserError: The value is out of its range.
+    """
+
+    kind: str
+    value: float
+    encoder: str = "pil"
+    crop: Crop = field(default_factory=Crop)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind == "jpeg" and not (1 <= self.value <= 100 and self.value == int(self.value)):
+            raise UserError(f"JPEG quality {self.value:g}: use an integer from 1 to 100")
+        if self.kind == "blur" and not 0 <= self.value <= 100:
+            raise UserError(f"blur sigma {self.value:g}: use a number of pixels from 0 to 100")
+        if self.kind == "rescale" and not 0 < self.value <= 10:
+            raise UserError(f"scaling factor {self.value:g}: use a number above 0, up to 10")
+
+    @property
+    def name(self) -> str:
+        """`jpeg-75`, `blur-1.5`, `rescale-0.5`."""
+        return f"{self.kind}-{self.value:g}"
+
+    def request(self, forward: SharedForward) -> None:
+        """Nothing is shared with other conditions but the decoded images."""
+
+    def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
+        return forward.output_of(batch, batch.memo(self, lambda: self._distorted(batch)), self)
+
+    def _distorted(self, batch: PassBatch) -> Tensor:
+        whole = batch.images.permute(0, 2, 3, 1).cpu().numpy()
+        changed = [
+            self.crop(self._apply(image), seed=self.seed, name=item.name)
+            for image, item in zip(whole, batch.items, strict=True)
+        ]
+        return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
+
+    def _apply(self, image: np.ndarray) -> np.ndarray:
+        if self.kind == "jpeg":
+            return jpeg(image, int(self.value), self.encoder)
+        return blur(image, self.value) if self.kind == "blur" else rescale(image, self.value)
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """Another condition on images that are cropped only now, where distortions need the whole ones."""
+
+    condition: InColour
+    crop: Crop
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """That of the condition."""
+        return self.condition.name
+
+    def request(self, forward: SharedForward) -> None:
+        """Nothing is shared with other conditions but the decoded images."""
+
+    def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
+        colour = self.condition.name
+        images = forward.images(batch, colour).permute(0, 2, 3, 1).cpu().numpy()
+        cropped = np.stack(
+            [self.crop(image, seed=self.seed, name=item.name) for image, item in zip(images, batch.items, strict=True)]
+        )
+        return forward.output_of(batch, torch.from_numpy(cropped).permute(0, 3, 1, 2), self)
+
+
+def sweeps(
+    jpeg_qualities: Iterable[float] = (),
+    blur_sigmas: Iterable[float] = (),
+    factors: Iterable[float] = (),
+    *,
+    encoder: str = "pil",
+    crop: Crop | None = None,
+    seed: int = 0,
+) -> list[Condition]:
+    """RGB, greyscale, and one condition for each value of each sweep; `crop` is applied after the distortion."""
+    values = zip(SWEEPS, (jpeg_qualities, blur_sigmas, factors), strict=True)
+    distorted = [
+        Distorted(kind, value, encoder, crop or Crop("none"), seed)
+        for kind, numbers in values
+        for value in sorted(set(numbers))
+    ]
+    plain = (InColour(RGB), InColour(GRAYSCALE))
+    first: Sequence[Condition] = plain if crop is None else [Cropped(condition, crop, seed) for condition in plain]
+    return [*first, *distorted]

@@ -1,0 +1,260 @@
+"""Running analyses: what is not done yet, in one pass over each image set; then pictures and tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from detectors.choice import DetectorChoice
+from detectors.detector import load_detector
+from images.choice import ImageChoice, Reading
+from images.finding import find_images
+from images.sets import ImageSet
+from passes.analysis import Analysis, Subject, draw_once
+from passes.interrupts import only_writer
+from passes.one_pass import Collector, PassReport, PassState, discard_state, run_pass
+from passes.options import RunOptions
+from passes.processes import Ranks, process_group
+from passes.shared_forward import SharedForward
+from utils.cli import announce, say
+from utils.errors import UserError
+from utils.layout import Layout
+from utils.provenance import refuse_other_weights
+from utils.settings import plain
+from utils.tracking import Tracker, trackers
+
+AnyAnalysis = Analysis[Any]
+Kind = TypeVar("Kind", bound=AnyAnalysis)
+
+
+def run_experiment(
+    analysis: type[Kind],
+    detector: DetectorChoice | Sequence[DetectorChoice],
+    images: ImageChoice,
+    reading: Reading,
+    options: Any,
+    run: RunOptions,
+) -> list[Kind]:
+    """An experiment on every set named, with the names that its script has; what was run, by detector and set.
+
+    Raises:
+        UserError: Anything a user can mend.
+        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+    """
+    with subjects(detector, images, reading, options, run, labels=analysis.labels_for(options)) as (found, ranks):
+        # Everything is looked for before anything is computed.
+        wanted = [analysis(subject, options) for subject in found]
+        with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
+            run_analyses(wanted, ranks=ranks, tracker=tracker)
+    return wanted
+
+
+@contextmanager
+def subjects(
+    detector: DetectorChoice | Sequence[DetectorChoice],
+    images: ImageChoice,
+    reading: Reading,
+    options: Any,
+    run: RunOptions,
+    *,
+    labels: Collection[int] = (0, 1),
+) -> Iterator[tuple[list[Subject], Ranks]]:
+    """Every detector on every set named, and this process among those of `torchrun`.
+
+    Raises:
+        UserError: A checkpoint cannot be used, or images are missing.
+    """
+    choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
+    with process_group() as ranks:
+        loaded = [load_detector(choice) for choice in choices]
+        sets = warned(find_images(images, labels=tuple(labels)), ranks)
+        yield (
+            [
+                Subject(network, choice.blur_jpg, name, image_set, reading, run, settings)
+                for choice, network in zip(choices, loaded, strict=True)
+                for settings in [plain(choice, images, reading, options, run)]
+                for name, image_set in sets.items()
+            ],
+            ranks,
+        )
+
+
+def warned(sets: dict[str, ImageSet], ranks: Ranks) -> dict[str, ImageSet]:
+    """The image sets, after what there is to say of them has been said once."""
+    for name, image_set in sets.items() if ranks.is_first else ():
+        for warning in image_set.warnings:
+            sys.stderr.write(f"warning: {name}: {warning}\n")
+    return sets
+
+
+@contextmanager
+def tracked(run: RunOptions, job: str, settings: Mapping[str, Any], ranks: Ranks) -> Iterator[Tracker]:
+    """The trackers that the options ask for, at rank 0."""
+    with ExitStack() as stack:
+        yield stack.enter_context(
+            trackers(
+                wandb=run.wandb and ranks.is_first,
+                tensorboard=run.tensorboard and ranks.is_first,
+                job=job,
+                config=settings,
+                folder=run.output_dir,
+            )
+        )
+
+
+def run_analyses(
+    analyses: Sequence[AnyAnalysis],
+    *,
+    ranks: Ranks | None = None,
+    tracker: Tracker | None = None,
+    job: str | None = None,
+    always_resume: bool = False,
+    tables: bool = True,
+) -> None:
+    """Compute what is not done, in one pass over each image set, and write, draw and tabulate.
+
+    Args:
+        analyses: Of any number of detectors and image sets.
+        ranks: This process among others.
+        tracker: Gets numbers and pictures.
+        job: Names the saved states; by default the names of the analyses.
+        always_resume: Go on from a saved state without being asked, or start anew where it does not fit.
+        tables: Also make the tables over all sets.
+
+    Raises:
+        UserError: Anything a user can mend.
+        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+    """
+    ranks, tracker = ranks or Ranks(), tracker or Tracker()
+    required = {str(entry.outputs[0]): entry for analysis in analyses for entry in analysis.requires()}
+    for group in _by_images(list(required.values())):
+        _run_group(group, ranks, None, always_resume)
+    for group in _by_images(analyses):
+        _run_group(group, ranks, job, always_resume)
+        if ranks.is_first:
+            for analysis in group:
+                tracker.log({f"{analysis.gan_name}/{name}": value for name, value in analysis.numbers().items()})
+    if not ranks.is_first:
+        return
+    for analysis in analyses:
+        for line in analysis.messages():
+            say(line)
+        _show(
+            draw_once(
+                analysis.layout,
+                f"{analysis.name}-{analysis.gan_name}",
+                analysis.outputs,
+                analysis.drawing_settings(),
+                analysis.draw,
+            ),
+            tracker,
+            analysis.gan_name,
+        )
+    for own in _by_detector(analyses) if tables else ():
+        _show(type(own[0]).tabulate(own), tracker, own[0].name)
+
+
+def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, always_resume: bool) -> None:
+    """The analyses of one image set: one pass, then their files."""
+    first = group[0].subject
+    run = first.run
+    todo = [analysis for analysis in group if run.overwrite or not analysis.is_done()]
+    if not todo:
+        if ranks.is_first:
+            say(f"{first.gan_name}: {', '.join(a.name for a in group)}: done before, nothing to compute")
+        return
+    if not run.overwrite:
+        for analysis in todo:
+            refuse_other_weights(analysis.outputs, analysis.subject.detector.sha256)
+            analysis.check_overwriting()
+    images = max((analysis.images for analysis in todo), key=len)
+    forwards: dict[int, SharedForward] = {}
+    collectors: dict[str, Collector] = {}
+    for analysis in todo:
+        detector = analysis.subject.detector
+        forward = forwards.setdefault(id(detector), SharedForward(detector))
+        collectors[f"{detector.arch}_{analysis.subject.tag}.{analysis.name}"] = analysis.collector(forward, images)
+    layout = Layout(run.output_dir, first.detector.arch, first.tag)
+    path = layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
+    conditions = {
+        f"{name}.{key}": str(value)
+        for name, analysis in zip(collectors, todo, strict=True)
+        for key, value in _flat(analysis.origin().plain())
+    }
+    state = PassState(path, conditions, run.resume or always_resume, lenient=always_resume)
+    with ExitStack() as stack:
+        if ranks.is_first:
+            stack.enter_context(only_writer(path))
+        announce(f"{first.gan_name}: {', '.join(a.name for a in todo)}, {len(images)} images", ranks.is_first)
+        report = _pass(first, images, collectors, state, ranks)
+        if ranks.is_first:
+            for analysis, collector in zip(todo, collectors.values(), strict=True):
+                try:
+                    analysis.record(analysis.write(collector, report), report)
+                except UserError as error:
+                    raise UserError(f"{analysis.gan_name}: {error}") from error
+        ranks.wait()
+        if ranks.is_first:
+            discard_state(path)
+
+
+def _pass(
+    subject: Subject, images: ImageSet, collectors: Mapping[str, Collector], state: PassState, ranks: Ranks
+) -> PassReport:
+    reading = subject.reading
+    report = run_pass(
+        images,
+        collectors,
+        device=subject.detector.device,
+        batch_size=reading.bsize,
+        crop=reading.cropping(),
+        seed=subject.run.seed,
+        num_workers=reading.workers_for(subject.detector.device.type),
+        skip_bad_images=reading.skip_bad_images,
+        state=state,
+        ranks=ranks,
+        description=subject.gan_name,
+    )
+    for entry in report.skipped if ranks.is_first else ():
+        sys.stderr.write(f"skipped: {entry.reason}\n")
+    return report
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _by_images(analyses: Sequence[AnyAnalysis]) -> list[list[AnyAnalysis]]:
+    """Groups that one pass can feed: the same images, read alike."""
+    groups: dict[tuple[object, ...], list[AnyAnalysis]] = {}
+    for analysis in analyses:
+        subject = analysis.subject
+        key = subject.gan_name, id(subject.images), subject.reading, subject.detector.device
+        groups.setdefault(key, []).append(analysis)
+    return list(groups.values())
+
+
+def _by_detector(analyses: Sequence[AnyAnalysis]) -> list[list[AnyAnalysis]]:
+    groups: dict[tuple[object, ...], list[AnyAnalysis]] = {}
+    for analysis in analyses:
+        groups.setdefault((type(analysis), analysis.subject.detector.sha256, analysis.subject.tag), []).append(analysis)
+    return list(groups.values())
+
+
+def _show(paths: Iterable[Any], tracker: Tracker, name: str) -> None:
+    for path in paths:
+        say(str(path))
+        if path.suffix == ".png":
+            tracker.picture(f"{name}/{path.stem}", path)
+
+
+def narrowed(subject: Subject, images: ImageSet, gan_name: str | None = None) -> Subject:
+    """The same subject with other images, under another name if that is given."""
+    return replace(subject, images=images, gan_name=gan_name or subject.gan_name)
