@@ -7,14 +7,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from attribution.outputs import AttributionWriter, ResizedCrop, add_image_arguments
+from attribution.outputs import AttributionWriter, add_image_arguments
 from attribution.targets import LABEL, TOP, Target
 from detectors.detector import Detector, load_detector, load_imagenet_classifier
 from detectors.heads import Classes, Head
+from images.choice import Reading
 from images.decoding import Crop
 from images.loading import SkippedImage, iterate_batches
 from images.sets import ImageSet
-from utils.cli import parse_count, progress, resolve_num_workers
+from utils.cli import parse_count, progress
 from utils.errors import UserError
 
 
@@ -55,7 +56,7 @@ def add_attribution_arguments(parser: ArgumentParser, *, resize: int, target: st
 
 def chosen_crop(args: Namespace) -> Crop:
     """The crop for `--crop` and `--resize`."""
-    return ResizedCrop(resize=args.resize) if args.crop == "center" and args.resize else Crop(args.crop)
+    return Crop(args.crop, resize=args.resize if args.crop == "center" else 0)
 
 
 def load_classifier(args: Namespace) -> Detector:
@@ -126,7 +127,7 @@ def run_attribution(
         batch_size=args.bsize,
         crop=crop,
         seed=args.seed,
-        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
+        num_workers=Reading(num_workers=args.num_workers).workers_for(detector.device.type),
         device=detector.device,
         skip_bad_images=args.skip_bad_images,
         skipped=skipped,

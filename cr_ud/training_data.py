@@ -1,18 +1,15 @@
 """Which training images make up which step, for any number of processes, workers and resumed runs."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from cr_ud.augmentation import Augmentation
 from images.decoding import decode_image
+from images.loading import decode_in_workers
 from images.sets import LABEL_NAMES, ImageItem, ImageSet, find_image_set
 from passes.processes import Ranks
 from utils.errors import UserError
@@ -250,14 +247,6 @@ class _Images(Dataset[Loaded]):
         return Loaded(np.stack(images), labels, tuple(positions), tuple(failures), index)
 
 
-class _Sequence(Sampler[MicroBatch]):
-    def __init__(self, micro_batches: Iterator[MicroBatch]) -> None:
-        self.micro_batches = micro_batches
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return self.micro_batches
-
-
 def load_training(
     order: EpochOrder,
     augmentation: Augmentation,
@@ -303,34 +292,7 @@ def load_validation(
 def _load(
     images: _Images, micro_batches: Iterator[MicroBatch], num_workers: int, skip_bad_images: bool
 ) -> Iterator[Loaded]:
-    loader = DataLoader(
-        images,
-        batch_size=None,
-        sampler=_Sequence(micro_batches),
-        num_workers=num_workers,
-        collate_fn=_as_is,
-        worker_init_fn=_prepare_worker,
-    )
-    try:
-        for loaded in loader:
-            if loaded.failures and not skip_bad_images:
-                raise UserError(loaded.failures[0])
-            yield loaded
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a decoding process was killed, most likely for want of memory: use fewer --num_workers (or 0)"
-        ) from error
-
-
-def _as_is(loaded: Any) -> Any:
-    return loaded
-
-
-def _prepare_worker(worker: int) -> None:
-    # Ctrl-C and SIGTERM reach every process of the group; the main process decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    for loaded in decode_in_workers(images, micro_batches, num_workers):
+        if loaded.failures and not skip_bad_images:
+            raise UserError(loaded.failures[0])
+        yield loaded

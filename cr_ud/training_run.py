@@ -19,9 +19,10 @@ from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
 from detectors.detector import Detector
 from detectors.networks import get_architecture
-from images.sets import ImageSet, composition
+from images.choice import Reading
+from images.composition import composition_warning
+from images.sets import ImageSet
 from passes.processes import Ranks
-from utils.cli import resolve_num_workers
 from utils.errors import UserError
 from utils.files import write_csv, write_provenance
 from utils.tracking import Tracker, tracker
@@ -67,7 +68,7 @@ def find_images(args: Namespace, classes: Sequence[str]) -> TrainingImages:
         training, validation = split_off(training, args.val_share, args.seed, pairs=args.pairs)
     if args.pairs:
         find_pairs(training)
-    return TrainingImages(training, validation, composition(training)[1])
+    return TrainingImages(training, validation, composition_warning(training))
 
 
 def augmentation_of(args: Namespace) -> Augmentation:
@@ -181,7 +182,7 @@ def _settings(args: Namespace, device: torch.device) -> TrainingSettings:
         log_every=args.log_every,
         clip_norm=args.clip_norm,
         precision=args.precision,
-        num_workers=resolve_num_workers(args.num_workers, device.type),
+        num_workers=Reading(num_workers=args.num_workers).workers_for(device.type),
         skip_bad_images=args.skip_bad_images,
     )
 

@@ -18,8 +18,9 @@ from evaluation.figures import draw_accuracies, draw_precision_recall, draw_robu
 from evaluation.options import EvaluationOptions
 from evaluation.published import wang_results
 from evaluation.scores import ScoreCollector, read_scores
-from images.choice import ImageChoice, Reading, find_images
+from images.choice import ImageChoice, Reading
 from images.decoding import decode_image
+from images.finding import find_images
 from images.sets import LABEL_NAMES, ImageSet, find_loose_images
 from passes.analysis import Analysis, Subject, draw_once
 from passes.one_pass import PassReport

@@ -1,14 +1,22 @@
-"""Which images are looked at, and how they are read: settings, and the sets that they name."""
+"""Which images a run is about and how they are read, as settings; without PyTorch, for quick `--help`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from utils.errors import UserError
 from utils.settings import boolean, count, flag, plain_name, positive
+
+if TYPE_CHECKING:
+    from images.decoding import Crop
+
+LIST_FORMAT = "the columns path and label, and if you like class, generator and cluster"
+# More decoding processes than that do not help one GPU.
+_MOST_WORKERS = 8
 
 
 def _have_classes(text: str) -> bool | str:
@@ -17,49 +25,87 @@ def _have_classes(text: str) -> bool | str:
 
 @dataclass(frozen=True)
 class ImageChoice:
-    """Images."""
+    """Images.
+
+    Attributes:
+        images_from: CSV with a line for each image: `path` (absolute, or relative to the CSV) and `label` (0 or real, 1
+            or fake), and if there are such columns `class`, `generator` (each a set; without it there is one, named
+            after the file) and `cluster`.
+        cluster: which images are not independent: "folder" for those in one folder, label folders left out, or a
+            regular expression, whose first group (or all that matches) in the file's name is the cluster within its
+            class; it goes before the column of `images_from`.
+        equalize: real and fake images are given one size and one compression on the way in: all are cut to the central
+            square of the smallest shorter side in the set, and compressed as JPEG at the lowest quality there (95
+            where none is a JPEG); `images.decoding.Equalization`.
+    """
 
     dataset_dir: Path | None = flag(None, "folder of the generators' folders", metavar="DIR")
-    gan_name: tuple[str, ...] = flag((), "one or more folders there", parse=plain_name, metavar="NAME")
-    have_classes: Any = flag("auto", "whether there are class folders; auto looks", parse=_have_classes)
+    gan_name: tuple[str, ...] = flag(
+        (),
+        "one or more folders there, each with [<class>/]0_real and [<class>/]1_fake",
+        parse=plain_name,
+        metavar="NAME",
+    )
+    have_classes: bool | Literal["auto"] = flag(
+        "auto", "whether there are class folders; auto looks", parse=_have_classes, metavar="True|False|auto"
+    )
     num_real: int | None = flag(None, "first N real images of each class; 0 or absent: all", parse=count)
     num_fake: int | None = flag(None, "first N fake images of each class; 0 or absent: all", parse=count)
-    num_instances: int | None = flag(None, "both, where the two above are not given", parse=count)
+    num_instances: int | None = flag(
+        None, "first N images of each class and label, where the two above are absent; 0 or absent: all", parse=count
+    )
+    images_from: Path | None = flag(
+        None, f"list of images instead of --dataset_dir, with {LIST_FORMAT}", metavar="FILE.csv"
+    )
+    cluster: str | None = flag(
+        None,
+        "which images belong together in intervals: folder, or a regular expression whose group in the file's name "
+        "says it, as in '(.*)_[0-9]+'",
+        metavar="folder|PATTERN",
+    )
+    equalize: bool = flag(False, "give real and fake images one size (central part) and one JPEG quality")
+
+    def __post_init__(self) -> None:
+        if self.images_from is not None and self.dataset_dir is not None:
+            raise UserError("--images_from stands for --dataset_dir: leave out one of them")
+        try:
+            re.compile(self.cluster or "")
+        except re.error as error:
+            raise UserError(f"--cluster {self.cluster}: not a regular expression ({error}): mend it") from error
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Reading."""
+    """Reading of images."""
 
-    bsize: int = flag(16, "images in a batch", parse=positive, metavar="N")
-    crop: str = flag("none", "of images", choices=("random", "center", "none"))
-    num_workers: int | None = flag(None, "processes that decode images", parse=count, recorded=False)
-    skip_bad_images: bool = flag(False, "leave out images that cannot be decoded")
+    bsize: int = flag(16, "images in a batch", parse=positive)
+    crop: Literal["none", "center", "random"] = flag(
+        "none", "random: 99 to 100 %% of the area resized to 224x224; center: the central 224x224; none: all"
+    )
+    resize: int = flag(0, "pixels of the shorter side, to which images are scaled before the crop; 0: not", parse=count)
+    num_workers: int | None = flag(
+        None,
+        "processes that decode images, 0 for none; absent: as many as are useful on the device",
+        parse=count,
+        recorded=False,
+    )
+    skip_bad_images: bool = flag(False, "leave out images that cannot be decoded, and report them, instead of stopping")
 
-    def cropping(self) -> Any:
+    def cropping(self) -> Crop:
+        """What is done to each image."""
         from images.decoding import Crop
 
-        return Crop(self.crop)
+        return Crop(self.crop, resize=self.resize)
 
     def workers_for(self, device_type: str) -> int:
-        return self.num_workers if self.num_workers is not None else 0 if device_type == "cpu" else 8
+        """Number of decoding processes: as asked for, else none on a CPU (it is busy), and for a GPU up to 8.
 
-
-def find_images(choice: ImageChoice, labels: Collection[int] = (0, 1), *, alone: bool = False) -> dict[str, Any]:
-    """Image sets by name, and what there is to say of them."""
-    from images.sets import find_image_set
-
-    if choice.dataset_dir is None or not choice.gan_name:
-        raise UserError("no images: give --dataset_dir DIR and --gan_name NAME")
-    sets = {}
-    for name in choice.gan_name:
-        sets[name] = find_image_set(
-            choice.dataset_dir,
-            name,
-            have_classes=choice.have_classes,
-            num_real=choice.num_real,
-            num_fake=choice.num_fake,
-            num_instances=choice.num_instances,
-            labels=tuple(labels),
-        )
-    return sets
+        The processes that `torchrun` started on this machine share its cores.
+        """
+        if self.num_workers is not None:
+            return self.num_workers
+        if device_type == "cpu":
+            return 0
+        # not all systems can tell how many cores a process may use
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(_MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -1,47 +1,107 @@
-"""One image file to uint8 RGB, whatever its mode; damaged and hostile files; crops."""
+"""One image file to uint8 RGB, whatever its mode; what its header tells; damaged and hostile files; crops."""
 
+import functools
 import hashlib
+import io
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
+from images.distortions import jpeg, resize_shorter_side, scaled_size
 from utils.errors import UserError
 
 CROP_KINDS = ("none", "center", "random")
 # Named, so that a file cannot choose a decoder that runs other programs (EPS) or is seldom exercised.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 # Crops of the published ranking script: RandomResizedCrop(224, scale=(0.99, 1), ratio=(0.99, 1)).
 _RANDOM_SCALE = (0.99, 1.0)
 _RANDOM_RATIO = (0.99, 1.0)
 _RANDOM_ATTEMPTS = 10
+# What takes back the rotation that Pillow gives to TIFF files alone, by the value of the EXIF tag.
+_ORIENTATION = 0x0112
+_UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+# A JPEG's blocks, twice as large for chroma at half resolution.
+_BLOCK = 16
+
+T = TypeVar("T")
 
 
-def decode_image(path: str | Path) -> np.ndarray:
-    """Decode an image file to uint8 RGB of shape (H, W, 3).
+@dataclass(frozen=True)
+class DecodedImage:
+    """Pixels, uint8 RGB (H, W, 3), and whether any of them is transparent in the file."""
 
-    Grey is repeated, palettes are looked up, CMYK is converted, alpha is dropped (not blended), of an
-    animation the first frame is taken. Integer grey beyond 8 bits is read as 16 bits and scaled (65535 is
-    255), where Pillow would clip; float grey is read as 0..1, or as 0..255 if it goes beyond 1. EXIF rotation
-    is not applied, as in the published code (in TIFF files Pillow itself applies it).
+    pixels: np.ndarray
+    transparent: bool
+
+
+def read_image(path: str | Path) -> DecodedImage:
+    """Decode an image file.
+
+    Grey is repeated, palettes are looked up, CMYK is converted, alpha is dropped (not blended: the colours below are
+    what detectors were trained on), of an animation the first frame is taken. EXIF rotation is applied in no format, as
+    in the published code. Integer grey beyond 8 bits is read as 16 bits and scaled (65535 is 255), where Pillow would
+    clip; 32-bit integers, of which nothing says what white is, are read as 8 bits if none exceeds 255. Float grey is
+    read as 0..1, or as 0..255 if it goes beyond 1.
 
     Raises:
         UserError: missing, unreadable, damaged or too large a file, or values that have no such reading.
     """
-    return np.array(_open(Path(path), decode=True), dtype=np.uint8)
+    return _opened(Path(path), lambda image: _decoded(image, Path(path)))
+
+
+def decode_image(path: str | Path) -> np.ndarray:
+    """The pixels that `read_image` finds, uint8 (H, W, 3).
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    return read_image(path).pixels
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file tells before it is decoded: size in pixels, format (as Pillow names it) and JPEG quality.
+
+    The quality, 1 to 100, is that of libjpeg's luminance table nearest to the file's in sum; None for other formats.
+    """
+
+    height: int
+    width: int
+    format: str
+    quality: int | None
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of an image file.
+
+    Raises:
+        UserError: missing or unreadable, not an image, or too large.
+    """
+    return _opened(Path(path), _header)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width in pixels, from the file's header alone.
 
     Raises:
-        UserError: missing or unreadable, not an image, or too large.
+        UserError: as `read_header`.
     """
-    image = _open(Path(path), decode=False)
-    return image.height, image.width
+    header = read_header(path)
+    return header.height, header.width
 
 
 @dataclass(frozen=True)
@@ -53,19 +113,26 @@ class Crop:
             images, as torchvision's CenterCrop; "random" takes 99 to 100 % of the area and resizes it
             bilinearly, as torchvision's RandomResizedCrop(size, scale=(0.99, 1), ratio=(0.99, 1)).
         size: side of the square, in pixels.
+        resize: pixels of the shorter side, to which images are scaled before (bilinear, as torchvision's Resize);
+            0: not.
     """
 
     kind: str = "none"
     size: int = 224
+    resize: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in CROP_KINDS:
             raise UserError(f"unknown crop {self.kind!r}: use one of {', '.join(CROP_KINDS)}")
         if self.size < 1:
             raise UserError(f"crop size is {self.size}: use at least 1 pixel")
+        if self.resize < 0:
+            raise UserError(f"--resize {self.resize}: use at least 1 pixel, or 0 for no scaling")
 
     def __call__(self, image: np.ndarray, *, seed: int, name: str) -> np.ndarray:
         """Crop uint8 (H, W, 3); a random crop depends on `seed` and `name` only, not on order or process."""
+        if self.resize:
+            image = resize_shorter_side(image, self.resize)
         if self.kind == "none":
             return image
         if self.kind == "center":
@@ -74,6 +141,33 @@ class Crop:
         top, left, rows, columns = random_box(height, width, seed=seed, name=name)
         part = Image.fromarray(image[top : top + rows, left : left + columns])
         return np.array(part.resize((self.size, self.size), Image.Resampling.BILINEAR), dtype=np.uint8)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what is left of an image."""
+        if self.kind != "none":
+            return self.size, self.size
+        return scaled_size(height, width, self.resize) if self.resize else (height, width)
+
+
+@dataclass(frozen=True)
+class Equalization:
+    """Makes images alike in what is not the generator's doing: a central square of one size, compressed once as JPEG.
+
+    The square begins at multiples of 16 pixels, so that the blocks of an image that comes as JPEG stay where they are,
+    and compressing it once more at its own quality changes little.
+
+    Args:
+        side: of the square, in pixels; no more than the shorter side of any image.
+        quality: of Pillow's JPEG encoder.
+    """
+
+    side: int
+    quality: int
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Cut and compress uint8 (H, W, 3) to (side, side, 3)."""
+        top, left = ((extent - self.side) // 2 // _BLOCK * _BLOCK for extent in image.shape[:2])
+        return jpeg(np.ascontiguousarray(image[top : top + self.side, left : left + self.side]), self.quality, "pil")
 
 
 def random_box(height: int, width: int, *, seed: int, name: str) -> tuple[int, int, int, int]:
@@ -97,15 +191,15 @@ def random_box(height: int, width: int, *, seed: int, name: str) -> tuple[int, i
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def _open(path: Path, *, decode: bool) -> Image.Image:
-    """The opened image; decoded and converted to RGB if `decode`, else with its header read only."""
+def _opened(path: Path, read: Callable[[Image.Image], T]) -> T:
+    """What `read` gets from the opened image."""
     try:
         with warnings.catch_warnings():
             # Odd metadata is no concern of ours; an image beyond Pillow's limit is refused.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
-                return _to_rgb(image, path) if decode else image
+                return read(image)
     except (UserError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -127,19 +221,64 @@ def _refusal(path: Path, what: str, mend: str) -> UserError:
     return UserError(f"{path} {what}: {mend}, or use --skip_bad_images")
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _decoded(image: Image.Image, path: Path) -> DecodedImage:
+    # asked for first: decoding makes Pillow forget it
+    undo = _UNDO.get(_tiff_orientation(image))
+    transparent = False
     if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image)
-        return Image.fromarray(_to_eight_bits(values, path)).convert("RGB")
-    if image.mode == "RGBa":
+        # Only a TIFF file leaves open what the largest of its 32-bit integers stands for.
+        may_be_bytes = image.mode == "I" and image.format == "TIFF"
+        rgb = Image.fromarray(_to_eight_bits(np.asarray(image), path, may_be_bytes=may_be_bytes)).convert("RGB")
+    elif image.has_transparency_data:
         # Pillow has no direct way from premultiplied alpha to RGB.
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+        with_alpha = image.convert("RGBA")
+        transparent = bool(np.asarray(with_alpha.getchannel("A")).min() < 255)
+        rgb = (with_alpha if image.mode == "RGBa" else image).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
+    if undo is not None:
+        rgb = rgb.transpose(undo)
+    return DecodedImage(np.array(rgb, dtype=np.uint8), transparent)
 
 
-def _to_eight_bits(values: np.ndarray, path: Path) -> np.ndarray:
+def _header(image: Image.Image) -> Header:
+    width, height = image.size
+    if _tiff_orientation(image) >= 5:
+        width, height = height, width
+    tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
+    kind = "JPEG" if image.format in ("JPEG", "MPO") else image.format or ""
+    return Header(height, width, kind, _quality(sum(tables[0])) if 0 in tables else None)
+
+
+def _tiff_orientation(image: Image.Image) -> int:
+    """Which rotation Pillow applies on decoding; 1: none."""
+    value = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+    return value if value in _UNDO else 1
+
+
+def _quality(table_sum: int) -> int:
+    sums = _table_sums()
+    return min(range(len(sums)), key=lambda place: (abs(sums[place] - table_sum), -place)) + 1
+
+
+@functools.cache
+def _table_sums() -> list[int]:
+    """Sum of the luminance table for each quality from 1 to 100."""
+    sums = []
+    for quality in range(1, 101):
+        buffer = io.BytesIO()
+        Image.new("L", (8, 8)).save(buffer, format="JPEG", quality=quality)
+        with Image.open(buffer, formats=("JPEG",)) as image:
+            sums.append(sum(image.quantization[0]))  # type: ignore[attr-defined]
+    return sums
+
+
+def _to_eight_bits(values: np.ndarray, path: Path, *, may_be_bytes: bool) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
-    top = 65535.0 if values.dtype.kind in "iu" else 1.0 if high <= 1.0 else 255.0
+    if values.dtype.kind in "iu":
+        top = 255.0 if may_be_bytes and high <= 255.0 else 65535.0
+    else:
+        top = 1.0 if high <= 1.0 else 255.0
     if not (low >= 0.0 and high <= top):
         raise _refusal(path, f"has values from {low:g} to {high:g}, expected 0 to {top:g}", "rescale it")
     return np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8)

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-
-from images.grayscale import to_grayscale
+from torch import Tensor
 
 JPEG_ENCODERS = ("cv2", "pil")
 INTERPOLATIONS = {
@@ -18,10 +17,28 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
+# Weights of ITU-R 601-2 luma in units of 2**-16, as Pillow has them.
+_RED, _GREEN, _BLUE = 19595, 38470, 7471
+
+
+def to_grayscale(images: Tensor) -> Tensor:
+    """Replace colour by luma in three equal channels, to the bit as Pillow and torchvision's `Grayscale(3)` do.
+
+    Args:
+        images: (N, 3, H, W) uint8, on any device.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    red, green, blue = images.to(torch.int32).unbind(1)
+    luma = (red * _RED + green * _GREEN + blue * _BLUE + 0x8000) >> 16
+    return luma.to(torch.uint8).unsqueeze(1).expand(-1, 3, -1, -1)
 
 
 def grayscale(image: np.ndarray) -> np.ndarray:
-    """Colour replaced by luma in three equal channels (`images.grayscale`): (H, W, 3) to (H, W, 3)."""
+    """Colour replaced by luma in three equal channels, as `to_grayscale`: (H, W, 3) to (H, W, 3)."""
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     return to_grayscale(planes[None])[0].permute(1, 2, 0).numpy()
 
@@ -67,8 +84,13 @@ def jpeg(image: np.ndarray, quality: int, encoder: Literal["cv2", "pil"] | str) 
 def resize_shorter_side(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
     """Scale so that the shorter side has `size` pixels, as torchvision's Resize does for Pillow images."""
     height, width = image.shape[:2]
+    return _resized(image, *scaled_size(height, width, size), interpolation)
+
+
+def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
+    """Height and width after scaling the shorter of them to `shorter_side` pixels."""
     short = min(height, width)
-    return _resized(image, size * height // short, size * width // short, interpolation)
+    return shorter_side * height // short, shorter_side * width // short
 
 
 def rescale(image: np.ndarray, factor: float, interpolation: str = "bilinear") -> np.ndarray:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from detectors.detector import Detector
+from images.choice import Reading
+from images.composition import composition_warning
 from images.decoding import Crop
-from images.sets import ImageSet, composition, find_image_set
+from images.sets import ImageSet, find_image_set
 from passes.one_pass import Collector, PassReport, PassState, run_pass
 from passes.processes import Ranks
-from utils.cli import resolve_num_workers
 
 
 def find_image_sets(args: argparse.Namespace, labels: Sequence[int] = (0, 1)) -> dict[str, ImageSet]:
@@ -31,7 +32,7 @@ def find_image_sets(args: argparse.Namespace, labels: Sequence[int] = (0, 1)) ->
             num_instances=args.num_instances,
             labels=labels,
         )
-        _, warning = composition(image_sets[name])
+        warning = composition_warning(image_sets[name])
         if warning:
             sys.stderr.write(f"warning: {name}: {warning}\n")
     return image_sets
@@ -61,7 +62,7 @@ def show_images(
         batch_size=args.bsize,
         crop=Crop(args.crop),
         seed=args.seed,
-        num_workers=resolve_num_workers(args.num_workers, detector.device.type),
+        num_workers=Reading(num_workers=args.num_workers).workers_for(detector.device.type),
         skip_bad_images=args.skip_bad_images,
         state=state,
         ranks=ranks,

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from detectors.choice import DetectorChoice
 from detectors.detector import load_detector
-from images.choice import ImageChoice, Reading, find_images
+from images.choice import ImageChoice, Reading
+from images.finding import find_images
 from images.sets import ImageSet
 from passes.analysis import Analysis, Subject, draw_once
 from passes.interrupts import only_writer

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detectors.detector import Detector
 from detectors.feature_maps import FeatureMapNetwork, Maps, Observation
-from images.grayscale import to_grayscale
+from images.distortions import to_grayscale
 from lrp import UnsupportedLayerError
 from passes.one_pass import PassBatch
 from utils.errors import UserError

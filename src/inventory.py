@@ -14,7 +14,8 @@ import torch
 from detectors.choice import default_weights_path, imagenet_weights_path
 from detectors.detector import load_detector, load_imagenet_classifier
 from detectors.networks import architectures, get_architecture
-from images.sets import composition, find_image_set
+from images.composition import composition_warning
+from images.sets import find_image_set
 from utils.errors import UserError
 
 OK, MISSING, BROKEN, NOTE = "ok", "missing", "broken", "note"
@@ -179,7 +180,7 @@ def _data_set(dataset_dir: Path, name: str) -> Finding:
     classes = {item.class_name for item in image_set.items}
     layout = "no classes" if classes == {""} else f"{len(classes)} class{'es' * (len(classes) > 1)}"
     lines = [f"{labels.count(0):,} real, {labels.count(1):,} fake, {layout}"]
-    _, warning = composition(image_set)
+    warning = composition_warning(image_set)
     if warning:
         lines.append(warning)
     return Finding(name, OK, tuple(lines), dataset_dir / name)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.transforms import CenterCrop, Compose, Resize
 
-from attribution.outputs import AttributionWriter, ResizedCrop, select_images
+from attribution.outputs import AttributionWriter, select_images
 from images.bundled_photos import bundled_photos
 from images.decoding import decode_image
 from images.sets import find_loose_images
@@ -65,19 +64,6 @@ def test_several_generators(tmp_path: Path) -> None:
 def test_data_set_without_a_generator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--gan_name"):
         select_images(arguments(dataset_dir=tmp_path))
-
-
-@pytest.mark.parametrize("shape", [(256, 256), (300, 411), (513, 260), (100, 31), (1, 1), (7, 500)])
-def test_scaling_is_that_of_torchvision(shape: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    expected = Compose([Resize(256), CenterCrop(224)])(Image.fromarray(image))
-    np.testing.assert_array_equal(ResizedCrop(resize=256)(image, seed=0, name="x"), np.asarray(expected))
-
-
-@pytest.mark.parametrize("options", [{"kind": "none"}, {"kind": "random"}, {"resize": 0}])
-def test_scaling_refuses_what_it_cannot_do(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError):
-        ResizedCrop(**options)
 
 
 def test_images_of_one_stem_do_not_overwrite_each_other(tmp_path: Path) -> None:

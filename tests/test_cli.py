@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -140,15 +139,6 @@ def test_help_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("requested", "device", "expected"), [(3, "cpu", 3), (0, "cuda", 0), (None, "cpu", 0)])
-def test_number_of_workers(requested: int | None, device: str, expected: int) -> None:
-    assert cli.resolve_num_workers(requested, device) == expected
-
-
-def test_number_of_workers_for_a_gpu() -> None:
-    assert 1 <= cli.resolve_num_workers(None, "cuda") <= 8
-
-
 def run(body: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a script with this body of `main` in a process of its own."""
     code = (
@@ -263,48 +253,3 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
     with cli.progress(total=5) as bar:
         bar.update(5)
     assert capsys.readouterr().err == ""
-
-
-def test_interrupt_while_workers_decode(tmp_path: Path) -> None:
-    """Ctrl-C reaches the decoding processes too; they must go on until the batch is done."""
-    from PIL import Image
-
-    for number in range(40):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-    code = f"""
-import time, torch
-from utils.cli import GracefulInterrupt, run_script
-from images.decoding import Crop
-from utils.errors import Interrupted
-from images.sets import find_loose_images
-from images.loading import iterate_batches
-
-def main():
-    stream = iterate_batches(find_loose_images([{str(tmp_path)!r}]), batch_size=1, crop=Crop("none"), seed=0,
-                             num_workers=2, device=torch.device("cpu"))
-    with GracefulInterrupt() as interrupt:
-        late = 0
-        for batch in stream:
-            print(batch.index, flush=True)
-            time.sleep(0.2 if late == 0 and not interrupt.requested else 0)
-            late += interrupt.requested
-            if late == 20:
-                raise Interrupted("state saved")
-
-run_script(main)
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "interrupted: state saved"
-    assert "Traceback" not in errors

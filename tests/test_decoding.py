@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import CenterCrop, RandomResizedCrop
+from torchvision.transforms import CenterCrop, Compose, RandomResizedCrop, Resize
 from torchvision.transforms import functional as tv
 
-from images.decoding import Crop, decode_image, image_size, random_box
+from images.decoding import (
+    Crop,
+    Equalization,
+    Header,
+    decode_image,
+    image_size,
+    random_box,
+    read_header,
+    read_image,
+)
+from images.distortions import jpeg
 from utils.errors import UserError
 
 SIDE = 8
@@ -55,6 +65,38 @@ def test_one_bit(tmp_path: Path) -> None:
     bits = colours()[..., 0] > 127
     decoded = decode_image(saved(Image.fromarray(bits), tmp_path / "a.png"))
     np.testing.assert_array_equal(decoded[..., 1], np.where(bits, 255, 0))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([[0, 200, 255]], [0, 200, 255]), ([[0, 257, 65535]], [0, 1, 255]), ([[256]], [1])]
+)
+def test_integers_of_unknown_range(tmp_path: Path, values: list[list[int]], expected: list[int]) -> None:
+    """Of 32 bits nothing says what white is: 8 bits if they suffice, else 16."""
+    path = saved(Image.fromarray(np.array(values, dtype=np.int32)), tmp_path / "a.tif")
+    np.testing.assert_array_equal(decode_image(path)[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_stay_so_however_dark(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 2 1 65535\n" + np.array([0, 200], dtype=">u2").tobytes())
+    else:
+        Image.fromarray(np.array([[0, 200]], dtype=np.uint16)).save(path)
+    np.testing.assert_array_equal(decode_image(path)[0, :, 0], [0, 1])
+
+
+def test_transparency_is_told(tmp_path: Path) -> None:
+    solid = Image.new("RGBA", (4, 4), (9, 9, 9, 255))
+    pierced = solid.copy()
+    pierced.putpixel((1, 2), (9, 9, 9, 254))
+    grey, palette, key = pierced.convert("LA"), solid.convert("RGB").quantize(4), solid.convert("RGB")
+    assert not read_image(saved(solid, tmp_path / "a.png")).transparent
+    assert not read_image(saved(key, tmp_path / "b.png", transparency=(1, 2, 3))).transparent
+    assert read_image(saved(pierced, tmp_path / "c.png")).transparent
+    assert read_image(saved(grey, tmp_path / "d.png")).transparent
+    assert read_image(saved(palette, tmp_path / "e.png", transparency=0)).transparent
+    assert read_image(saved(key, tmp_path / "f.png", transparency=(9, 9, 9))).transparent
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -129,11 +171,26 @@ def test_one_pixel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_image(path), [[[7, 7, 7]]])
 
 
-def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("suffix", ["avif", "png", "tiff", "webp"])
+def test_exif_rotation_is_applied_in_no_format(tmp_path: Path, suffix: str, orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    path = saved(Image.new("RGB", (16, 8)), tmp_path / "a.jpg", exif=exif)
-    assert decode_image(path).shape == (8, 16, 3)
+    exif[0x0112] = orientation
+    options: dict[str, object] = {"webp": {"lossless": True}, "avif": {"quality": 100, "subsampling": "4:4:4"}}.get(
+        suffix, {}
+    )
+    path = saved(Image.fromarray(colours(8, 16)), tmp_path / f"a.{suffix}", exif=exif, **options)
+    # AVIF stores luma and chroma
+    np.testing.assert_allclose(decode_image(path), colours(8, 16), atol=3 if suffix == "avif" else 0)
+
+
+def test_header_tells_format_and_quality_whatever_the_name(tmp_path: Path) -> None:
+    picture = Image.fromarray(colours(16, 24))
+    for quality in (1, 30, 75, 95, 100):
+        picture.save(tmp_path / "a.png", format="JPEG", quality=quality)
+        assert read_header(tmp_path / "a.png") == Header(16, 24, "JPEG", quality)
+    picture.save(tmp_path / "a.jpg", format="PNG")
+    assert read_header(tmp_path / "a.jpg") == Header(16, 24, "PNG", None)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -270,11 +327,39 @@ def test_random_crop_depends_on_seed_and_name_only() -> None:
     assert len(set(others)) == 3
 
 
+@pytest.mark.parametrize("shape", [(256, 256), (300, 411), (513, 260), (100, 31), (1, 1), (7, 500)])
+def test_scaling_is_that_of_torchvision(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = Compose([Resize(256), CenterCrop(224)])(Image.fromarray(image))
+    np.testing.assert_array_equal(Crop("center", resize=256)(image, seed=0, name="x"), np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["none", "center", "random"])
+@pytest.mark.parametrize("resize", [0, 9])
+def test_size_is_known_before(kind: str, resize: int) -> None:
+    crop = Crop(kind, size=7, resize=resize)
+    for shape in ((12, 5), (5, 12), (9, 9), (1, 30)):
+        assert crop.output_size(*shape) == crop(colours(*shape), seed=0, name="a").shape[:2]
+
+
+def test_equalized_images_differ_by_nothing_but_the_picture() -> None:
+    """A picture that comes as JPEG of the common quality ends as the same picture stored without loss does."""
+    picture = np.asarray(Image.fromarray(colours(8, 8)).resize((100, 90), Image.Resampling.BICUBIC))
+    same = Equalization(48, 80)
+    plain, compressed = same(picture), same(jpeg(picture, 80, "pil"))
+    assert plain.shape == compressed.shape == (48, 48, 3)
+    assert np.abs(plain.astype(int) - compressed).mean() < 1.5
+    # 21 and 26 pixels to the middle, and the grid of chroma blocks
+    np.testing.assert_array_equal(plain, jpeg(picture[16:64, 16:64], 80, "pil"))
+
+
 def test_unknown_crop() -> None:
     with pytest.raises(UserError, match="none, center, random"):
         Crop("middle")
     with pytest.raises(UserError, match="at least 1"):
         Crop("center", size=0)
+    with pytest.raises(UserError, match="--resize -1"):
+        Crop("center", resize=-1)
 
 
 def test_multi_picture_jpeg_gives_its_first_picture(tmp_path: Path) -> None:

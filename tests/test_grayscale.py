@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import Grayscale
 
-from images.distortions import grayscale
-from images.grayscale import to_grayscale
+from images.distortions import grayscale, to_grayscale
 
 
 def test_every_luma_is_that_of_pillow() -> None:

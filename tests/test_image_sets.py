@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from images.sets import ImageSet, composition, find_image_set, find_loose_images
+from images.sets import FAKE, REAL, ImageSet, find_image_pair, find_image_set, find_loose_images
 from utils.errors import UserError
 
 
@@ -94,7 +96,7 @@ def test_missing_things_are_named(flat: Path) -> None:
         find_image_set(flat / "nowhere", "gan")
     with pytest.raises(UserError, match=r"there: gan, other"):
         find_image_set(flat, "progan")
-    with pytest.raises(UserError, match="no 0_real and 1_fake"):
+    with pytest.raises(UserError, match="no label folders"):
         find_image_set(flat, "other")
     with pytest.raises(UserError, match="--have_classes False"):
         find_image_set(flat, "gan", have_classes=True)
@@ -127,7 +129,7 @@ def test_negative_numbers(flat: Path, limit: str) -> None:
         find_image_set(flat, "gan", **{limit: -1})
 
 
-@pytest.mark.parametrize("gan_name", ["..", "../x", "a/b", "", "/"])
+@pytest.mark.parametrize("gan_name", ["..", "../x", "a/b", "", "/", "-rf", "a\n", "\x1b[2J"])
 def test_gan_name_stays_inside(flat: Path, gan_name: str) -> None:
     (flat / "x").mkdir()
     with pytest.raises(UserError, match="not a folder name"):
@@ -153,7 +155,9 @@ def test_order_does_not_depend_on_the_file_system(flat: Path, monkeypatch: pytes
     assert names(find_image_set(flat, "gan")) == expected
 
 
-def test_digest_follows_names_and_sizes_not_place_or_time(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_digest_follows_names_and_content_not_place_or_time(
+    flat: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     digest = find_image_set(flat, "gan").digest()
     moved = tmp_path_factory.mktemp("moved")
     (flat / "gan").rename(moved / "gan")
@@ -161,12 +165,39 @@ def test_digest_follows_names_and_sizes_not_place_or_time(flat: Path, tmp_path_f
     os.utime(image, (0, 0))
     assert find_image_set(moved, "gan").digest() == digest
     assert find_image_set(moved, "gan", num_real=2).digest() != digest
-    image.write_bytes(b"longer than before")
+    image.write_bytes(b"B.png")
     assert find_image_set(moved, "gan").digest() != digest
+    image.write_bytes(b"b.png")
+    assert find_image_set(moved, "gan").digest() == digest
     image_set = find_image_set(moved, "gan")
     image.unlink()
     with pytest.raises(UserError, match=r"b\.png"):
         image_set.digest()
+
+
+def test_digest_tells_bitmaps_of_one_size_apart(flat: Path) -> None:
+    image = flat / "gan" / "0_real" / "c.bmp"
+    digests = set()
+    for place in (0, 3):
+        values = np.zeros((300, 300, 3), np.uint8)
+        values[place] = 255
+        Image.fromarray(values).save(image)
+        digests.add(find_image_set(flat, "gan").digest())
+    assert len(digests) == 2
+
+
+def test_digest_reads_both_ends_of_large_files(flat: Path) -> None:
+    image = flat / "gan" / "0_real" / "b.png"
+    digests = set()
+    for place in (0, 70_000, 199_999):
+        content = bytearray(200_000)
+        content[place] = 1
+        image.write_bytes(content)
+        digests.add(find_image_set(flat, "gan").digest())
+    # what lies in the middle is not looked at, and so stands for a file of zeros
+    image.write_bytes(bytes(200_000))
+    digests.add(find_image_set(flat, "gan").digest())
+    assert len(digests) == 3
 
 
 def test_subset_keeps_the_order_given(flat: Path) -> None:
@@ -174,20 +205,78 @@ def test_subset_keeps_the_order_given(flat: Path) -> None:
     assert names(image_set.subset([4, 0])) == ["gan/1_fake/y.TIFF", "gan/0_real/10.webp"]
 
 
-def test_composition_warns_of_different_formats(tmp_path: Path) -> None:
-    touch(tmp_path / "gan" / "0_real", "a.jpg", "b.JPEG")
-    touch(tmp_path / "gan" / "1_fake", "a.png")
-    counts, warning = composition(find_image_set(tmp_path, "gan"))
-    assert counts == {("real", ".jpg"): 2, ("fake", ".png"): 1}
-    assert warning is not None
-    assert "real: 2 .jpg; fake: 1 .png" in warning
+@pytest.mark.parametrize(("real", "fake"), [("nature", "ai"), ("Real", "FAKE"), ("0_Real", "1_fake")])
+def test_other_label_folders_are_recognised_and_said(tmp_path: Path, real: str, fake: str) -> None:
+    touch(tmp_path / "gan" / real, "a.png")
+    touch(tmp_path / "gan" / fake, "b.png")
+    image_set = find_image_set(tmp_path, "gan")
+    assert [(item.name, item.label) for item in image_set.items] == [
+        (f"gan/{real}/a.png", REAL),
+        (f"gan/{fake}/b.png", FAKE),
+    ]
+    (warning,) = image_set.warnings
+    assert f"{real} is read as real images" in warning
 
 
-def test_composition_is_silent_where_formats_agree(nested: Path) -> None:
-    counts, warning = composition(find_image_set(nested, "gan"))
-    assert counts == {("real", ".png"): 4, ("fake", ".png"): 4}
-    assert warning is None
-    assert composition(find_image_set(nested, "gan", labels=(1,)))[1] is None
+def test_two_folders_for_one_label(flat: Path) -> None:
+    touch(flat / "gan" / "real", "a.png")
+    with pytest.raises(UserError, match="0_real and real, both for real"):
+        find_image_set(flat, "gan")
+
+
+def test_splits_are_no_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        touch(tmp_path / "gan" / split / "nature", "a.png")
+        touch(tmp_path / "gan" / split / "ai", "a.png")
+    with pytest.raises(UserError, match=r"train and val.*--gan_name val.*--have_classes True"):
+        find_image_set(tmp_path, "gan")
+    assert len(find_image_set(tmp_path, "gan", have_classes=True)) == 4
+    assert len(find_image_set(tmp_path / "gan", "val")) == 2
+
+
+def test_train_may_be_a_class(nested: Path) -> None:
+    for label in ("0_real", "1_fake"):
+        touch(nested / "gan" / "train" / label, "a.png")
+    assert set(find_image_set(nested, "gan").counts()) == {"cat", "dog", "train"}
+
+
+def test_half_unpacked_class_is_said(nested: Path) -> None:
+    (warning,) = find_image_set(nested, "gan").warnings
+    assert "leftovers" in warning
+
+
+def test_files_left_out_are_counted(flat: Path) -> None:
+    touch(flat / "gan" / "1_fake" / "more", "1.png", "2.png")
+    suffixes, deeper = find_image_set(flat, "gan").warnings
+    assert "2 files left out by suffix (1 .db, 1 .txt)" in suffixes
+    assert "2 images left out" in deeper
+    assert "1_fake/more" in deeper
+    assert find_loose_images([flat / "gan" / "0_real"]).warnings == (suffixes,)
+
+
+def test_one_label_alone_where_the_caller_says_so(tmp_path: Path) -> None:
+    touch(tmp_path / "gan" / "0_real", "a.png")
+    assert find_image_set(tmp_path, "gan", alone=True).counts() == {"gan": {"real": 1}}
+    with pytest.raises(UserError, match=r"no folder .*1_fake beside 0_real.*--images"):
+        find_image_set(tmp_path, "gan")
+
+
+def test_what_is_there_is_listed(tmp_path: Path) -> None:
+    for folder in ("photos", "made"):
+        touch(tmp_path / "gan" / folder, "a.png")
+    with pytest.raises(UserError, match=r"there: made, photos.*--images_from.*--real and --fake"):
+        find_image_set(tmp_path, "gan")
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "a.png")
+    touch(tmp_path / "real" / "cat", "b.png")
+    touch(tmp_path / "fake", "c.png")
+    (tmp_path / "real" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "real" / "cat" / "loop").symlink_to(tmp_path / "real")
+    pair = find_image_pair(tmp_path / "real", tmp_path / "fake", "mine")
+    assert names(pair) == ["real/cat/b.png", "real/dog/a.png", "fake/c.png"]
+    assert names(find_loose_images([tmp_path / "real"])) == ["cat/b.png", "dog/a.png"]
 
 
 def test_loose_images(nested: Path) -> None:

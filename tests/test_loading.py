@@ -1,14 +1,27 @@
 import multiprocessing
-import pickle
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
-from images.decoding import Crop
-from images.loading import Batch, SkippedImage, _DecodedBatches, iterate_batches, plan_batches
+from images.choice import Reading
+from images.decoding import Crop, Equalization
+from images.loading import (
+    Batch,
+    SkippedImage,
+    decode_in_workers,
+    iterate_batches,
+    plan_batches,
+)
 from images.sets import ImageSet, find_loose_images
 from utils.errors import UserError
 
@@ -175,10 +188,14 @@ def test_leaving_early_ends_the_workers(images: ImageSet) -> None:
 
 
 def test_workers_can_be_started_afresh(images: ImageSet) -> None:
-    """What goes to a worker can be pickled, as start methods other than fork need."""
-    dataset = _DecodedBatches(images.items, plan_batches(images, 3, Crop("none")), Crop("none"), 0)
-    copy = pickle.loads(pickle.dumps(dataset))
-    np.testing.assert_array_equal(copy[2].images, dataset[2].images)
+    """As on systems that do not fork."""
+    usual = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        helped = batches(images, num_workers=1)
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+    assert [values(batch) for batch in helped] == [values(batch) for batch in batches(images)]
 
 
 def test_killed_worker_is_reported(images: ImageSet) -> None:
@@ -190,6 +207,130 @@ def test_killed_worker_is_reported(images: ImageSet) -> None:
     worker.kill()
     with pytest.raises(UserError, match="--num_workers"):
         list(stream)
+
+
+class Faulty(Dataset[int]):
+    """Raises what looks like, but is not, the end of a worker."""
+
+    def __getitem__(self, index: int) -> int:
+        raise RuntimeError("no luck")
+
+
+def test_fault_in_a_worker_is_no_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="no luck"):
+        list(decode_in_workers(Faulty(), range(2), 1))
+
+
+STOPPED = """
+import sys, time, torch
+from utils.cli import GracefulInterrupt, run_script
+from images.decoding import Crop
+from utils.errors import Interrupted
+from images.sets import find_loose_images
+from images.loading import iterate_batches
+
+def main():
+    stream = iterate_batches(find_loose_images([sys.argv[1]]), batch_size=1, crop=Crop("none"), seed=0,
+                             num_workers=2, device=torch.device("cpu"))
+    with GracefulInterrupt() as interrupt:
+        late = 0
+        for batch in stream:
+            print(batch.index, flush=True)
+            time.sleep(0.2 if late == 0 and not interrupt.requested else 0)
+            late += interrupt.requested
+            if late == 20:
+                raise Interrupted("state saved")
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_group_lets_workers_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, and what `timeout` sends, reach the decoding processes too; the main process decides when to stop."""
+    for place in range(60):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{place}.png")
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1\n"
+    time.sleep(0.1)
+    os.killpg(process.pid, number)
+    # twenty batches come after the signal, of which the workers had a handful at most
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.endswith("interrupted: state saved\n")
+
+
+def test_workers_end_with_a_program_that_fails(tmp_path: Path) -> None:
+    """The traceback keeps the stream of batches alive until the end."""
+    for place in range(9):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{place}.png")
+    code = STOPPED.replace("print(batch.index, flush=True)", "1 / 0").replace("run_script(main)", "main()")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_transparent_images_are_counted(tmp_path: Path) -> None:
+    for place, alpha in enumerate((255, 128, 0)):
+        Image.new("RGBA", (8, 8), (1, 2, 3, alpha)).save(tmp_path / f"{place}.png")
+    (batch,) = batches(find_loose_images([tmp_path]))
+    assert batch.transparent == 2
+
+
+def test_scaled_images_share_batches_by_their_new_size(tmp_path: Path) -> None:
+    """Those of one ratio, whatever their size."""
+    for place, size in enumerate([(20, 10), (10, 10), (40, 20), (30, 30)]):
+        Image.new("RGB", size).save(tmp_path / f"{place}.png")
+    got = batches(find_loose_images([tmp_path]), crop=Crop("none", resize=8))
+    assert [(batch.positions, tuple(batch.images.shape[2:])) for batch in got] == [((0, 2), (8, 16)), ((1, 3), (8, 8))]
+
+
+def test_equalized_images_share_batches(images: ImageSet) -> None:
+    alike = replace(images, equalization=Equalization(5, 90))
+    got = batches(alike, batch_size=4)
+    assert [batch.positions for batch in got] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
+    assert {tuple(batch.images.shape[2:]) for batch in got} == {(5, 5)}
+    assert alike.digest() != images.digest()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_gpu_gets_the_same_batches(images: ImageSet, num_workers: int) -> None:
+    images.items[6].path.write_bytes(b"no image")
+    there = batches(images, device=torch.device("cuda"), num_workers=num_workers, skip_bad_images=True)
+    here = batches(images, skip_bad_images=True)
+    assert [batch.positions for batch in there] == [batch.positions for batch in here]
+    for one, other in zip(there, here, strict=True):
+        assert one.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(one.images.cpu(), other.images)
+        assert torch.equal(one.labels.cpu(), other.labels)
+    with pytest.raises(UserError, match="damaged"):
+        batches(images, device=torch.device("cuda"), num_workers=num_workers)
+
+
+@pytest.mark.parametrize(("requested", "device", "expected"), [(3, "cpu", 3), (0, "cuda", 0), (None, "cpu", 0)])
+def test_number_of_workers(requested: int | None, device: str, expected: int) -> None:
+    assert Reading(num_workers=requested).workers_for(device) == expected
+
+
+def test_number_of_workers_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of one machine share its cores, also where the system cannot say which cores are ours."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    numbers = []
+    for processes in ("1", "4", "64"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        numbers.append(Reading().workers_for("cuda"))
+    assert numbers == [8, 3, 1]
 
 
 def test_sample_images(shared_dir: Path) -> None:

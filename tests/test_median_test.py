@@ -19,7 +19,7 @@ from detectors.feature_maps import FeatureMapNetwork, SharedForward
 from evaluation.intervals import wilson_interval
 from fmap_ranking.names import FeatureMap
 from images.decoding import Crop
-from images.grayscale import to_grayscale
+from images.distortions import to_grayscale
 from passes.one_pass import run_pass
 from utils.errors import UserError
 from utils.files import write_npz

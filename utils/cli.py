@@ -238,13 +238,6 @@ def add_run_arguments(
         add_bool(group, "--wandb", default=False, help="log to Weights & Biases, if it is installed")
 
 
-def resolve_num_workers(requested: int | None, device_type: str) -> int:
-    """Number of decoding processes: as requested, else none on a CPU (it is busy), up to 8 for a GPU."""
-    if requested is not None:
-        return requested
-    return 0 if device_type == "cpu" else min(8, len(os.sched_getaffinity(0)))
-
-
 def progress(
     iterable: Iterable[T] | None = None,
     *,

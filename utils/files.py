@@ -244,18 +244,24 @@ def is_made_from(path: str | Path, inputs: Mapping[str, str], facts: Mapping[str
 
 
 def is_plain_name(text: str) -> bool:
-    """Whether `text` is the name of one file or folder: no separators, not '.' or '..', not empty."""
-    return text not in ("", ".", "..") and not any(mark in text for mark in "/\\\0")
+    """Whether `text` may be the name of one file or folder on any system, in a table and on a command line.
+
+    That is: printable, none of / \\ : * ? " < > |, no dot, dash or space in front, no space at the end, 1 to 200 bytes.
+    """
+    return text == _harmless(text) and 0 < len(os.fsencode(text)) <= _LONGEST_NAME
 
 
 def safe_name(text: str) -> str:
-    """A harmless file name for text from outside; with a digest against clashes if it had to be changed."""
-    name = "".join(c if c.isprintable() and c not in _FORBIDDEN_IN_NAMES else "_" for c in text)
-    name = name.strip().lstrip(".-")
-    if name == text and name and len(os.fsencode(name)) <= _LONGEST_NAME:
-        return name
-    shortened = name.encode("utf-8", errors="ignore")[: _LONGEST_NAME - 9].decode("utf-8", errors="ignore")
+    """A plain name (`is_plain_name`) for text from outside; with a digest against clashes if it had to be changed."""
+    if is_plain_name(text):
+        return text
+    shortened = _harmless(text).encode("utf-8", errors="ignore")[: _LONGEST_NAME - 9].decode("utf-8", errors="ignore")
     return f"{shortened}-{sha256_text([text])[:8]}".lstrip("-")
+
+
+def _harmless(text: str) -> str:
+    name = "".join(c if c.isprintable() and c not in _FORBIDDEN_IN_NAMES else "_" for c in text)
+    return name.strip().lstrip(".- ")
 
 
 def safe_join(root: str | Path, *parts: str) -> Path:
