@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REAL, FAKE = 0, 1
-LABELS = {"real": REAL, "fake": FAKE}
+LABELS = {"fake": FAKE, "real": REAL}
 _TOPK = "absent: the paper's 114 for resnet50 and 27 for efb0, the same share of another network's"
 
 

@@ -234,7 +234,7 @@ class FoundRanking:
 
     Attributes:
         path: The file.
-        record: What is recorded of it; empty if there is nothing, or if it was changed since.
+        record: What is recorded of it; empty if there is nothing, or if that is of another file.
         origin: Where it comes from, in a few words.
         warning: Why it may not be of this detector, to be said in tables and records; empty if there is no doubt.
         ranking: All its maps.
@@ -280,7 +280,7 @@ def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -
                 f"the ranking {path} {warning}: rank this detector with rank_fmaps.py, or name a file with --relevances"
             )
     elif record and not describes(record, path):
-        record, origin, warning = {}, "unknown", "was changed since it was recorded, and may be of another checkpoint"
+        record, origin, warning = {}, "unknown", "is not the file that its record describes, and may be of another checkpoint"
     elif published:
         origin = f"published with the paper ({published})"
         if detector.weights is None or detector.weights.name != _PUBLISHED_WEIGHTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import signal
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,6 @@ from torch import nn
 from detectors.detector import Detector
 from detectors.networks import build_model, get_architecture
 from images.sets import ImageSet, find_image_set
-from utils.cli import run_script
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 SIDE = 48
@@ -82,7 +82,7 @@ def tuned_model(root: Path, arch: str = "resnet18") -> nn.Module:
 
 def detector_of(model: nn.Module, weights: Path | None = None, sha256: str = "") -> Detector:
     """A resnet18 as a detector on the CPU."""
-    return Detector(get_architecture("resnet18"), model, torch.device("cpu"), weights, sha256, 1)
+    return Detector(get_architecture("resnet18"), model, torch.device("cpu"), weights, sha256)
 
 
 def inputs(root: Path) -> torch.Tensor:
@@ -123,7 +123,7 @@ class Scripts:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with pytest.raises(SystemExit) as caught:
-                run_script(self.load(name).main)
+                runpy.run_path(str(SOURCES / f"{name}.py"), run_name="__main__")
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

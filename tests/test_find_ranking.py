@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ranking_runs import detector_of
 
-from detectors.detector import build_model
+from detectors.networks import build_model
 from fmap_ranking import ranking as rankings
 from fmap_ranking.options import RankingChoice
 from fmap_ranking.ranking import Ranking, find_ranking, read_ranking
@@ -114,7 +114,7 @@ def test_a_ranking_that_was_changed_is_used_with_a_warning(subject: Subject) -> 
     path = put(subject.layout.ranking("gan", "fake"))
     Ranking.from_values(LAYERS, np.random.default_rng(1).random(128) / 128).write(path)
     found = find_ranking(subject, CHOICE)
-    assert "changed since it was recorded" in found.warning
+    assert "not the file that its record describes" in found.warning
     assert (found.record, found.origin) == ({}, "unknown")
 
 

@@ -20,8 +20,6 @@ import torch
 from PIL import Image
 from ranking_runs import LOGITS, SIDE, SOURCES, USED, Scripts, contents
 
-import detectors.detector
-import utils.files
 from detectors.networks import build_model
 from fmap_ranking.collector import RelevanceCollector
 from fmap_ranking.ranking import read_ranking
@@ -31,21 +29,17 @@ from lrp import Explainer
 from passes.one_pass import PassBatch
 from utils.files import sha256_file
 from utils.heatmaps import overlay, render_heatmap
+from utils.provenance import describes
 
 RANKINGS = Path("fmap_relevances") / "resnet18" / "gan_0.5"
-TABLES = ["-layers.csv", "-standard_errors.csv", ".csv", ".csv.json"]
+TABLES = [f"{table}{record}" for table in ("-layers.csv", "-standard_errors.csv", ".csv") for record in ("", ".json")]
+SAMPLES = ["gan-samples.csv", "gan-samples.csv.json"]
 FIGURES = [
     "gan-omega.png",
     "gan-omega.pdf",
     *(f"gan-{label}-layers.{kind}" for label in USED for kind in ("png", "pdf")),
 ]
 ROW = re.compile(r"[A-Za-z0-9_.]+\.#\d+\(T=\d+\),[0-9.e-]+")
-
-
-@pytest.fixture(autouse=True)
-def _no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sources may change between two runs of a test, which is no difference in what is tested."""
-    monkeypatch.setattr(utils.files, "_commit", lambda: None)
 
 
 @pytest.fixture
@@ -65,12 +59,12 @@ def test_writes_rankings_tables_provenance_and_figures(
     scripts: Scripts, arguments: list[object], small_images: Path, small_weights: Path
 ) -> None:
     run = scripts("rank_fmaps", *arguments, "--output_dir", "out")
-    assert (run.code, run.err) == (0, "")
+    assert run.code == 0, run.err
     assert "gan: 4 of 6 fake images used (5 classified correctly; used are those with p(fake) >= 0.9)" in run.out
     assert "gan: 3 of 5 real images used (4 classified correctly; used are those with p(fake) <= 0.1)" in run.out
     folder = Path("out") / RANKINGS
     names = [f"gan-{label}{table}" for label in USED for table in TABLES]
-    assert sorted(contents(Path("out"))) == sorted(str(RANKINGS / n) for n in [*names, *FIGURES, "gan-samples.csv"])
+    assert sorted(contents(folder)) == sorted([*names, *FIGURES, *SAMPLES])
 
     layers = dict(Explainer(build_model("resnet18").eval()).layers)
     for label in USED:
@@ -98,12 +92,13 @@ def test_writes_rankings_tables_provenance_and_figures(
             "weights": sha256_file(small_weights),
             "images": find_image_set(small_images, "gan").digest(),
         }
-        assert record["counts"]["used"] == len(USED[label])
+        assert describes(record, folder / f"gan-{label}.csv")
+        assert record["counts"][label]["used"] == len(USED[label])
         assert record["versions"]["torch"] == torch.__version__.split("+")[0]
-        expected = {"arch": "resnet18", "label": label, "rule": "beta0", "bsize": 4, "crop": "none", "seed": 0}
+        expected = {"arch": "resnet18", "rule": "beta0", "bsize": 4, "seed": 0, "gan_name": "gan", "tag": "0.5"}
         expected |= {"compat": "none", "precision": "fp32", "fake_confidence": 0.9, "real_confidence": 0.1, "topk": 21}
-        expected |= {"skipped": [], "zero_relevance": {}, "processes": 1, "device": "cpu"}
-        assert {key: record[key] for key in expected} == expected
+        assert {key: record["facts"][key] for key in expected} == expected
+        assert (record["skipped"], record["zero_relevance"], record["device"]) == ([], {"fake": {}, "real": {}}, "cpu")
 
 
 def test_samples_table(scripts: Scripts, arguments: list[object]) -> None:
@@ -180,8 +175,7 @@ def test_one_label_alone(scripts: Scripts, arguments: list[object], small_images
     run = scripts("rank_fmaps", *arguments, "--dataset_dir", "data", "--labels", "fake", "--output_dir", "out")
     assert run.code == 0, run.err
     assert sorted(contents(Path("out") / RANKINGS)) == sorted(
-        [*(f"gan-fake{table}" for table in TABLES), "gan-samples.csv"]
-        + [name for name in FIGURES if "real" not in name]
+        [*(f"gan-fake{table}" for table in TABLES), *SAMPLES] + [name for name in FIGURES if "real" not in name]
     )
     assert len(table(Path("out") / RANKINGS / "gan-samples.csv")) == 6
 
@@ -194,12 +188,73 @@ def test_zero_means_all_images(scripts: Scripts, arguments: list[object]) -> Non
     assert "gan: 1 of 1 fake images used" in run.out
 
 
-def test_label_without_confident_images_is_left_out(scripts: Scripts, arguments: list[object]) -> None:
-    run = scripts("rank_fmaps", *arguments, "--real_confidence", "0.001", "--output_dir", "out")
+def test_label_without_confident_images_has_no_ranking(scripts: Scripts, arguments: list[object]) -> None:
+    """Nor one of an earlier run beside the new one of the other label."""
+    assert scripts("rank_fmaps", *arguments, "--output_dir", "out").code == 0
+    assert len(list(Path("out").rglob("gan-real*"))) == len(TABLES) + 2
+    given = [*arguments, "--real_confidence", "0.001", "--output_dir", "out"]
+    run = scripts("rank_fmaps", *given)
     assert run.code == 0, run.err
     assert "gan: 0 of 5 real images used" in run.out
     assert not list(Path("out").rglob("gan-real*"))
     assert (Path("out") / RANKINGS / "gan-fake.csv").is_file()
+    before = contents(Path("out"))
+    assert "nothing to compute" in scripts("rank_fmaps", *given).out
+    assert contents(Path("out")) == before
+
+
+def test_no_confident_image_at_all(scripts: Scripts, arguments: list[object]) -> None:
+    run = scripts("rank_fmaps", *arguments, "--output_dir", "out", "--fake_confidence", 1, "--real_confidence", 0)
+    assert run.code == 2
+    assert "gan: no image is classified correctly with enough confidence (0 of 6 fake images, 0 of 5 real" in run.err
+    assert not list(Path("out").rglob("*.csv"))
+
+
+def test_a_detector_without_relevance_has_no_ranking(
+    scripts: Scripts, arguments: list[object], small_weights: Path
+) -> None:
+    """One score for all images: omega is 0 throughout, and its order that of the layers."""
+    state = torch.load(small_weights, weights_only=True)["model"]
+    state["fc.weight"].zero_()
+    state["fc.bias"].fill_(5.0)
+    torch.save(state, "dead.pth")
+    run = scripts("rank_fmaps", *arguments, "--weights", "dead.pth", "--output_dir", "out")
+    assert run.code == 2
+    assert run.err.splitlines()[-1].startswith("error: gan: ranking: the relevance of every feature map is 0")
+    assert not list(Path("out").rglob("*.csv"))
+
+
+@pytest.mark.parametrize("origin", ["no record", "edited", "other images"])
+def test_a_ranking_of_another_origin_is_not_overwritten_silently(
+    scripts: Scripts, arguments: list[object], origin: str
+) -> None:
+    """A published ranking lies where step 1 would write, and was made of thousands of images."""
+    given = [*arguments, "--output_dir", "out", "--figures", "False"]
+    assert scripts("rank_fmaps", *given).code == 0
+    path = Path("out") / RANKINGS / "gan-fake.csv"
+    if origin == "no record":
+        path.with_name("gan-fake.csv.json").unlink()
+    elif origin == "edited":
+        path.write_text(path.read_text().rpartition("\nl")[0] + "\n")
+    else:
+        given += ["--num_fake", 5]
+    before = contents(Path("out"))
+    run = scripts("rank_fmaps", *given)
+    assert run.code == 2
+    reason = "was made from other images" if origin == "other images" else "is of unknown origin"
+    assert run.err.startswith(f"error: {path} {reason} and would be lost: give --overwrite")
+    assert run.err.count("\n") == 1
+    assert contents(Path("out")) == before
+    assert scripts("rank_fmaps", *given, "--overwrite").code == 0
+    assert contents(Path("out")) != before
+
+
+def test_settings_that_are_no_other_origin_need_no_flag(scripts: Scripts, arguments: list[object]) -> None:
+    given = [*arguments, "--output_dir", "out", "--figures", "False"]
+    assert scripts("rank_fmaps", *given).code == 0
+    before = (Path("out") / RANKINGS / "gan-fake.csv").read_bytes()
+    assert scripts("rank_fmaps", *given, "--rule", "beta1").code == 0
+    assert (Path("out") / RANKINGS / "gan-fake.csv").read_bytes() != before
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
@@ -229,7 +284,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
         run = scripts("rank_fmaps", *given)
     assert run.code == 130
     assert run.err.splitlines()[-1].startswith(f"interrupted: after {batch} of 3 batches; state saved, run the same")
-    assert [name for name in contents(Path("out")) if "pt_files" not in name] == [str(RANKINGS / ".gan-state.npz")]
+    assert [name for name in contents(Path("out")) if "pt_files" not in name and ".npz" not in name] == []
 
     run = scripts("rank_fmaps", *given, "--resume")
     assert run.code == 0, run.err
@@ -240,9 +295,9 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
     ("changed", "named"),
     [
         (("--rule", "beta1"), "rule (was beta0, is beta1)"),
-        (("--bsize", 3), "bsize (was 4, is 3)"),
-        (("--num_fake", 5), "images (was"),
-        (("--compat", "published"), "compat (was none, is published)"),
+        (("--fake_confidence", 0.8), "fake_confidence (was 0.9, is 0.8)"),
+        (("--save_pt_files",), "save_pt_files (was False, is True)"),
+        (("--labels", "fake"), "labels (was ['fake', 'real'], is ['fake'])"),
     ],
 )
 def test_state_of_another_run_is_refused(
@@ -258,10 +313,10 @@ def test_state_of_another_run_is_refused(
     before = contents(Path("out"))
     run = scripts("rank_fmaps", *arguments, *changed, "--output_dir", "out", "--resume")
     assert run.code == 2
-    assert run.err.startswith("error: ")
-    assert run.err.count("\n") == 1
-    assert ".gan-state.npz" in run.err
-    assert named in run.err
+    last = run.err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert ".npz was saved under other conditions" in last
+    assert named in last
     assert contents(Path("out")) == before
 
 
@@ -289,7 +344,7 @@ def test_ctrl_c_from_outside(arguments: list[object], small_images: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "gan: 24 of 36 fake images used" in done.stdout
     assert len(list((tmp_path / "out").rglob("*.pt"))) == 6 * 7
-    assert not list((tmp_path / "out").rglob("*state*"))
+    assert not list((tmp_path / "out").rglob("*.npz"))
 
 
 @pytest.mark.slow
@@ -336,10 +391,9 @@ def test_golden_rankings(
 
 @pytest.mark.slow
 def test_a_real_detector_on_real_images(
-    scripts: Scripts, shared_dir: Path, golden_weights: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    scripts: Scripts, shared_dir: Path, golden_weights: Callable[[str], Path]
 ) -> None:
-    """Rankings go to fmap_relevances/ of the project, which here is another folder."""
-    monkeypatch.setattr(detectors.detector, "PROJECT_ROOT", Path.cwd())
+    """Without --output_dir rankings go to fmap_relevances/ here."""
     run = scripts(
         "rank_fmaps",
         *("--arch", "efb0", "--blur_jpg", 0.5, "--bsize", 16, "--dataset_dir", shared_dir / "forensynths_sample"),
@@ -347,7 +401,6 @@ def test_a_real_detector_on_real_images(
         *("--weights", golden_weights("efb0"), "--save_pt_files", "False"),
     )
     assert run.code == 0, run.err
-    assert run.err == ""
     folder = Path("fmap_relevances") / "efb0" / "cyclegan_0.5"
     assert len(read_ranking(folder / "cyclegan-fake.csv")) == len(read_ranking(folder / "cyclegan-real.csv")) == 21_008
     assert not Path("output").exists()
