@@ -68,7 +68,7 @@ def extract(run: Run, toy: Path, output: Path, *more: object) -> tuple[int, str,
 
 
 def collage(run: Run, output: Path, *more: object) -> tuple[int, str, str]:
-    return run("patch_collage.py", "--arch", "ResNet18", "--gan_name", "gan", "--output_dir", output, *more)
+    return run("patch_collage.py", "--arch", "resnet18", "--gan_name", "gan", "--output_dir", output, *more)
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +127,11 @@ def test_rankings(done: Path, toy: Path) -> None:
         assert [float(row["max_act"]) for row in rows] == sorted(values[:, column].tolist(), reverse=True)
     record = json.loads((folder / "max_activations.npz.json").read_text())
     assert (record["images"], record["maps"], record["skipped"]) == (6, 3, [])
+    assert set(record["tables"]) == names
 
 
 def test_patches(done: Path, toy: Path) -> None:
-    root = done / "patches/resnet18/gan/fake"
+    root = done / "patches/resnet18/gan_0.5/fake"
     assert [(row["key"], float(row["omega"]), row["patches"]) for row in read(root / "maps.csv")] == [
         (key, omega, "2") for key, omega in zip(KEYS, (0.5, 0.25, 0.125), strict=True)
     ]
@@ -195,7 +196,7 @@ def test_all_maps_keep_the_best_images_only(toy: Path, done: Path, tmp_path: Pat
     folder = tmp_path / "activation_rankings/resnet18/gan_0.5"
     assert not list(folder.glob("*.csv"))
     assert extract(run, toy, tmp_path, "--num_instances", 2)[0] == 0
-    patches = "patches/resnet18/gan/fake/conv1.#3/patches.csv"
+    patches = "patches/resnet18/gan_0.5/fake/conv1.#3/patches.csv"
     assert (tmp_path / patches).read_bytes() == (done / patches).read_bytes()
 
 
@@ -273,7 +274,7 @@ def test_images_lost_or_spoilt_after_the_ranking(toy: Path, tmp_path: Path, run:
     code, _, err = extract(run, mine, tmp_path, "--num_instances", 6, "--skip_bad_images")
     assert code == 0
     assert "skipped: " in err
-    rows = read(tmp_path / "patches/resnet18/gan/fake/conv1.#3/patches.csv")
+    rows = read(tmp_path / "patches/resnet18/gan_0.5/fake/conv1.#3/patches.csv")
     assert len(rows) == 5
     assert len({row["rank"] for row in rows}) == 5
 
@@ -343,5 +344,5 @@ def test_collages_say_what_is_missing(done: Path, tmp_path: Path, run: Run) -> N
     assert_one_line(collage(run, done, "--topk", 9), "lists 3 feature maps, fewer than 9")
     assert_one_line(collage(run, done, "--blur_jpg", "0.1"), "of --blur_jpg 0.5, not 0.1")
     shutil.copytree(done / "patches", tmp_path / "patches")
-    (tmp_path / "patches/resnet18/gan/fake/conv1.#3/1.png").unlink()
+    (tmp_path / "patches/resnet18/gan_0.5/fake/conv1.#3/1.png").unlink()
     assert_one_line(collage(run, tmp_path), "conv1.#3/1.png is missing or damaged")
