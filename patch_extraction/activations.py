@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectors.feature_maps import Observation, by_layer
 from fmap_ranking.names import FeatureMap, parse_key
 from images.sets import ImageSet
-from detectors.feature_maps import Observation, by_layer
 from passes.one_pass import PassBatch, PerImage, State
 from passes.shared_forward import SharedForward, finite
 from utils.errors import UserError

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detectors.detector import Detector, build_model, get_architecture
+from detectors.detector import Detector
+from detectors.feature_maps import Observation
+from detectors.networks import build_model, get_architecture
 from fmap_ranking.names import FeatureMap
 from images.choice import Reading
 from images.decoding import Crop
 from images.sets import ImageItem, ImageSet
 from lrp import Explainer
 from passes.analysis import Subject
-from passes.feature_maps import Observation
 from passes.one_pass import run_pass
 from passes.options import RunOptions
 from passes.shared_forward import SharedForward
@@ -229,7 +230,7 @@ def detector() -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model("resnet18").eval().requires_grad_(False)
-    return Detector(get_architecture("resnet18"), model, torch.device("cpu"), None, "", 1)
+    return Detector(get_architecture("resnet18"), model)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def inputs() -> Tensor:
 def test_maps_of_several_layers_are_explained_as_one_by_one(
     detector: Detector, inputs: Tensor, batch_size: int, published: bool
 ) -> None:
-    explainer = Explainer(detector.model, published=published)
+    explainer = detector.explainer(published=published)
     wanted = {
         "conv1": [(1, 5), (0, 5)],
         "layer3.0.conv2": [(0, 200), (0, 3), (1, 200), (1, 7)],
@@ -268,7 +269,7 @@ def test_maps_of_several_layers_are_explained_as_one_by_one(
 
 
 def test_relevance_starts_at_the_largest_pixel_of_the_folded_map(detector: Detector, inputs: Tensor) -> None:
-    explainer = Explainer(detector.model)
+    explainer = detector.explainer()
     relevance, value, place = explainer.explain_feature_map(inputs, "conv1", [7, 7])
     folded = detector.model.bn1(detector.model.conv1(inputs))[:, 7]  # type: ignore[operator]
     for sample in range(2):

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectors.explainers import detector_rules
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 
 from detectors.detector import Detector, load_detector
 from fmap_ranking.names import FeatureMap, parse_key
@@ -74,7 +72,7 @@ def test_activation_rankings(detector: Detector, ranked: RankedImages, shared_di
 
 @pytest.fixture(scope="module")
 def explainer(detector: Detector) -> Explainer:
-    return Explainer(detector.model, detector_rules(detector.architecture, published=True), published=True)
+    return detector.explainer(published=True)
 
 
 def test_boxes(
