@@ -8,11 +8,11 @@ import numpy as np
 
 from images.bundled_photos import bundled_photos
 from images.sets import LABEL_NAMES, ImageItem, ImageSet, find_image_set, find_loose_images
-from utils.contact_sheets import ContactSheets
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import safe_join, write_csv, write_npz, write_provenance
 from utils.heatmaps import overlay, render_heatmap
+from utils.pictures import ContactSheets
 
 COLUMNS = ("path", "label", "probability", "probability_of", "explained", "empty", "overlay", "arrays")
 

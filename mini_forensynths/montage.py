@@ -10,14 +10,13 @@ from images.decoding import decode_image
 from images.sets import LABEL_FOLDERS
 from mini_forensynths.generators import SPECS
 from mini_forensynths.sets import CHROMA, set_names
-from utils.figures import house_style, new_figure, save_figure
+from utils.pictures import picture_grid, save_grid
 
 _PHOTOS = 2
 _DETAIL = 32  # side, pixels
 _GAIN = 8
 
 
-@house_style()
 def draw_montage(root: Path, path: Path, part: str = "test") -> None:
     """Draw images of `<root>/<set>/`: columns are sets, rows the image, its liveliest detail, and fake less real.
 
@@ -29,24 +28,24 @@ def draw_montage(root: Path, path: Path, part: str = "test") -> None:
     kinds = {*(spec.name for spec in SPECS), SPECS[0].name + CHROMA}
     shown = [name for name, kind in set_names(part).items() if kind in kinds]
     files = _different_photos(root / shown[0] / LABEL_FOLDERS[0])
-    figure, axes = new_figure(2.0 * (len(shown) + 1), 6.4 * len(files), 3 * len(files), len(shown) + 1, squeeze=False)
-    for number, file in enumerate(files):
+    rows: list[list[np.ndarray]] = []
+    for file in files:
         real = decode_image(root / shown[0] / LABEL_FOLDERS[0] / file)
         top, left = _liveliest(real)
-        for column, name in enumerate(["real", *shown]):
-            image = real if name == "real" else decode_image(root / name / LABEL_FOLDERS[1] / file)
-            difference = np.clip(128.0 + _GAIN * (image.astype(np.float64) - real), 0, 255).astype(np.uint8)
-            detail = image[top : top + _DETAIL, left : left + _DETAIL]
-            for row, picture in enumerate((image, detail, difference)):
-                cell = axes[3 * number + row, column]
-                cell.imshow(picture, interpolation="nearest")
-                cell.set_axis_off()
-            if number == 0:
-                axes[0, column].set_title(name, fontsize=11)
-    figure.suptitle(
-        f"Real and fakes: the image, a detail of {_DETAIL} x {_DETAIL} pixels, fake less real (x {_GAIN}, grey: equal)"
+        images = [real, *(decode_image(root / name / LABEL_FOLDERS[1] / file) for name in shown)]
+        differences = [128.0 + _GAIN * (image.astype(np.float64) - real) for image in images]
+        rows += [
+            images,
+            [image[top : top + _DETAIL, left : left + _DETAIL] for image in images],
+            [np.clip(difference, 0, 255).astype(np.uint8) for difference in differences],
+        ]
+    figure = picture_grid(
+        rows,
+        title=f"Real and fakes: the image, a detail of {_DETAIL} x {_DETAIL} pixels, fake less real (x {_GAIN}, "
+        "grey: equal)",
+        heads=["real", *shown],
     )
-    save_figure(figure, path.with_suffix(""), formats=("png",))
+    save_grid(figure, path.with_suffix(""), formats=("png",))
 
 
 def _different_photos(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from detectors.detector import Detector
-from images.choice import Reading
+from images.choice import ImageChoice, Reading, find_images
 from images.sets import ImageSet
 from passes.one_pass import Collector, PassReport
 from passes.options import RunOptions
@@ -80,6 +80,11 @@ class Analysis(ABC, Generic[Options]):
     def labels_for(cls, options: Options) -> Collection[int]:
         """Labels of the images that it looks at with these options."""
         return cls.labels
+
+    @classmethod
+    def choose_images(cls, choice: ImageChoice, options: Options) -> dict[str, ImageSet]:
+        """The image sets that a command line names."""
+        return find_images(choice, labels=tuple(cls.labels_for(options)))
 
     @cached_property
     def images(self) -> ImageSet:

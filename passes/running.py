@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -44,7 +44,11 @@ def run_experiment(
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
-    with subjects(detector, images, reading, options, run, labels=analysis.labels_for(options)) as (found, ranks):
+
+    def find(choice: ImageChoice) -> dict[str, ImageSet]:
+        return analysis.choose_images(choice, options)
+
+    with subjects(detector, images, reading, options, run, find=find) as (found, ranks):
         # Everything is looked for before anything is computed.
         wanted = [analysis(subject, options) for subject in found]
         with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
@@ -60,7 +64,7 @@ def subjects(
     options: Any,
     run: RunOptions,
     *,
-    labels: Collection[int] = (0, 1),
+    find: Callable[[ImageChoice], dict[str, ImageSet]] = find_images,
 ) -> Iterator[tuple[list[Subject], Ranks]]:
     """Every detector on every set named, and this process among those of `torchrun`.
 
@@ -70,7 +74,7 @@ def subjects(
     choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
     with process_group() as ranks:
         loaded = [load_detector(choice) for choice in choices]
-        sets = warned(find_images(images, labels=tuple(labels)), ranks)
+        sets = warned(find(images), ranks)
         yield (
             [
                 Subject(network, choice.blur_jpg, name, image_set, reading, run, settings)

@@ -1,4 +1,4 @@
-"""Collectors of the largest activations of feature maps: of every image, or of the n that excite a map most.
+"""Which images excite a feature map most: the rankings, their file, and the collectors that make them.
 
 The value of a map on an image is the maximum over height and width of the convolution's raw output, before batch norm,
 as in the published rankings.
@@ -7,33 +7,134 @@ as in the published rankings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from detectors.feature_maps import Observation, by_layer
-from fmap_ranking.names import FeatureMap
+from fmap_ranking.names import FeatureMap, parse_key
 from images.sets import ImageSet
-from passes.one_pass import PassBatch, State
-from passes.shared_forward import SharedForward
-from patch_extraction.rankings import ActivationRankings, Source
+from passes.one_pass import PassBatch, PerImage, State
+from passes.shared_forward import SharedForward, finite
 from utils.errors import UserError
+from utils.files import read_npz, write_npz
 
+MAKE = "get_max_activation_rankings.py"
+FAKE = 1
 _LAST_POSITION = 2**31 - 1
 
 
-class _MapValues:
-    """What an observation says of some maps, in their order."""
+@dataclass(frozen=True)
+class RankedImage:
+    """An image in the ranking of a map: its path below the data set folder, and its value."""
 
-    def __init__(self, forward: SharedForward, maps: Sequence[FeatureMap]) -> None:
+    name: str
+    max_act: float
+
+
+@dataclass(frozen=True, eq=False)
+class RankedImages:
+    """For each map, images in descending order of its value; ties in the order of the image set.
+
+    Attributes:
+        maps: M feature maps.
+        names: Images, by their path below the data set folder.
+        images: (M, n) int32, indices into `names`.
+        values: (M, n) float32, maximum of the raw output of the convolution.
+        complete: Whether n is all images that were looked at.
+    """
+
+    maps: tuple[FeatureMap, ...]
+    names: tuple[str, ...]
+    images: np.ndarray
+    values: np.ndarray
+    complete: bool = False
+
+    @classmethod
+    def of_all(cls, maps: Sequence[FeatureMap], names: Sequence[str], values: np.ndarray) -> RankedImages:
+        """Rank all images, from values (images, maps)."""
+        order = np.argsort(-values, axis=0, kind="stable")
+        ranked = np.take_along_axis(values, order, axis=0)
+        return cls(tuple(maps), tuple(names), order.T.astype(np.int32), ranked.T, True)
+
+    def of(self, fmap: FeatureMap, count: int | None = None) -> list[RankedImage]:
+        """The first `count` images of one map, or all.
+
+        Raises:
+            KeyError: There is no ranking of this map.
+        """
+        row = self._rows[fmap]
+        ranked = zip(self.images[row, :count], self.values[row, :count], strict=True)
+        return [RankedImage(self.names[image], float(value)) for image, value in ranked]
+
+    @cached_property
+    def _rows(self) -> dict[FeatureMap, int]:
+        return {fmap: row for row, fmap in enumerate(self.maps)}
+
+    def write(self, path: Path) -> None:
+        """Write one compact file: `max_act` (images, maps) of all images, or (n, maps) with `image` (n, maps)."""
+        arrays: dict[str, np.ndarray] = {
+            "keys": np.array([fmap.key for fmap in self.maps]),
+            "names": np.array(self.names),
+        }
+        if self.complete:
+            values = np.empty(self.values.shape[::-1], dtype=np.float32)
+            np.put_along_axis(values, self.images.T, self.values.T, axis=0)
+            arrays["max_act"] = values
+        else:
+            arrays["max_act"], arrays["image"] = self.values.T, self.images.T
+        write_npz(path, **arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> RankedImages:
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: Missing, damaged, or of another kind.
+        """
+        if not path.exists():
+            raise UserError(f"no activation rankings at {path}: make them with {MAKE}")
+        arrays = read_npz(path)
+        try:
+            maps = tuple(parse_key(key) for key in arrays["keys"].tolist())
+            names = tuple(map(str, arrays["names"].tolist()))
+            values = arrays["max_act"].astype(np.float32)
+            if values.shape != (arrays["image"].shape if "image" in arrays else (len(names), len(maps))):
+                raise ValueError("shapes do not fit")
+            if "image" not in arrays:
+                return cls.of_all(maps, names, values)
+            images = arrays["image"].astype(np.int32)
+            if images.shape[1] != len(maps) or not ((images >= 0) & (images < len(names))).all():
+                raise ValueError("indices do not fit")
+            return cls(maps, names, images.T, values.T)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise UserError(f"{path} does not hold activation rankings: make it anew with {MAKE}") from error
+
+
+class _MapValues:
+    """Values of some maps on the fakes among the images of a pass.
+
+    Args:
+        forward: Forward passes shared with other collectors.
+        maps: M feature maps.
+        image_set: The images of the pass; `names` are its fakes, in its order.
+    """
+
+    def __init__(self, forward: SharedForward, maps: Sequence[FeatureMap], image_set: ImageSet) -> None:
+        self.maps = tuple(maps)
+        fakes = [place for place, item in enumerate(image_set.items) if item.label == FAKE]
+        self.names = tuple(image_set.items[place].name for place in fakes)
+        self._numbers = {place: number for number, place in enumerate(fakes)}
         self._forward = forward
-        self._maps = maps
         self._columns: Tensor | None = None
         forward.request("rgb", by_layer((fmap.layer, fmap.index) for fmap in maps))
 
-    def of(self, batch: PassBatch) -> Tensor:
-        """(N, maps) float32 on the device of the network.
+    def of(self, batch: PassBatch) -> tuple[list[int], Tensor]:
+        """Numbers of the fakes of a batch among all fakes, and their values (fakes, M) float32 on the network's device.
 
         Raises:
             UserError: A value that is not a finite number.
@@ -43,85 +144,48 @@ class _MapValues:
         if self._columns is None:
             self._columns = self._places(observation).to(everything.device)
         values = everything.index_select(1, self._columns)
-        if not bool(torch.isfinite(values).all()):
-            row, column = torch.nonzero(~torch.isfinite(values))[0].tolist()
-            raise UserError(
-                f"{batch.items[row].path}: feature map {self._maps[column].key} has no finite maximum: "
-                "check the checkpoint, or use --precision fp32"
-            )
-        return values
+        rows = [row for row, place in enumerate(batch.positions) if place in self._numbers]
+        values = finite(values, batch, "the largest value of a feature map")
+        return [self._numbers[batch.positions[row]] for row in rows], values[rows] if len(rows) < len(
+            values
+        ) else values
 
     def _places(self, observation: Observation) -> Tensor:
         pairs = [(layer, index) for layer, indices in observation.indices.items() for index in indices]
         places = {pair: place for place, pair in enumerate(pairs)}
-        return torch.tensor([places[fmap.layer, fmap.index] for fmap in self._maps])
+        return torch.tensor([places[fmap.layer, fmap.index] for fmap in self.maps])
 
 
-class MaxActivations:
-    """The value of each map on each image; 4 bytes for each pair of the two.
-
-    Args:
-        forward: Forward passes shared with other collectors.
-        maps: Feature maps.
-        image_set: The images of the pass.
-    """
-
-    name = "max_activations"
+class MaxActivations(_MapValues, PerImage):
+    """The value of each map on each fake; 4 bytes for each pair of the two."""
 
     def __init__(self, forward: SharedForward, maps: Sequence[FeatureMap], image_set: ImageSet) -> None:
-        self.maps = tuple(maps)
-        self._image_set = image_set
-        self._map_values = _MapValues(forward, self.maps)
-        self._values = np.full((len(image_set), len(self.maps)), np.nan, dtype=np.float32)
+        _MapValues.__init__(self, forward, maps, image_set)
+        PerImage.__init__(self, len(self.names), (len(self.maps),), np.float32)
 
     def update(self, batch: PassBatch) -> None:
         """Add a batch."""
-        self._values[list(batch.batch.positions)] = self._map_values.of(batch).cpu().numpy()
+        numbers, values = self.of(batch)
+        self.put(numbers, values.cpu().numpy())
 
-    def state(self) -> State:
-        """Values, (images, maps) float32; NaN where an image has not been seen."""
-        return {"values": self._values.copy()}
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replace what was collected by a saved state."""
-        self._values = state["values"].copy()
-
-    def merge(self, state: Mapping[str, np.ndarray]) -> None:
-        """Add the state of a collector that saw other images of the same set."""
-        seen = ~np.isnan(state["values"]).all(axis=1)
-        self._values[seen] = state["values"][seen]
-
-    def result(self, source: Source | None = None) -> ActivationRankings:
-        """Rankings of all images that were seen; `source` is kept with them."""
-        seen = ~np.isnan(self._values).all(axis=1)
-        names = [self._image_set.items[position].name for position in np.flatnonzero(seen)]
-        return ActivationRankings.of_all(self.maps, names, self._values[seen], source)
+    def result(self) -> RankedImages:
+        """Rankings of all images that were seen."""
+        names = [self.names[number] for number in np.flatnonzero(self.seen)]
+        return RankedImages.of_all(self.maps, names, self.values[self.seen])
 
 
-class TopActivations:
-    """The n images that excite each map most; memory does not grow with the number of images.
-
-    Args:
-        forward: Forward passes shared with other collectors.
-        maps: Feature maps.
-        image_set: The images of the pass.
-        count: n, at least 1.
-    """
-
-    name = "top_activations"
+class TopActivations(_MapValues):
+    """The n fakes that excite each map most; memory does not grow with the number of images."""
 
     def __init__(self, forward: SharedForward, maps: Sequence[FeatureMap], image_set: ImageSet, count: int) -> None:
-        self.maps = tuple(maps)
-        self._image_set = image_set
-        self._map_values = _MapValues(forward, self.maps)
-        self._count = min(count, len(image_set))
-        self._best = torch.full((len(self.maps), 0), 0, dtype=torch.int64)
+        super().__init__(forward, maps, image_set)
+        self._count = min(count, len(self.names))
+        self._best = torch.zeros((len(self.maps), 0), dtype=torch.int64)
 
     def update(self, batch: PassBatch) -> None:
         """Add a batch."""
-        values = self._map_values.of(batch).T
-        positions = torch.tensor(batch.batch.positions, device=values.device)
-        self._add(_packed(values, positions))
+        numbers, values = self.of(batch)
+        self._add(_packed(values.T, torch.tensor(numbers, dtype=torch.int64, device=values.device)))
 
     def _add(self, candidates: Tensor) -> None:
         both = torch.cat([self._best.to(candidates.device), candidates], dim=1)
@@ -139,13 +203,13 @@ class TopActivations:
         """Add the state of a collector that saw other images of the same set."""
         self._add(torch.from_numpy(state["best"].copy()))
 
-    def result(self, source: Source | None = None) -> ActivationRankings:
-        """Rankings of the images kept; `source` is kept with them."""
-        values, positions = _unpacked(self._best.cpu())
-        used, images = np.unique(positions, return_inverse=True)
-        names = tuple(self._image_set.items[position].name for position in used)
-        ranked = images.reshape(positions.shape).astype(np.int32)
-        return ActivationRankings(self.maps, names, ranked, values, False, source or Source())
+    def result(self) -> RankedImages:
+        """Rankings of the images kept."""
+        values, numbers = _unpacked(self._best.cpu())
+        used, images = np.unique(numbers, return_inverse=True)
+        names = tuple(self.names[number] for number in used)
+        ranked = images.reshape(numbers.shape).astype(np.int32)
+        return RankedImages(self.maps, names, ranked, values)
 
 
 def _packed(values: Tensor, positions: Tensor) -> Tensor:

@@ -2,25 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from fmap_ranking.names import FeatureMap
 from images.sets import ImageItem
 from lrp import Explainer
-from passes.one_pass import PassBatch, State
-from patch_extraction.boxes import Box, bounding_box
-from patch_extraction.rankings import ActivationRankings
+from passes.one_pass import PassBatch, PerImage
+from passes.shared_forward import SharedForward
+from patch_extraction.activations import RankedImages
 from utils.errors import UserError
+
+_PERCENTILE = 75
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What is known of a patch besides its pixels.
+class Box:
+    """First and last row and column, inclusive.
+
+    >>> Box(1, 2, 0, 3).cut(np.zeros((5, 5, 3))).shape
+    (2, 4, 3)
+    """
+
+    row_min: int
+    row_max: int
+    col_min: int
+    col_max: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.row_max - self.row_min + 1, self.col_max - self.col_min + 1
+
+    def cut(self, image: np.ndarray, *, half_open: bool = False) -> np.ndarray:
+        """The part of an image (H, W, ...), at least one pixel.
+
+        Args:
+            image: What to cut from.
+            half_open: Leave out the last row and column, as the published code does.
+        """
+        extra = 0 if half_open else 1
+        rows = slice(self.row_min, max(self.row_max + extra, self.row_min + 1))
+        return image[rows, self.col_min : max(self.col_max + extra, self.col_min + 1)]
+
+
+def bounding_box(relevance: np.ndarray) -> Box:
+    """The box around the strongest relevance, as in the published code.
+
+    Negative relevance is set to 0 and the rest scaled to at most 1. Pixels up to the 75th percentile are set to 0, the
+    percentile is taken again of the result, and the box holds all pixels above it. Without any positive relevance it
+    is the whole image.
+
+    Args:
+        relevance: (H, W), summed over colours.
+
+    Raises:
+        ValueError: relevance that is not finite.
+    """
+    if not np.isfinite(relevance).all():
+        raise ValueError("relevance is not finite")
+    positive = np.maximum(relevance, 0)
+    height, width = relevance.shape
+    if not positive.any():
+        return Box(0, height - 1, 0, width - 1)
+    positive = positive / positive.max()
+    kept = np.where(positive <= np.percentile(positive, _PERCENTILE), 0, positive)
+    mask = kept > np.percentile(kept, _PERCENTILE)
+    if not mask.any():
+        # Equal relevance on most of the image leaves nothing above its own percentile.
+        mask = positive > 0
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return Box(int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1]))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A row of the table of a map.
 
     Attributes:
+        rank: 1 for the most activating image.
+        path: The image, below the data set folder.
+        max_act: Maximum of the raw output of the convolution.
         row_min, row_max, col_min, col_max: The box, inclusive, in pixels of the image.
         height, width: Of the image.
         start_row, start_col: Pixel of the map where the relevance starts.
@@ -28,8 +94,13 @@ class Numbers:
         relevance_max: Largest absolute relevance of a pixel, summed over colours.
         relevance_sum: Sum over the image.
         positive_pixels: Number of pixels with positive relevance.
+        start_tensor: Where the relevance starts.
+        patch, image: The pictures, as seen from the table.
     """
 
+    rank: int
+    path: str
+    max_act: float
     row_min: int
     row_max: int
     col_min: int
@@ -42,15 +113,20 @@ class Numbers:
     relevance_max: float
     relevance_sum: float
     positive_pixels: int
+    start_tensor: str
+    patch: str
+    image: str
 
     @property
     def box(self) -> Box:
-        """The box."""
+        """The box in the image."""
         return Box(self.row_min, self.row_max, self.col_min, self.col_max)
 
 
-NUMBERS = tuple(field.name for field in fields(Numbers))
-_INTEGERS = frozenset(NUMBERS) - {"start_value", "relevance_max", "relevance_sum"}
+NUMBERS = tuple(field.name for field in fields(Patch))[3:15]
+_FRACTIONS = frozenset({"start_value", "relevance_max", "relevance_sum"})
+# Relevance starts in the tensor that is propagated, not in the raw one that images are ranked by.
+START_TENSOR = "convolution with batch norm"
 
 
 @dataclass(frozen=True)
@@ -63,119 +139,122 @@ class Wanted:
     max_act: float
 
 
-def wanted_patches(rankings: ActivationRankings, maps: Sequence[FeatureMap], count: int) -> list[list[Wanted]]:
+def wanted_patches(rankings: RankedImages, maps: Sequence[FeatureMap], count: int) -> list[Wanted]:
     """For each map the `count` most activating images, or all there are."""
     return [
-        [Wanted(row, rank, name, value) for rank, (name, value) in enumerate(rankings.of(fmap, count), start=1)]
+        Wanted(row, rank, image.name, image.max_act)
         for row, fmap in enumerate(maps)
+        for rank, image in enumerate(rankings.of(fmap, count), start=1)
     ]
 
 
-KeepPatch = Callable[[Wanted, np.ndarray], None]
-KeepImage = Callable[[ImageItem, np.ndarray], None]
+class Made(NamedTuple):
+    """A patch that was made, and the checksums of its pictures."""
+
+    wanted: Wanted
+    patch: Patch
+    patch_checksum: int
+    image_checksum: int
 
 
-class PatchCollector:
+KeepPatch = Callable[[Wanted, np.ndarray], int]
+KeepImage = Callable[[ImageItem, np.ndarray], int]
+
+
+class PatchCollector(PerImage):
     """Explains the largest activation of each map in each of its images, and cuts the patch out.
 
     Args:
         explainer: Of the detector.
+        forward: Gives the network's input.
         maps: Feature maps.
-        wanted: For each map the patches to make.
-        keep_patch: Called as keep_patch(wanted, patch (h, w, 3) uint8).
-        keep_image: Called as keep_image(item, image (H, W, 3) uint8), once for each image.
+        wanted: The patches to make; other images of the pass are passed over.
+        keep_patch: Keeps a patch (h, w, 3) uint8; returns a checksum below 2**53 of what was kept.
+        keep_image: The same for an image (H, W, 3) uint8, called once for each.
         batch_size: Most maps to explain at once.
     """
-
-    name = "patches"
 
     def __init__(
         self,
         explainer: Explainer,
+        forward: SharedForward,
         maps: Sequence[FeatureMap],
-        wanted: Sequence[Sequence[Wanted]],
+        wanted: Sequence[Wanted],
         *,
         keep_patch: KeepPatch,
         keep_image: KeepImage,
         batch_size: int = 16,
     ) -> None:
-        self.explainer = explainer
-        self.maps = tuple(maps)
-        self.wanted = [list(of_map) for of_map in wanted]
+        super().__init__(len(wanted), (len(NUMBERS) + 2,))  # of each patch, with the two checksums
+        self._explainer, self._forward = explainer, forward
+        self._maps, self._wanted = tuple(maps), list(wanted)
         self._keep_patch, self._keep_image = keep_patch, keep_image
         self._batch_size = batch_size
-        self._of_image: dict[str, list[Wanted]] = {}
-        for of_map in self.wanted:
-            for patch in of_map:
-                self._of_image.setdefault(patch.name, []).append(patch)
-        most = max((len(of_map) for of_map in self.wanted), default=0)
-        self._numbers = np.full((len(self.maps), most, len(NUMBERS)), np.nan)
+        self._of_image: dict[str, list[int]] = {}
+        for number, patch in enumerate(self._wanted):
+            self._of_image.setdefault(patch.name, []).append(number)
 
     def update(self, batch: PassBatch) -> None:
         """Make all patches of the images of a batch."""
-        of_layer: dict[str, dict[tuple[int, int], Wanted]] = {}
-        for sample, item in enumerate(batch.items):
-            for patch in self._of_image[item.name]:
-                fmap = self.maps[patch.row]
-                of_layer.setdefault(fmap.layer, {})[sample, fmap.index] = patch
-        images = batch.images.permute(0, 2, 3, 1).cpu().numpy()
-        for item, image in zip(batch.items, images, strict=True):
-            self._keep_image(item, image)
-        pairs = {layer: list(patches) for layer, patches in of_layer.items()}
-        for found in self.explainer.explain_feature_maps(batch.inputs, pairs, batch_size=self._batch_size):
+        rows = [row for row, item in enumerate(batch.items) if item.name in self._of_image]
+        if not rows:
+            return
+        items = [batch.items[row] for row in rows]
+        images = batch.images[rows].permute(0, 2, 3, 1).cpu().numpy()
+        checksums = [self._keep_image(item, image) for item, image in zip(items, images, strict=True)]
+        of_layer: dict[str, dict[tuple[int, int], int]] = {}
+        for sample, item in enumerate(items):
+            for number in self._of_image[item.name]:
+                fmap = self._maps[self._wanted[number].row]
+                of_layer.setdefault(fmap.layer, {})[sample, fmap.index] = number
+        inputs = self._forward.inputs(batch)
+        inputs = inputs if len(rows) == len(inputs) else inputs[torch.tensor(rows, device=inputs.device)]
+        pairs = {layer: list(numbers) for layer, numbers in of_layer.items()}
+        for found in self._explainer.explain_feature_maps(inputs, pairs, batch_size=self._batch_size):
             relevance = found.relevance.float().sum(1).cpu().numpy()
             places = zip(found.samples.tolist(), found.channels.tolist(), strict=True)
             starts = zip(found.row.tolist(), found.column.tolist(), found.value.float().tolist(), strict=True)
             for pixels, (sample, channel), start in zip(relevance, places, starts, strict=True):
-                patch = of_layer[found.layer][sample, channel]
-                self._add(patch, images[sample], pixels, start)
+                number = of_layer[found.layer][sample, channel]
+                box, numbers = self._numbers(self._wanted[number], pixels)
+                picture = box.cut(images[sample], half_open=self._explainer.published)
+                checksum = self._keep_patch(self._wanted[number], picture)
+                numbers |= dict(zip(("start_row", "start_col", "start_value"), start, strict=True))
+                self.put([number], np.array([*(numbers[name] for name in NUMBERS), checksum, checksums[sample]]))
 
-    def _add(self, patch: Wanted, image: np.ndarray, relevance: np.ndarray, start: tuple[int, int, float]) -> None:
+    def _numbers(self, patch: Wanted, relevance: np.ndarray) -> tuple[Box, dict[str, float]]:
         try:
             box = bounding_box(relevance)
         except ValueError as error:
             raise UserError(
-                f"{patch.name}: relevance of feature map {self.maps[patch.row].key} is not finite: "
+                f"{patch.name}: relevance of feature map {self._maps[patch.row].key} is not finite: "
                 "check the checkpoint, or use --precision fp32"
             ) from error
         height, width = relevance.shape
-        numbers = Numbers(
+        return box, {
             **asdict(box),
-            height=height,
-            width=width,
-            start_row=start[0],
-            start_col=start[1],
-            start_value=start[2],
-            relevance_max=float(np.abs(relevance).max()),
-            relevance_sum=float(relevance.sum(dtype=np.float64)),
-            positive_pixels=int((relevance > 0).sum()),
-        )
-        self._numbers[patch.row, patch.rank - 1] = astuple(numbers)
-        self._keep_patch(patch, box.cut(image, half_open=self.explainer.published))
+            "height": height,
+            "width": width,
+            "relevance_max": float(np.abs(relevance).max()),
+            "relevance_sum": float(relevance.sum(dtype=np.float64)),
+            "positive_pixels": int((relevance > 0).sum()),
+        }
 
-    def result(self) -> list[list[tuple[Wanted, Numbers]]]:
-        """For each map its patches by rank; those whose image was left out are missing."""
-        return [
-            [(patch, numbers) for patch in of_map if (numbers := self._numbers_of(patch)) is not None]
-            for of_map in self.wanted
-        ]
-
-    def _numbers_of(self, patch: Wanted) -> Numbers | None:
-        row = self._numbers[patch.row, patch.rank - 1]
-        if np.isnan(row).all():
-            return None
-        values = zip(NUMBERS, row.tolist(), strict=True)
-        return Numbers(**{name: int(value) if name in _INTEGERS else value for name, value in values})
-
-    def state(self) -> State:
-        """The numbers of all patches, (maps, ranks, numbers) float64; NaN where one has not been made."""
-        return {"numbers": self._numbers.copy()}
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replace the numbers by a saved state."""
-        self._numbers = state["numbers"].copy()
-
-    def merge(self, state: Mapping[str, np.ndarray]) -> None:
-        """Add the state of a collector that saw other images."""
-        made = ~np.isnan(state["numbers"])
-        self._numbers[made] = state["numbers"][made]
+    def result(self) -> list[Made]:
+        """The patches that were made, by map and rank; those whose image was left out are missing."""
+        made = []
+        for number in np.flatnonzero(self.seen):
+            wanted, (*values, patch_checksum, image_checksum) = self._wanted[number], self.values[number].tolist()
+            known = zip(NUMBERS, values, strict=True)
+            numbers: dict[str, Any] = {name: value if name in _FRACTIONS else int(value) for name, value in known}
+            patch = Patch(
+                rank=wanted.rank,
+                path=wanted.name,
+                max_act=wanted.max_act,
+                **numbers,
+                start_tensor=START_TENSOR,
+                patch=f"{wanted.rank}.png",
+                image=f"../images/{wanted.name}.png",
+            )
+            made.append(Made(wanted, patch, int(patch_checksum), int(image_checksum)))
+        return made

@@ -13,9 +13,9 @@ from attribution.outputs import AttributionWriter, select_images
 from images.bundled_photos import bundled_photos
 from images.decoding import decode_image
 from images.sets import find_loose_images
-from utils.contact_sheets import ContactSheets
 from utils.errors import UserError
 from utils.files import read_npz
+from utils.pictures import ContactSheets
 
 
 def arguments(**given: Any) -> Namespace:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.contact_sheets import ContactSheets
 from utils.figures import FAKE, REAL, new_figure, save_figure, save_picture
+from utils.pictures import ContactSheets
 
 DRAW = """
 import sys

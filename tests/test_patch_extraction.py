@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fmap_ranking.locate import find_ranking
 from PIL import Image
 from torch import Tensor
 
@@ -14,18 +13,22 @@ from detectors.detector import Detector
 from detectors.feature_maps import Observation
 from detectors.networks import build_model, get_architecture
 from fmap_ranking.names import FeatureMap
+from images.choice import Reading
 from images.decoding import Crop
 from images.sets import ImageItem, ImageSet
 from lrp import Explainer
+from passes.analysis import Subject
 from passes.one_pass import run_pass
-from patch_extraction.activations import MaxActivations, TopActivations
-from patch_extraction.boxes import Box, bounding_box
-from patch_extraction.collages import plot_overview
-from patch_extraction.files import MapPatches, Patch, PatchFiles
-from patch_extraction.patches import Numbers, PatchCollector, Wanted, wanted_patches
-from patch_extraction.rankings import ActivationRankings, Source
-from patch_extraction.selection import select_maps
+from passes.options import RunOptions
+from passes.shared_forward import SharedForward
+from patch_extraction.activations import MaxActivations, RankedImages, TopActivations
+from patch_extraction.analyses import choose_maps
+from patch_extraction.collages import draw_pages
+from patch_extraction.files import MapPatches, PatchFiles
+from patch_extraction.options import ActivationOptions, MapChoice
+from patch_extraction.patches import NUMBERS, Box, Made, Patch, PatchCollector, Wanted, bounding_box, wanted_patches
 from utils.errors import UserError
+from utils.provenance import Origin, write_record
 
 MAPS = (FeatureMap("a", 1, 3), FeatureMap("b", 0, 2), FeatureMap("a", 0, 3))
 OBSERVED = {"a": [0, 1, 2], "b": [0, 1]}
@@ -41,18 +44,19 @@ class FakeForward:
         assert maps == {"a": [0, 1], "b": [0]}
 
     def of(self, batch: SimpleNamespace) -> Observation:
-        values = self.values[list(batch.batch.positions)]
+        values = self.values[list(batch.positions)]
         return Observation(OBSERVED, {"a": values[:, :3], "b": values[:, 3:]}, None)
 
 
-def images(count: int) -> ImageSet:
-    return ImageSet(Path("x"), tuple(ImageItem(Path(f"x/{i}"), f"gan/{i}.png", 1, "", "gan") for i in range(count)))
+def images(count: int, reals: tuple[int, ...] = ()) -> ImageSet:
+    return ImageSet(
+        Path("x"),
+        tuple(ImageItem(Path(f"x/{i}"), f"gan/{i}.png", int(i not in reals), "", "gan") for i in range(count)),
+    )
 
 
 def batch(*positions: int) -> SimpleNamespace:
-    return SimpleNamespace(
-        batch=SimpleNamespace(positions=positions), items=[images(99).items[position] for position in positions]
-    )
+    return SimpleNamespace(positions=positions, items=[images(99).items[position] for position in positions])
 
 
 def tied_values(count: int = 11) -> np.ndarray:
@@ -62,9 +66,16 @@ def tied_values(count: int = 11) -> np.ndarray:
     return values
 
 
-def by_hand(values: np.ndarray, column: int, count: int | None = None) -> list[tuple[str, float]]:
-    order = sorted(range(len(values)), key=lambda image: (-values[image, column], image))
+Ranked = list[tuple[str, float]]
+
+
+def by_hand(values: np.ndarray, column: int, count: int | None = None, without: tuple[int, ...] = ()) -> Ranked:
+    order = sorted(set(range(len(values))) - set(without), key=lambda image: (-values[image, column], image))
     return [(f"gan/{image}.png", float(values[image, column])) for image in order[:count]]
+
+
+def of(rankings: RankedImages, fmap: FeatureMap, count: int | None = None) -> Ranked:
+    return [(image.name, image.max_act) for image in rankings.of(fmap, count)]
 
 
 @pytest.mark.parametrize("count", [1, 4, 11, 50])
@@ -77,10 +88,23 @@ def test_rankings_are_descending_and_ties_keep_the_order_of_the_images(count: in
         full.update(batch(*positions))  # type: ignore[arg-type]
         top.update(batch(*positions))  # type: ignore[arg-type]
     for fmap, column in zip(MAPS, (1, 3, 0), strict=True):
-        assert full.result().of(fmap) == by_hand(values, column)
-        assert full.result().of(fmap, count) == by_hand(values, column, count)
-        assert top.result().of(fmap) == by_hand(values, column, count)
+        assert of(full.result(), fmap) == by_hand(values, column)
+        assert of(full.result(), fmap, count) == by_hand(values, column, count)
+        assert of(top.result(), fmap) == by_hand(values, column, count)
     assert top.state()["best"].shape == (3, min(count, 11))
+
+
+def test_reals_of_a_shared_pass_are_passed_over() -> None:
+    values, reals = tied_values(), (0, 3, 7)
+    mixed = images(11, reals)
+    full = MaxActivations(FakeForward(values), MAPS, mixed)  # type: ignore[arg-type]
+    top = TopActivations(FakeForward(values), MAPS, mixed, 4)  # type: ignore[arg-type]
+    for positions in ((8, 3), (0,), (1, 2, 10), (4, 5, 6, 7, 9)):
+        full.update(batch(*positions))  # type: ignore[arg-type]
+        top.update(batch(*positions))  # type: ignore[arg-type]
+    for fmap, column in zip(MAPS, (1, 3, 0), strict=True):
+        assert of(full.result(), fmap) == by_hand(values, column, without=reals)
+        assert of(top.result(), fmap) == by_hand(values, column, 4, reals)
 
 
 @pytest.mark.parametrize("count", [None, 3])
@@ -103,7 +127,7 @@ def test_halves_merge_and_resume_to_the_whole(count: int | None) -> None:
     second.merge(first.state())
     for other in (second, resumed):
         for fmap in MAPS:
-            assert other.result().of(fmap) == whole.result().of(fmap)
+            assert of(other.result(), fmap) == of(whole.result(), fmap)
 
 
 @pytest.mark.parametrize("kind", [MaxActivations, TopActivations])
@@ -112,14 +136,13 @@ def test_values_that_are_no_numbers_are_refused(kind: type) -> None:
     values[2, 3] = np.nan
     arguments = () if kind is MaxActivations else (2,)
     collector = kind(FakeForward(values), MAPS, images(11), *arguments)
-    with pytest.raises(UserError, match=r"x/2: feature map b\.#0\(T=2\) has no finite maximum"):
+    with pytest.raises(UserError, match="x/2: the largest value of a feature map is not a finite number"):
         collector.update(batch(1, 2))
 
 
 @pytest.mark.parametrize("count", [None, 2])
 def test_rankings_survive_writing_and_reading(tmp_path: Path, count: int | None) -> None:
     values = tied_values()
-    source = Source("abc", "/data", "center")
     forward = FakeForward(values)
     collector = (
         MaxActivations(forward, MAPS, images(11))  # type: ignore[arg-type]
@@ -127,13 +150,12 @@ def test_rankings_survive_writing_and_reading(tmp_path: Path, count: int | None)
         else TopActivations(forward, MAPS, images(11), count)  # type: ignore[arg-type]
     )
     collector.update(batch(*(range(9))))  # type: ignore[arg-type]
-    written = collector.result(source)
+    written = collector.result()
     written.write(tmp_path / "r.npz")
-    read = ActivationRankings.read(tmp_path / "r.npz")
-    assert read.source == source
+    read = RankedImages.read(tmp_path / "r.npz")
     for fmap in MAPS:
-        assert read.of(fmap) == written.of(fmap)
-        assert len(read.of(fmap)) == (count or 9)
+        assert of(read, fmap) == of(written, fmap)
+        assert len(of(read, fmap)) == (count or 9)
     with np.load(tmp_path / "r.npz") as arrays:
         if count is None:
             np.testing.assert_array_equal(arrays["max_act"], values[:9, [1, 3, 0]])
@@ -160,15 +182,7 @@ def test_damaged_rankings_are_refused(tmp_path: Path, change: dict[str, np.ndarr
     with np.load(path) as arrays:
         np.savez(path, **{**arrays, **change})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"get_max_activation_rankings\.py"):
-        ActivationRankings.read(path)
-
-
-def test_missing_rankings_name_the_command(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"make them with get_max_activation_rankings\.py"):
-        ActivationRankings.read(tmp_path / "none.npz")
-    rankings = ActivationRankings.of_all(MAPS[:1], ["a"], np.zeros((1, 1), np.float32))
-    with pytest.raises(UserError, match=r"no ranking of b\.#0\(T=2\) \(2 missing\): run get_max_activation_rankings"):
-        rankings.require(MAPS, Path("r.npz"))
+        RankedImages.read(path)
 
 
 def test_box_holds_the_pixels_above_the_percentile() -> None:
@@ -229,7 +243,7 @@ def inputs() -> Tensor:
 def test_maps_of_several_layers_are_explained_as_one_by_one(
     detector: Detector, inputs: Tensor, batch_size: int, published: bool
 ) -> None:
-    explainer = Explainer(detector.model, published=published)
+    explainer = detector.explainer(published=published)
     wanted = {
         "conv1": [(1, 5), (0, 5)],
         "layer3.0.conv2": [(0, 200), (0, 3), (1, 200), (1, 7)],
@@ -255,7 +269,7 @@ def test_maps_of_several_layers_are_explained_as_one_by_one(
 
 
 def test_relevance_starts_at_the_largest_pixel_of_the_folded_map(detector: Detector, inputs: Tensor) -> None:
-    explainer = Explainer(detector.model)
+    explainer = detector.explainer()
     relevance, value, place = explainer.explain_feature_map(inputs, "conv1", [7, 7])
     folded = detector.model.bn1(detector.model.conv1(inputs))[:, 7]  # type: ignore[operator]
     for sample in range(2):
@@ -272,7 +286,7 @@ def test_relevance_starts_at_the_largest_pixel_of_the_folded_map(detector: Detec
 def picture_set(tmp_path: Path) -> ImageSet:
     generator = np.random.default_rng(0)
     items = []
-    for number, shape in enumerate([(64, 48, 3), (64, 48, 3), (40, 56, 3)]):
+    for number, shape in enumerate([(64, 48, 3), (64, 48, 3), (40, 56, 3), (40, 56, 3)]):
         name = f"gan/1_fake/{number}.png"
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,134 +307,189 @@ class CountingExplainer(Explainer):
 
 def test_each_image_is_run_forwards_once_for_all_maps(detector: Detector, picture_set: ImageSet) -> None:
     maps = (FeatureMap("conv1", 3, 64), FeatureMap("layer2.0.conv1", 8, 128), FeatureMap("conv1", 60, 64))
-    names = [item.name for item in picture_set.items]
+    names = [item.name for item in picture_set.items[:3]]
     values = np.random.default_rng(5).random((3, 3)).astype(np.float32)
-    wanted = wanted_patches(ActivationRankings.of_all(maps, names, values), maps, 3)
+    wanted = wanted_patches(RankedImages.of_all(maps, names, values), maps, 3)
     explainer = CountingExplainer(detector.model)
     seen: list[str] = []
     pictures: dict[tuple[int, int], np.ndarray] = {}
 
-    def keep_patch(patch: Wanted, picture: np.ndarray) -> None:
+    def keep_patch(patch: Wanted, picture: np.ndarray) -> int:
         pictures[patch.row, patch.rank] = picture
+        return 10 * patch.row + patch.rank
 
-    collector = PatchCollector(
-        explainer, maps, wanted, keep_patch=keep_patch, keep_image=lambda item, _: seen.append(item.name), batch_size=2
-    )
-    run_pass(
-        picture_set,
-        [collector],
-        preprocess=detector.inputs,
-        device=detector.device,
-        batch_size=2,
-        crop=Crop("none"),
-    )
+    def keep_image(item: ImageItem, picture: np.ndarray) -> int:
+        seen.append(item.name)
+        return len(item.name)
+
+    def collector() -> PatchCollector:
+        forward = SharedForward(detector)
+        keep = {"keep_patch": keep_patch, "keep_image": keep_image}
+        return PatchCollector(explainer, forward, maps, wanted, batch_size=2, **keep)  # type: ignore[arg-type]
+
+    whole = collector()
+    run_pass(picture_set, {"patches": whole}, device=detector.device, batch_size=2, crop=Crop("none"))
+    # the fourth image is not wanted
     assert explainer.images == 3
     assert seen == names
-    assert len(pictures) == 9
-    for row, of_map in enumerate(collector.result()):
-        assert [patch.max_act for patch, _ in of_map] == sorted(values[:, row].tolist(), reverse=True)
-        for patch, numbers in of_map:
-            assert pictures[row, patch.rank].shape[:2] == numbers.box.size
-            assert (numbers.height, numbers.width) == ((40, 56) if patch.name.endswith("2.png") else (64, 48))
-    half = PatchCollector(explainer, maps, wanted, keep_patch=keep_patch, keep_image=lambda *_: None)
-    half.load_state(collector.state())
-    half._numbers[1] = np.nan
-    assert half.result()[1] == []
-    half.merge(collector.state())
-    assert half.result() == collector.result()
+    assert len(pictures) == len(whole.result()) == 9
+    for made in whole.result():
+        wanted_, patch = made.wanted, made.patch
+        assert pictures[wanted_.row, wanted_.rank].shape[:2] == patch.box.size
+        assert (patch.height, patch.width) == ((40, 56) if patch.path.endswith("2.png") else (64, 48))
+        assert (made.patch_checksum, made.image_checksum) == (10 * wanted_.row + wanted_.rank, len(wanted_.name))
+        assert patch.max_act == sorted(values[:, wanted_.row].tolist(), reverse=True)[wanted_.rank - 1]
+    parts = [collector(), collector()]
+    for number, part in enumerate(parts):
+        some = picture_set.subset([0, 1] if number else [2, 3])
+        run_pass(some, {"patches": part}, device=detector.device, batch_size=2, crop=Crop("none"))
+    resumed = collector()
+    resumed.load_state(parts[0].state())
+    assert len(resumed.result()) == 3
+    resumed.merge(parts[1].state())
+    assert resumed.result() == whole.result()
 
 
-def numbers(**changes: float) -> Numbers:
-    return Numbers(**{**dict.fromkeys(Numbers.__dataclass_fields__, 1), **changes})  # type: ignore[arg-type]
+def patch(rank: int = 1, path: str = "gan/1.png", max_act: float = 1.25, **changes: float) -> Patch:
+    numbers = {**dict.fromkeys(NUMBERS, 1), **changes}
+    return Patch(rank, path, max_act, **numbers, start_tensor="t", patch=f"{rank}.png", image="i")  # type: ignore[arg-type]
+
+
+CONV = (FeatureMap("conv1", 3, 64), FeatureMap("conv1", 4, 64))
+
+
+def written(files: PatchFiles, patches: dict[int, list[Patch]], weights: str = "abc") -> None:
+    """Files as an analysis writes them, by number of the map."""
+    made = []
+    for row, of_map in patches.items():
+        for entry in of_map:
+            wanted = Wanted(row, entry.rank, entry.path, entry.max_act)
+            picture = np.full((2, 3, 3), entry.rank, np.uint8)
+            image = files.write_image(ImageItem(Path(entry.path), entry.path, 1, "", "gan"), picture)
+            made.append(Made(wanted, entry, files.write_patch(CONV[row], entry.rank, picture), image))
+    contents = files.write_tables(CONV[: max(patches) + 1], (0.5, None)[: max(patches) + 1], made)
+    write_record([files.index], Origin(1, {"weights": weights}, {"tag": files.tag}), contents=contents)
 
 
 def test_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
-    files = PatchFiles(tmp_path, "resnet18", "gan")
-    maps = (FeatureMap("conv1", 3, 64), FeatureMap("conv1", 4, 64))
-    rows = [
-        [(Wanted(0, 1, "gan/a,b.png", 1.25), numbers(start_value=-0.1)), (Wanted(0, 2, "gan/ü.png", -1e-9), numbers())],
-        [],
-    ]
-    for stale in ("3.png", "note.png"):
-        files.picture(maps[0], 3).with_name(stale).parent.mkdir(parents=True, exist_ok=True)
-        files.picture(maps[0], 3).with_name(stale).touch()
-    files.write_tables(maps, (0.5, None), rows)
-    assert sorted(path.name for path in files.folder(maps[0]).iterdir()) == ["note.png", "patches.csv"]
-    header = files.table(maps[0]).read_text().splitlines()[0]
+    files = PatchFiles(tmp_path / "p", "0.5")
+    rows = [patch(1, "gan/a,b.png", start_value=-0.1), patch(2, "gan/ü.png", -1e-9)]
+    written(files, {0: rows, 1: []})
+    header = files.table(CONV[0]).read_text().splitlines()[0]
     assert header.startswith("rank,path,max_act,row_min,row_max,col_min,col_max,")
     first, second = files.read()
-    assert (first.fmap, first.omega, second.fmap, second.omega, second.patches) == (maps[0], 0.5, maps[1], None, ())
-    assert [(patch.rank, patch.name, patch.max_act, patch.numbers) for patch in first.patches] == [
-        (wanted.rank, wanted.name, wanted.max_act, of) for wanted, of in rows[0]
-    ]
-    assert [entry.fmap for entry in files.read(1)] == [maps[0]]
-    files.remove_tables(maps)
-    with pytest.raises(UserError, match=r"no patches at .*maps\.csv: make them with extract_max"):
+    assert (first.fmap, first.omega, second.fmap, second.omega, second.patches) == (CONV[0], 0.5, CONV[1], None, ())
+    assert list(first.patches) == rows
+    assert [entry.fmap for entry in files.read(1)] == [CONV[0]]
+    assert files.read(weights="abc")
+    with pytest.raises(UserError, match="made with another checkpoint"):
+        files.read(weights="abd")
+    with pytest.raises(UserError, match=r"are of --blur_jpg 0\.5, not 0\.1"):
+        PatchFiles(files.root, "0.1").read()
+    files.remove_tables()
+    with pytest.raises(UserError, match=r"no .*maps\.csv: make it with extract_max"):
         files.read()
+
+
+def test_leftovers_of_an_earlier_run_go(tmp_path: Path) -> None:
+    files = PatchFiles(tmp_path / "p", "0.5")
+    written(files, {0: [patch(1), patch(2, "gan/2.png")], 1: [patch(1, "gan/a/3.png")]})
+    note = files.root / "conv1.#3" / "note.png"
+    note.touch()
+    written(files, {0: [patch(1)]})
+    here = {path.relative_to(files.root).as_posix() for path in files.root.rglob("*") if path.is_file()}
+    ours = {"conv1.#3/1.png", "conv1.#3/patches.csv", "images/gan/1.png.png", "maps.csv", "maps.csv.json"}
+    assert here == {*ours, "conv1.#3/note.png"}
+    assert not (files.root / "conv1.#4").exists()
+    assert not (files.root / "images/gan/a").exists()
+
+
+@pytest.mark.parametrize("name", ["conv1.#3/1.png", "images/gan/1.png.png", "conv1.#3/patches.csv"])
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_digest_tells_lost_and_changed_files(tmp_path: Path, name: str, lost: bool) -> None:
+    files = PatchFiles(tmp_path / "p", "0.5")
+    written(files, {0: [patch(1)]})
+    before, path = files.digest(), files.root / name
+    assert before == files.digest()
+    if lost:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert files.digest() != before
+
+
+def test_pictures_lost_on_the_way_are_noticed(tmp_path: Path) -> None:
+    files = PatchFiles(tmp_path / "p", "0.5")
+    checksum = files.write_patch(CONV[0], 1, np.zeros((2, 3, 3), np.uint8))
+    image = files.write_image(ImageItem(Path("x"), "gan/1.png", 1, "", "gan"), np.zeros((4, 4, 3), np.uint8))
+    made = Made(Wanted(0, 1, "gan/1.png", 1.25), patch(1), checksum, image)
+    files.picture(CONV[0], 1).write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.png was lost .* without --resume"):
+        files.write_tables(CONV[:1], (0.5,), [made])
+    assert not files.index.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("maps.csv", "key,", "name,", "does not have the columns"),
-        ("maps.csv", "(T=64)", "", "line 2: 'conv1.#3' is not a feature-map key"),
+        ("maps.csv", "key,", "name,", "lacks the column key"),
+        ("maps.csv", "0.5", "0.25", "is not what its record describes"),
         ("conv1.#3/patches.csv", "1.25", "much", "line 2: could not convert"),
-        ("conv1.#3/patches.csv", ",1.png", "", "does not have the columns"),
+        ("conv1.#3/patches.csv", ",1.png", "", "line 2: not as many cells as columns"),
     ],
 )
 def test_damaged_tables_are_named(tmp_path: Path, name: str, old: str, new: str, message: str) -> None:
-    files = PatchFiles(tmp_path, "resnet18", "gan")
-    files.write_tables((FeatureMap("conv1", 3, 64),), (0.5,), [[(Wanted(0, 1, "gan/1.png", 1.25), numbers())]])
+    files = PatchFiles(tmp_path / "p", "0.5")
+    written(files, {0: [patch(1)]})
     path = files.root / name
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(UserError, match=message.replace("(", r"\(")) as error:
+    with pytest.raises(UserError, match=message) as error:
         files.read()
     assert str(path) in str(error.value)
     assert "extract_max_activation_patches.py" in str(error.value)
 
 
 def test_overview_takes_as_many_pages_as_it_needs(tmp_path: Path) -> None:
-    Image.fromarray(np.full((3, 5, 3), 200, np.uint8)).save(tmp_path / "1.png")
-    patch = Patch(1, "a.png", 0.5, numbers(), tmp_path / "1.png", tmp_path / "1.png")
-    entries = [MapPatches(i + 1, FeatureMap("conv1", i, 64), None, (patch,)) for i in range(11)]
+    files = PatchFiles(tmp_path / "p", "0.5")
+    for number in range(11):
+        files.write_patch(FeatureMap("conv1", number, 64), 1, np.full((3, 5, 3), 200, np.uint8))
+    entries = [MapPatches(files, i + 1, FeatureMap("conv1", i, 64), None, (patch(1),)) for i in range(11)]
     stem = tmp_path / "pages" / "gan.v2"
-    written = plot_overview(entries, "gan.v2", "resnet18", stem)
-    assert [path.name for path in written] == ["gan.v2.pdf", "gan.v2.png", "gan.v2_2.png"]
-    assert written[0].read_bytes().count(b"/Type /Page ") == 2
-    assert len(plot_overview(entries[:2], "gan.v2", "resnet18", stem)) == 2
+    drawn = draw_pages(entries, "gan.v2", "resnet18", stem)
+    assert [path.name for path in drawn] == ["gan.v2.pdf", "gan.v2.png", "gan.v2_2.png"]
+    assert drawn[0].read_bytes().count(b"/Type /Page ") == 2
+    assert len(draw_pages(entries[:2], "gan.v2", "resnet18", stem)) == 2
     assert sorted(path.name for path in stem.parent.iterdir()) == ["gan.v2.pdf", "gan.v2.png"]
 
 
+def subject(detector: Detector, output: Path = Path("nowhere")) -> Subject:
+    return Subject(detector, "0.5", "gan", images(0), Reading(), RunOptions(output_dir=output))
+
+
 def test_selection_of_layers_and_of_all_maps(detector: Detector) -> None:
-    everything = select_maps(detector, "gan", "0.5", topk="all")
+    everything = choose_maps(subject(detector), MapChoice(topk="all"))
     assert len(everything.maps) == 4800
     assert (everything.maps[0].key, everything.maps[-1].key) == ("conv1.#0(T=64)", "layer4.1.conv2.#511(T=512)")
-    some = select_maps(detector, "gan", "0.5", layers=["layer1.0.conv1", "conv1"])
+    some = choose_maps(subject(detector), MapChoice(layers=("layer1.0.conv1", "conv1")))
     assert [fmap.layer for fmap in some.maps] == ["conv1"] * 64 + ["layer1.0.conv1"] * 64
     with pytest.raises(UserError, match="resnet18 has no ranked layer 'fc'"):
-        select_maps(detector, "gan", "0.5", layers=["conv1", "fc"])
+        choose_maps(subject(detector), MapChoice(layers=("conv1", "fc")))
+    with pytest.raises(UserError, match="--topk and --layers"):
+        MapChoice(topk=3, layers=("conv1",))
 
 
 def test_selection_from_a_ranking(detector: Detector, tmp_path: Path) -> None:
     path = tmp_path / "ranking.csv"
     path.write_text("key,mean_relevance\nconv1.#3(T=64),0.5\nlayer1.0.conv1.#7(T=64),0.25\n")
-    chosen = select_maps(detector, "gan", "0.5", topk=2, relevances=path)
+    chosen = choose_maps(subject(detector), MapChoice(topk=2, relevances=path))
     assert [fmap.key for fmap in chosen.maps] == ["conv1.#3(T=64)", "layer1.0.conv1.#7(T=64)"]
     assert chosen.omega == (0.5, 0.25)
-    with pytest.raises(UserError, match="--topk 3 is more than the 2 feature maps"):
-        select_maps(detector, "gan", "0.5", topk=3, relevances=path)
-    path.write_text("key,mean_relevance\n_conv_stem.#3(T=32),0.5\n")
-    with pytest.raises(UserError, match="the detector has no layer _conv_stem"):
-        select_maps(detector, "gan", "0.5", topk=1, relevances=path)
+    fewer = choose_maps(subject(detector), MapChoice(topk=1, relevances=path))
+    assert fewer.inputs()["ranking"] == chosen.inputs()["ranking"]
+    assert fewer.inputs() != chosen.inputs()
 
 
-def test_the_ranking_of_progan_val_is_preferred(tmp_path: Path) -> None:
-    own = tmp_path / "fmap_relevances/resnet18/gan_0.7/gan-fake.csv"
-    progan = tmp_path / "fmap_relevances/resnet18/progan_val_0.7/progan_val-fake.csv"
-    assert find_ranking("resnet18", "gan", "0.7", relevances=Path("x.csv"), output_dir=tmp_path) == Path("x.csv")
-    missing = find_ranking("resnet18", "gan", "0.7", output_dir=tmp_path)
-    assert missing.parts[-4:] == ("fmap_relevances", "resnet18", "gan_0.7", "gan-fake.csv")
-    for path in (own, progan):
-        path.parent.mkdir(parents=True)
-        path.touch()
-        assert find_ranking("resnet18", "gan", "0.7", output_dir=tmp_path) == path
+def test_what_is_kept_of_each_map_by_default() -> None:
+    assert (ActivationOptions().kept, ActivationOptions().with_tables) == (0, True)
+    assert (ActivationOptions(topk="all").kept, ActivationOptions(topk="all").with_tables) == (40, False)
+    assert (ActivationOptions(topk="all", keep=0, csv=True).kept, ActivationOptions(keep=7).kept) == (0, 7)

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectors.explainers import detector_rules
-from passes.feature_maps import FeatureMapNetwork, SharedForward
 
 from detectors.detector import Detector, load_detector
 from fmap_ranking.names import FeatureMap, parse_key
@@ -17,10 +15,9 @@ from images.decoding import Crop, decode_image
 from images.sets import ImageSet, find_image_set
 from lrp import Explainer
 from passes.one_pass import run_pass
-from patch_extraction.activations import MaxActivations, TopActivations
-from patch_extraction.boxes import bounding_box
-from patch_extraction.patches import PatchCollector, wanted_patches
-from patch_extraction.rankings import ActivationRankings
+from passes.shared_forward import SharedForward
+from patch_extraction.activations import MaxActivations, RankedImages, TopActivations
+from patch_extraction.patches import PatchCollector, Wanted, bounding_box, wanted_patches
 
 ARCHITECTURES = ("resnet50", "efb0")
 
@@ -42,32 +39,25 @@ def patches(detector: Detector, shared_dir: Path) -> list[dict]:
     return [entry for name in names for entry in json.loads((golden / name).read_text())]
 
 
-def rankings(detector: Detector, fakes: ImageSet, maps: list[FeatureMap]) -> ActivationRankings:
+def rankings(detector: Detector, fakes: ImageSet, maps: list[FeatureMap]) -> RankedImages:
     """Complete rankings; the best five of a bounded collector in the same pass must be their head."""
-    forward = SharedForward(FeatureMapNetwork(detector))
+    forward = SharedForward(detector)
     full, top = MaxActivations(forward, maps, fakes), TopActivations(forward, maps, fakes, 5)
-    run_pass(
-        fakes,
-        [full, top],
-        preprocess=detector.preprocess,
-        device=detector.device,
-        batch_size=10,
-        crop=Crop("none"),
-    )
+    run_pass(fakes, {"full": full, "top": top}, device=detector.device, batch_size=10, crop=Crop("none"))
     for fmap in maps:
         assert top.result().of(fmap) == full.result().of(fmap, 5)
     return full.result()
 
 
 @pytest.fixture(scope="module")
-def ranked(detector: Detector, fakes: ImageSet, shared_dir: Path, patches: list[dict]) -> ActivationRankings:
+def ranked(detector: Detector, fakes: ImageSet, shared_dir: Path, patches: list[dict]) -> RankedImages:
     keys = (shared_dir / f"reference/golden/ffrs_{detector.arch}_fake.csv").read_text().splitlines()[1:11]
     of_patches = [parse_key(entry["feature_map"]) for entry in patches]
     maps = list(dict.fromkeys([parse_key(line.rsplit(",", 1)[0]) for line in keys] + of_patches))
     return rankings(detector, fakes, maps)
 
 
-def test_activation_rankings(detector: Detector, ranked: ActivationRankings, shared_dir: Path) -> None:
+def test_activation_rankings(detector: Detector, ranked: RankedImages, shared_dir: Path) -> None:
     expected: dict[str, list[tuple[str, float]]] = {}
     with (shared_dir / f"reference/golden/activation_rankings_{detector.arch}_cyclegan.csv").open() as file:
         for row in csv.DictReader(file):
@@ -75,49 +65,51 @@ def test_activation_rankings(detector: Detector, ranked: ActivationRankings, sha
     assert len(expected) == 10
     for key, rows in expected.items():
         ours = ranked.of(parse_key(key))
-        assert [name for name, _ in ours] == [name for name, _ in rows]
-        np.testing.assert_allclose([value for _, value in ours], [value for _, value in rows], rtol=0, atol=1e-4)
+        assert [image.name for image in ours] == [name for name, _ in rows]
+        values = [image.max_act for image in ours]
+        np.testing.assert_allclose(values, [value for _, value in rows], rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
 def explainer(detector: Detector) -> Explainer:
-    return Explainer(detector.model, detector_rules(detector.architecture, published=True), published=True)
+    return detector.explainer(published=True)
 
 
 def test_boxes(
-    detector: Detector, explainer: Explainer, ranked: ActivationRankings, fakes: ImageSet, patches: list[dict]
+    detector: Detector, explainer: Explainer, ranked: RankedImages, fakes: ImageSet, patches: list[dict]
 ) -> None:
     maps = list(dict.fromkeys(parse_key(entry["feature_map"]) for entry in patches))
     wanted = wanted_patches(ranked, maps, 5)
-    used = {patch.name for of_map in wanted for patch in of_map}
+    used = {patch.name for patch in wanted}
     cut: dict[tuple[int, int], np.ndarray] = {}
+
+    def keep_patch(patch: Wanted, picture: np.ndarray) -> int:
+        cut[patch.row, patch.rank] = picture
+        return 0
+
     collector = PatchCollector(
         explainer,
+        SharedForward(detector),
         maps,
         wanted,
-        keep_patch=lambda patch, picture: cut.update({(patch.row, patch.rank): picture}),
-        keep_image=lambda *_: None,
+        keep_patch=keep_patch,
+        keep_image=lambda *_: 0,
         batch_size=4,
     )
-    run_pass(
-        fakes.subset(position for position, item in enumerate(fakes.items) if item.name in used),
-        [collector],
-        preprocess=detector.preprocess,
-        device=detector.device,
-        batch_size=8,
-        crop=Crop("none"),
-    )
-    found = {(maps[p.row].key, p.rank): (p, n) for of_map in collector.result() for p, n in of_map}
+    images = fakes.subset(position for position, item in enumerate(fakes.items) if item.name in used)
+    run_pass(images, {"patches": collector}, device=detector.device, batch_size=8, crop=Crop("none"))
+    found = {(maps[made.wanted.row].key, made.wanted.rank): made for made in collector.result()}
     assert len(found) == len(patches) == 25
     for entry in patches:
-        patch, numbers = found[entry["feature_map"], entry["rank"]]
-        assert patch.name == entry["name"]
-        assert patch.max_act == pytest.approx(entry["max_act"], abs=1e-4)
+        made = found[entry["feature_map"], entry["rank"]]
+        numbers = made.patch
+        assert numbers.path == entry["name"]
+        assert numbers.max_act == pytest.approx(entry["max_act"], abs=1e-4)
         # The published code reads the value before its neutralised batch norm, which divides by sqrt(1 + eps).
         assert numbers.start_value == pytest.approx(entry["z_printed"], abs=6e-4 + 6e-4 * entry["z_printed"])
         box = entry["box_x_min_x_max_y_min_y_max"]
         assert [numbers.row_min, numbers.row_max, numbers.col_min, numbers.col_max] == box
-        assert cut[patch.row, patch.rank].shape[:2] == (box[1] - box[0], box[3] - box[2])
+        assert cut[made.wanted.row, made.wanted.rank].shape[:2] == (box[1] - box[0], box[3] - box[2])
         assert numbers.relevance_max == pytest.approx(entry["R_scale"], rel=2e-4)
         assert numbers.relevance_sum == pytest.approx(entry["R_sum"], rel=2e-4)
 
@@ -133,7 +125,7 @@ def test_relevance_maps(detector: Detector, explainer: Explainer, shared_dir: Pa
     for entry, golden in list(zip(patches, expected, strict=True))[::2]:
         fmap = parse_key(entry["feature_map"])
         image = torch.from_numpy(decode_image(shared_dir / "forensynths_sample" / entry["name"])).permute(2, 0, 1)
-        relevance, _, _ = explainer.explain_feature_map(detector.preprocess(image[None]), fmap.layer, [fmap.index])
+        relevance, _, _ = explainer.explain_feature_map(detector.inputs(image[None]), fmap.layer, [fmap.index])
         pixels = relevance[0].sum(0).numpy()
         scaled = pixels / np.abs(pixels).max()
         # Half of 2 ** -11 is what float16 leaves on average; the rest would be ours.

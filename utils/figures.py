@@ -1,5 +1,6 @@
 """House style of all figures, and saving figures and pictures with reproducible bytes."""
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utils.files import atomic_path
+from utils.files import atomic_path, write_bytes
 
 # Okabe and Ito's palette, told apart by colour-blind readers too
 BLUE = "#0072B2"
@@ -54,9 +55,10 @@ _STYLE: dict[str, Any] = {
 }
 
 # the creation date and the program's version would change the bytes of equal figures
+PDF_METADATA: dict[str, None] = {"CreationDate": None, "Creator": None, "Producer": None}
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "pdf": PDF_METADATA,
     "svg": {"Date": None, "Creator": None},
 }
 
@@ -129,5 +131,11 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] | None = None
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Write a uint8 (H, W, 3) RGB or (H, W) grey picture as PNG, atomically."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+    write_bytes(path, png_bytes(picture))
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    """A uint8 (H, W, 3) RGB or (H, W) grey picture as PNG, compressed little: half the time for 6 % more bytes."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", compress_level=1)
+    return file.getvalue()

@@ -121,6 +121,8 @@ def read_settings(description: str, example: str, *groups: Any, argv: Sequence[s
         epilog=f"example:\n  {example}",
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
+        # A flag that several groups have is one flag, as the last of them words it; all get its value.
+        conflict_handler="resolve",
     )
     parser.add_argument(
         "--config",

@@ -18,16 +18,17 @@ Row = TypeVar("Row")
 ABSENT = "\N{EN DASH}"
 
 
-def write_rows(path: Path, rows: Sequence[Any], row: type | None = None) -> None:
+def write_rows(path: Path, rows: Sequence[Any], row: type | None = None, *, durable: bool = True) -> None:
     """Write dataclass instances, a column for each field; None and NaN as empty cells, floats in full precision.
 
     Args:
         path: CSV file.
         rows: Instances of one dataclass.
         row: The dataclass, needed where there may be no rows.
+        durable: As in `utils.files.atomic_path`.
     """
     names = [field.name for field in dataclasses.fields(row or type(rows[0]))]
-    write_csv(path, names, ([_cell(getattr(entry, name)) for name in names] for entry in rows))
+    write_csv(path, names, ([_cell(getattr(entry, name)) for name in names] for entry in rows), durable=durable)
 
 
 def read_rows(path: Path, row: type[Row], *, made_by: str) -> list[Row]:

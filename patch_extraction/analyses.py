@@ -1,0 +1,291 @@
+"""Step 3 of the paper: the images that excite each feature map most, and the patches that do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fmap_ranking.names import FeatureMap
+from fmap_ranking.ranking import FoundRanking, find_ranking
+from images.choice import ImageChoice
+from images.decoding import Crop
+from images.sets import ImageItem, ImageSet
+from lrp.canonise import build_program, explained_layers
+from passes.analysis import Analysis, Subject
+from passes.one_pass import Collector, PassReport
+from passes.shared_forward import SharedForward
+from patch_extraction.activations import (
+    FAKE,
+    MAKE,
+    MaxActivations,
+    RankedImage,
+    RankedImages,
+    TopActivations,
+)
+from patch_extraction.collages import collage_settings, draw_collages
+from patch_extraction.files import PatchFiles
+from patch_extraction.options import ALL, ActivationOptions, MapChoice, PatchOptions
+from patch_extraction.patches import PatchCollector, wanted_patches
+from utils.errors import UserError
+from utils.files import safe_join, sha256_file, sha256_text
+from utils.provenance import describes, read_record
+from utils.tables import write_rows
+
+WHOLE = str(Crop())
+
+
+@dataclass(frozen=True)
+class ChosenMaps:
+    """Feature maps in the order of their rank, or of depth where no ranking was asked.
+
+    Attributes:
+        maps: The maps.
+        omega: Their relevance, 0..1; None for each if the choice did not come from a ranking.
+        ranked: The ranking.
+    """
+
+    maps: tuple[FeatureMap, ...]
+    omega: tuple[float | None, ...]
+    ranked: FoundRanking | None = None
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the choice, and of the ranking if there is one."""
+        keys = {"maps": sha256_text(fmap.key for fmap in self.maps)}
+        return keys if self.ranked is None else {"ranking": self.ranked.sha256, **keys}
+
+    def notes(self) -> dict[str, object]:
+        """What records say of the choice."""
+        origin = {} if self.ranked is None else {"ranking": self.ranked.path, "warning": self.ranked.warning}
+        return {"maps": len(self.maps), **origin}
+
+    def messages(self, gan_name: str) -> list[str]:
+        """What to know of the ranking."""
+        warning = "" if self.ranked is None else self.ranked.warning
+        return [f"warning: {gan_name}: {warning}"] if warning else []
+
+
+def choose_maps(subject: Subject, choice: MapChoice) -> ChosenMaps:
+    """The maps that `--topk`, `--layers` and `--relevances` ask for.
+
+    Raises:
+        UserError: No ranking, one of another network, k too large, or a layer that the detector lacks.
+    """
+    if choice.layers or choice.topk == ALL:
+        detector = subject.detector
+        known = dict(explained_layers(build_program(detector.model, fold=False)))
+        maps = _maps_of(known, choice.layers or tuple(known), detector.arch)
+        return ChosenMaps(maps, (None,) * len(maps))
+    ranked = find_ranking(subject, choice)
+    return ChosenMaps(ranked.ranking.top_k(ranked.k), tuple(ranked.ranking.values[: ranked.k].tolist()), ranked)
+
+
+def _maps_of(known: Mapping[str, int], layers: Sequence[str], arch: str) -> tuple[FeatureMap, ...]:
+    for layer in layers:
+        if layer not in known:
+            names = list(known)
+            raise UserError(
+                f"--layers: {arch} has no ranked layer {layer[:80]!r}: choose among {names[0]}, {names[1]}, "
+                f"{names[2]} ... {names[-1]}"
+            )
+    return tuple(
+        FeatureMap(layer, index, channels)
+        for layer, channels in known.items()
+        if layer in layers
+        for index in range(channels)
+    )
+
+
+class ActivationRankings(Analysis[ActivationOptions]):
+    """The fakes of a generator in the order of the largest activation of each feature map."""
+
+    name = "activation_rankings"
+    labels = (FAKE,)
+
+    def __init__(self, subject: Subject, options: ActivationOptions) -> None:
+        super().__init__(subject, options)
+        self.chosen = choose_maps(subject, options)
+        self.folder = self.layout.activation_rankings(self.gan_name)
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the ranking and of the choice of maps."""
+        return self.chosen.inputs()
+
+    def facts(self) -> dict[str, object]:
+        """How many images are kept of each map, and whether there are CSVs."""
+        return {"keep": self.options.kept, "csv": self.options.with_tables}
+
+    @property
+    def outputs(self) -> Sequence[Path]:
+        """All rankings in one file, whose record lists the digests of the CSVs."""
+        return [self.folder / "max_activations.npz"]
+
+    def is_done(self) -> bool:
+        """Whether the compact file and every CSV are there as they were written."""
+        if not super().is_done():
+            return False
+        tables = self.notes().get("tables", {})
+        return all((path := self.folder / name).is_file() and sha256_file(path) == tables[name] for name in tables)
+
+    def collector(self, forward: SharedForward, images: ImageSet) -> MaxActivations | TopActivations:
+        """Values of all images, or of those kept."""
+        if self.options.kept:
+            return TopActivations(forward, self.chosen.maps, images, self.options.kept)
+        return MaxActivations(forward, self.chosen.maps, images)
+
+    def write(self, collector: MaxActivations | TopActivations, report: PassReport) -> dict[str, object]:
+        """Write the compact file and the CSVs (`name,max_act`, descending), and remove CSVs of earlier runs."""
+        rankings = collector.result()
+        tables = {f"{fmap.key}.csv": fmap for fmap in rankings.maps} if self.options.with_tables else {}
+        for path in sorted(self.folder.glob("*.csv")):
+            if path.name not in tables and ".#" in path.name:
+                path.unlink()
+        for name, fmap in tables.items():
+            write_rows(self.folder / name, rankings.of(fmap), RankedImage, durable=False)
+        rankings.write(self.outputs[0])
+        return {
+            **self.chosen.notes(),
+            "dataset_dir": str(self.subject.images.root.resolve()),
+            "tables": {name: sha256_file(self.folder / name) for name in tables},
+        }
+
+    def messages(self) -> list[str]:
+        """What there is now."""
+        notes = self.notes()
+        tables = "and a CSV for each" if notes["tables"] else "no CSV (--csv True writes one for each map)"
+        counts = f"{notes['maps']:,} maps, {notes['images']} images, {tables}"
+        return [*self.chosen.messages(self.gan_name), f"{self.outputs[0]}: {counts}"]
+
+    def numbers(self) -> dict[str, float]:
+        """How many maps and images."""
+        notes = self.notes()
+        return {"images": notes["images"], "maps": notes["maps"]}
+
+
+class Patches(Analysis[PatchOptions]):
+    """LRP-max patches of the fakes that activation rankings name.
+
+    Raises:
+        UserError: No rankings, not of these maps, of another checkpoint or of cropped images, or images have gone.
+    """
+
+    name = "patches"
+    labels = (FAKE,)
+
+    def __init__(self, subject: Subject, options: PatchOptions) -> None:
+        super().__init__(subject, options)
+        self.chosen = choose_maps(subject, options)
+        self.files = PatchFiles.of(self.layout, self.gan_name)
+        self._rankings = self.layout.activation_rankings(self.gan_name) / "max_activations.npz"
+        if str(subject.reading.cropping()) != WHOLE:
+            raise UserError("patches are cut from whole images: leave out --crop")
+        rankings, root = self._read_rankings()
+        self._wanted = wanted_patches(rankings, self.chosen.maps, options.num_instances)
+        self._found, self._lost = self._find_images(options.dataset_dir or root)
+
+    @classmethod
+    def choose_images(cls, choice: ImageChoice, options: PatchOptions) -> dict[str, ImageSet]:
+        """An empty set for each name: the images are those that the rankings name."""
+        if not choice.gan_name:
+            raise UserError("which generator? name it with --gan_name")
+        return {name: ImageSet(choice.dataset_dir or Path(), ()) for name in choice.gan_name}
+
+    def _read_rankings(self) -> tuple[RankedImages, Path]:
+        """The rankings, and the data set folder that they were made in."""
+        path, detector = self._rankings, self.subject.detector
+        rankings, record = RankedImages.read(path), read_record(path)
+        if not describes(record, path):
+            raise UserError(f"{path} is not what its record describes: make it anew with {MAKE}")
+        there = set(rankings.maps)
+        missing = [fmap for fmap in self.chosen.maps if fmap not in there]
+        if missing:
+            raise UserError(
+                f"{path} has no ranking of {missing[0].key} ({len(missing)} missing): "
+                f"run {MAKE} with the same --topk, --layers and --relevances"
+            )
+        if record["inputs"]["weights"] != detector.sha256:
+            raise UserError(
+                f"{path} was made with another checkpoint than {detector.weights}: "
+                f"give the same --weights, or run {MAKE} again"
+            )
+        if record["facts"]["crop"] != WHOLE:
+            raise UserError(
+                f"{path} is of {record['facts']['crop']}, but patches are cut from whole images: "
+                f"run {MAKE} with --crop none"
+            )
+        return rankings, Path(record["dataset_dir"])
+
+    def _find_images(self, root: Path) -> tuple[ImageSet, list[str]]:
+        """The images that a patch is wanted of, each once, and the names of those that have gone."""
+        names = sorted({patch.name for patch in self._wanted})
+        items = [ImageItem(safe_join(root, name), name, FAKE, "", self.gan_name) for name in names]
+        lost = [item for item in items if not item.path.is_file()]
+        if lost and not self.subject.reading.skip_bad_images:
+            raise UserError(
+                f"no such image: {lost[0].path} ({len(lost)} missing): give the --dataset_dir that the images were "
+                f"ranked in, run {MAKE} again, or use --skip_bad_images"
+            )
+        return ImageSet(root, tuple(item for item in items if item not in lost)), [item.name for item in lost]
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """The images that the rankings name, as far as they are still there."""
+        return self._found
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the rankings, of the choice of maps, and of what the explainer takes."""
+        rankings = {"activation_rankings": sha256_file(self._rankings)}
+        return {**rankings, **self.chosen.inputs(), **self.options.inputs()}
+
+    def facts(self) -> dict[str, object]:
+        """Patches of a map, and the rule."""
+        return {"num_instances": self.options.num_instances, "rule": self.options.rule}
+
+    @property
+    def outputs(self) -> Sequence[Path]:
+        """The list of maps, whose record has a digest of all tables and pictures."""
+        return [self.files.index]
+
+    def is_done(self) -> bool:
+        """Whether all tables and pictures are there as they were written."""
+        return super().is_done() and self.notes().get("contents") == self.files.digest()
+
+    def collector(self, forward: SharedForward, images: ImageSet) -> Collector:
+        """Makes the patches and writes their pictures; the tables of an earlier run go before."""
+        maps = self.chosen.maps
+        self.files.remove_tables()
+        return PatchCollector(
+            self.options.of(self.subject.detector, published=self.subject.run.published),
+            forward,
+            maps,
+            self._wanted,
+            keep_patch=lambda patch, picture: self.files.write_patch(maps[patch.row], patch.rank, picture),
+            keep_image=self.files.write_image,
+            batch_size=self.subject.reading.bsize,
+        )
+
+    def write(self, collector: PatchCollector, report: PassReport) -> dict[str, object]:
+        """Write the tables, and remove what earlier runs have left."""
+        made = collector.result()
+        contents = self.files.write_tables(self.chosen.maps, self.chosen.omega, made)
+        return {**self.chosen.notes(), "contents": contents, "lost": self._lost, "patches": len(made)}
+
+    def draw(self) -> list[Path]:
+        """Draw the pages over all maps and the collage of each."""
+        return draw_collages(self.layout, self.gan_name)
+
+    def drawing_settings(self) -> dict[str, Any]:
+        """Of a drawing of everything."""
+        return collage_settings(self.files)
+
+    def messages(self) -> list[str]:
+        """What there is now."""
+        notes = self.notes()
+        counts = f"{notes['patches']} patches of {notes['maps']:,} maps from {notes['images']} images"
+        return [*self.chosen.messages(self.gan_name), f"{self.files.root}: {counts}"]
+
+    def numbers(self) -> dict[str, float]:
+        """How many patches."""
+        return {"patches": self.notes()["patches"]}
