@@ -31,6 +31,7 @@ class ContactSheets:
         caption_lines: lines reserved below each entry.
         columns, rows: entries per page.
         title: head line of every page.
+        legend: words, a uint8 (h, w, 3) picture and words, a line below the title.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ContactSheets:
         columns: int = 3,
         rows: int = 4,
         title: str = "",
+        legend: tuple[str, np.ndarray, str] | None = None,
     ) -> None:
         self.stem = stem
         self.panels = panels
@@ -49,6 +51,7 @@ class ContactSheets:
         self.columns = columns
         self.rows = rows
         self.title = title
+        self.legend = legend
         self.pages: list[Path] = []
         self._waiting: list[Image.Image] = []
 
@@ -96,16 +99,27 @@ class ContactSheets:
     def _page_path(self, number: int) -> Path:
         return self.stem.with_name(f"{self.stem.name}_{number:03d}.png")
 
+    def _draw_legend(self, page: Image.Image, top: int, before: str, picture: np.ndarray, after: str) -> None:
+        draw = ImageDraw.Draw(page)
+        draw.text((_MARGIN, top), before, _INK, _font(_TEXT))
+        left = _MARGIN + round(_font(_TEXT).getlength(before)) + _GAP
+        page.paste(Image.fromarray(picture), (left, top + (_LINE - picture.shape[0]) // 2))
+        left += picture.shape[1] + _GAP
+        draw.text((left, top), _shortened(after, page.width - _MARGIN - left), _INK, _font(_TEXT))
+
     def _write_page(self) -> None:
         columns = min(self.columns, len(self._waiting)) if not self.pages else self.columns
         rows = -(-len(self._waiting) // self.columns)
         width = 2 * _MARGIN + columns * self._entry_width + (columns - 1) * _MARGIN
         title = _wrapped(self.title, width - 2 * _MARGIN, _TITLE)
-        head = len(title) * _TITLE_LINE + _MARGIN // 2 if title else 0
+        lines = len(title) + (self.legend is not None)
+        head = lines * _TITLE_LINE + _MARGIN // 2 if lines else 0
         height = 2 * _MARGIN + head + rows * self._entry_height + (rows - 1) * _MARGIN
         page = Image.new("RGB", (width, height), _PAPER)
         for number, line in enumerate(title):
             ImageDraw.Draw(page).text((_MARGIN, _MARGIN + number * _TITLE_LINE), line, _INK, _font(_TITLE))
+        if self.legend is not None:
+            self._draw_legend(page, _MARGIN + len(title) * _TITLE_LINE, *self.legend)
         for position, entry in enumerate(self._waiting):
             row, column = divmod(position, self.columns)
             left = _MARGIN + column * (self._entry_width + _MARGIN)
