@@ -216,7 +216,7 @@ class AttributionCollector(PerImage):
         Raises:
             UserError: Output or relevance of an image is not finite.
         """
-        result = self.analysis.explain(batch.images, batch.labels)
+        result = self.explain(batch)
         output = finite(result.output.float(), batch, "the network's output")
         relevance = finite(result.relevance.float(), batch, "the relevance")
         probability = self.analysis.target.head.probability(output, result.classes)
@@ -230,6 +230,10 @@ class AttributionCollector(PerImage):
         for row, position in enumerate(batch.positions):
             path = safe_join(self.analysis.folder, self._file("arrays", position))
             write_npz(path, image=pictures[row], **{name: values[row] for name, values in arrays.items()})
+
+    def explain(self, batch: PassBatch) -> Explanation:
+        """What the method says of a batch."""
+        return self.analysis.explain(batch.images, batch.labels)
 
     def rows(self) -> list[AttributionRow]:
         """The table, in the order of the set."""

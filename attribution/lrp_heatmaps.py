@@ -72,10 +72,11 @@ class LrpHeatMaps(Attribution[LrpOptions]):
         """Rule, target and shifts."""
         return {**super().facts(), "rule": self.options.rule, "shifts": self.options.shifts}
 
-    def explain(self, images: Tensor, labels: Tensor) -> Explanation:
-        """Relevance for the class of each image, averaged over shifts."""
+    def explain(self, images: Tensor, labels: Tensor, conservation: list[Absorption] | None = None) -> Explanation:
+        """Relevance for the class of each image, averaged over shifts; rows of the unshifted images if asked for."""
         detector, shifts = self.subject.detector, self.options.shifts
-        result = explain_input(self.explainer, detector.inputs(images), self.target, labels)
+        inputs = detector.inputs(images)
+        result = explain_input(self.explainer, inputs, self.target, labels, conservation=conservation)
         if shifts == 1:
             return result
         mean = result.arrays["relevance_rgb"] / shifts
@@ -124,7 +125,7 @@ def explain_input(
     record = explainer.record(inputs)
     output = record.output.float()
     classes = target.classes(output, labels) if classes is None else classes
-    start = target.head.start_relevance(output, classes, published=explainer.published)
+    start = target.head.start_relevance(output, classes, published=explainer.fixed_start)
     relevance = explainer.propagate(record, start.to(record.output.dtype), conservation=conservation)
     assert relevance is not None
     relevance, sign = relevance.float(), start.flatten(1).sum(1)
@@ -157,24 +158,20 @@ class ConservationRow:
 
 
 class _LrpCollector(AttributionCollector):
-    """Also walks backwards from each image alone, for the conservation report."""
+    """Also keeps what becomes of the relevance on its way."""
 
     def __init__(self, analysis: LrpHeatMaps, images: ImageSet) -> None:
         super().__init__(analysis, images)
         self._lrp = analysis
         self._amounts: dict[tuple[str, ...], np.ndarray] = {}
 
-    def update(self, batch: PassBatch) -> None:
-        super().update(batch)
-        inputs = self._lrp.subject.detector.inputs(batch.images)
-        for row in range(len(inputs)):
-            steps: list[Absorption] = []
-            part = slice(row, row + 1)
-            explain_input(self._lrp.explainer, inputs[part], self._lrp.target, batch.labels[part], conservation=steps)
-            self._add(
-                [(step.layer, step.kind, step.rule) for step in steps],
-                np.abs([(step.received, step.passed, step.received - step.passed) for step in steps]),
-            )
+    def explain(self, batch: PassBatch) -> Explanation:
+        steps: list[Absorption] = []
+        result = self._lrp.explain(batch.images, batch.labels, steps)
+        names = [(step.layer, step.kind, step.rule) for step in steps]
+        amounts = [torch.stack([step.received, step.passed, step.absorbed]).abs().sum(1) for step in steps]
+        self._add(names, torch.stack(amounts).cpu().numpy())
+        return result
 
     def conservation(self) -> list[ConservationRow]:
         """The report."""

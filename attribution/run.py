@@ -36,12 +36,12 @@ def explain_images(
     """
     with process_group() as ranks:
         name, image_set, source = choose_images(images, options.images, ranks)
-        announce(f"{len(image_set)} images: {source}", ranks.is_first)
         settings = plain(detector, images, reading, options, run)
         if options.classifier == "ud":
             network = load_detector(detector)
         else:
             network = load_imagenet_classifier(detector.arch, detector.weights, detector.device, detector.precision)
+        announce(f"{len(image_set)} images: {source}", ranks.is_first)
         analysis = method(Subject(network, detector.blur_jpg, name, image_set, reading, run, settings), options)
         with tracked(run, method.name, settings, ranks) as tracker:
             run_analyses([analysis], ranks=ranks, tracker=tracker)
