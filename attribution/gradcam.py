@@ -8,85 +8,118 @@ Guided backpropagation alters the gradient of ReLU modules, and of no other acti
 (its activation is swish), so there it is the plain gradient.
 """
 
+from __future__ import annotations
+
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from captum.attr import GuidedBackprop, LayerGradCam
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from attribution.attribution import Attribution, Explanation
+from attribution.options import GradCamOptions
 from attribution.targets import Target
 from detectors.detector import Detector
+from passes.analysis import Subject
 from utils.errors import UserError
 
-# of the published min-max scaling
+# Of the published min-max scaling.
 _EPS = 1e-7
 
 
-@dataclass(frozen=True)
-class GuidedGradCam:
-    """Result for N images of one size.
+class GuidedGradCamMaps(Attribution[GradCamOptions]):
+    """Guided Grad-CAM of single images."""
 
-    Attributes:
-        cam: (N, H, W) float32, Grad-CAM scaled to 0..1 for each image and resized to the input.
-        guided_backprop: (N, 3, H, W) float32, gradient of the score with respect to the normalised input.
-        logits: (N, outputs) float32.
-    """
+    name = "gradcam"
+    default_target = "fake"
 
-    cam: Tensor
-    guided_backprop: Tensor
-    logits: Tensor
+    def __init__(self, subject: Subject, options: GradCamOptions) -> None:
+        super().__init__(subject, options)
+        gradcam_layer(subject.detector, options.layer)
 
     @property
-    def relevance(self) -> Tensor:
-        """(N, H, W): Grad-CAM times guided backpropagation, summed over RGB; signed."""
-        return (self.cam[:, None] * self.guided_backprop).sum(dim=1)
+    def layer(self) -> str:
+        """Name of the layer that is weighted."""
+        return self.options.layer or self.subject.detector.architecture.gradcam_layer
+
+    @property
+    def details(self) -> Sequence[str]:
+        """The target."""
+        return [self.target.name]
+
+    @property
+    def title(self) -> str:
+        """Network and layer, and what positive relevance speaks for."""
+        return (
+            f"Guided Grad-CAM of {self.subject.detector.arch}, {self.layer}: evidence for {self.target.description()}"
+        )
+
+    def facts(self) -> dict[str, object]:
+        """Target and layer."""
+        return {**super().facts(), "layer": self.layer}
+
+    def explain(self, images: Tensor, labels: Tensor) -> Explanation:
+        """Grad-CAM times guided backpropagation for the class of each image."""
+        detector = self.subject.detector
+        with torch.autocast(detector.device.type, torch.bfloat16, enabled=detector.precision == "bf16"):
+            return guided_gradcam(detector, images, self.target, labels, self.layer)
 
 
 class _Score(nn.Module):
     """A network that returns the explained score (N,) instead of its logits."""
 
-    def __init__(self, model: nn.Module, target: Target) -> None:
+    def __init__(self, model: nn.Module, target: Target, classes: Tensor) -> None:
         super().__init__()
-        self.model = model
-        self.target = target
+        self.model, self.target, self.classes = model, target, classes
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.target.score(self.model(x))
+        return self.target.head.score(self.model(x), self.classes)
 
 
-def guided_gradcam(detector: Detector, images: Tensor, target: Target, layer: str | None = None) -> GuidedGradCam:
+def guided_gradcam(
+    detector: Detector, images: Tensor, target: Target, labels: Tensor, layer: str | None = None
+) -> Explanation:
     """Guided Grad-CAM of the target's score; hooks are gone and the network is as before when it returns.
 
+    `arrays` holds `cam` (N, H, W), Grad-CAM scaled to 0..1 for each image and resized to the input; `guided_backprop`
+    (N, 3, H, W), the gradient of the score with respect to the input; and the logits. Relevance is their product,
+    summed over the channels.
+
     Args:
-        detector: network and preprocessing.
+        detector: Network and what goes into it.
         images: (N, 3, H, W) uint8.
-        target: the score to explain.
-        layer: name of the layer Grad-CAM weights; default: that of the architecture.
+        target: The score to explain.
+        labels: (N,): 1 fake, 0 real, -1 unknown.
+        layer: Name of the layer that Grad-CAM weights; by default that of the architecture.
 
     Raises:
-        UserError: if the network has no layer of that name.
+        UserError: The network has no layer of that name.
     """
     module = gradcam_layer(detector, layer)
     x = detector.inputs(images)
-    score = _Score(detector.model, target)
     with torch.no_grad():
-        logits = detector.model(x)
-    x.requires_grad_(True)
-    cam = LayerGradCam(score, module).attribute(x, relu_attributions=True).detach().float()
-    cam = interpolate(_scaled(cam), size=x.shape[2:], mode="bilinear", align_corners=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
-        gradient = GuidedBackprop(score).attribute(x).detach()
-    return GuidedGradCam(_scaled(cam)[:, 0], gradient.contiguous(), logits.float())
+        logits = detector.model(x).float()
+    classes = target.classes(logits, labels)
+    score = _Score(detector.model, target, classes)
+    with torch.enable_grad():
+        x.requires_grad_(True)
+        cam = LayerGradCam(score, module).attribute(x, relu_attributions=True).detach().float()
+        cam = interpolate(_scaled(cam), size=x.shape[2:], mode="bilinear", align_corners=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
+            gradient = GuidedBackprop(score).attribute(x).detach()
+    cam, gradient = _scaled(cam)[:, 0], gradient.contiguous()
+    arrays = {"cam": cam, "guided_backprop": gradient, "logits": logits}
+    return Explanation((cam[:, None] * gradient).sum(1), logits, classes, arrays)
 
 
 def gradcam_layer(detector: Detector, name: str | None = None) -> nn.Module:
     """The layer of that name, or the architecture's own for Grad-CAM.
 
     Raises:
-        UserError: if the network has no layer of that name.
+        UserError: The network has no layer of that name.
     """
     name = name or detector.architecture.gradcam_layer
     modules = dict(detector.model.named_modules())

@@ -1,169 +1,216 @@
-"""What the LRP attribution scripts share: their arguments, the explainer, heat maps and the conservation table."""
+"""LRP heat maps: relevance of the pixels, and where relevance is lost on its way to them."""
 
-import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from attribution.outputs import select_images
-from attribution.run import (
-    Explanation,
-    add_attribution_arguments,
-    attribution_folder,
-    evidence_for,
-    load_classifier,
-    run_attribution,
-)
-from attribution.targets import LABEL, Target, parse_target
-from detectors.explaining import add_lrp_arguments, make_explainer
+from attribution.attribution import Attribution, AttributionCollector, Explanation
+from attribution.options import LrpOptions
+from attribution.targets import Target
+from images.sets import ImageSet
 from lrp import Absorption, Explainer
-from utils.cli import (
-    add_bool,
-    add_data_arguments,
-    add_detector_arguments,
-    add_loading_arguments,
-    add_run_arguments,
-    make_parser,
-)
-from utils.files import sha256_file, write_csv, write_provenance
+from passes.one_pass import PassBatch, PassReport, State
+from passes.shared_forward import SharedForward
+from utils.provenance import remove_with_record
+from utils.tables import write_rows
 
-CONSERVATION_COLUMNS = ("layer", "kind", "rule", "received", "passed", "absorbed")
+# ResNets and EfficientNets halve the size five times; their dots lie so far apart.
+_STRIDE = 32
+# The inverse of the plastic number.
+_R2 = 0.7548776662466927
+
+
+class LrpHeatMaps(Attribution[LrpOptions]):
+    """Relevance of every pixel for the target's score."""
+
+    name = "lrp"
+    default_target = "label"
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Of the network."""
+        return self.options.of(self.subject.detector, published=self.subject.run.published)
+
+    @property
+    def details(self) -> Sequence[str]:
+        """Rule, target, and what else changes the numbers."""
+        options = self.options
+        shifts = [f"shifts{options.shifts}"] if options.shifts > 1 else []
+        return [options.rule, self.target.name, *(["published"] if self.subject.run.published else []), *shifts]
+
+    @property
+    def title(self) -> str:
+        """Rule and network, and what positive relevance speaks for, which the published start leaves to the logit."""
+        title = f"LRP {self.options.rule} of {self.subject.detector.arch}"
+        if self.options.shifts > 1:
+            title += f", mean over {self.options.shifts} shifts"
+        published = self.subject.run.published
+        return title + (", computed as published" if published else f": evidence for {self.target.description()}")
+
+    @property
+    def _conservation(self) -> Path:
+        return self.folder / "conservation.csv"
+
+    @property
+    def outputs(self) -> Sequence[Path]:
+        """The table, and the conservation report if it is asked for."""
+        return [*super().outputs, *([self._conservation] if self.options.conservation else [])]
+
+    def inputs(self) -> dict[str, str]:
+        """Squeeze-and-excitation weights from elsewhere."""
+        return self.options.inputs()
+
+    def facts(self) -> dict[str, object]:
+        """Rule, target and shifts."""
+        return {**super().facts(), "rule": self.options.rule, "shifts": self.options.shifts}
+
+    def explain(self, images: Tensor, labels: Tensor, conservation: list[Absorption] | None = None) -> Explanation:
+        """Relevance for the class of each image, averaged over shifts; rows of the unshifted images if asked for."""
+        detector, shifts = self.subject.detector, self.options.shifts
+        inputs = detector.inputs(images)
+        result = explain_input(self.explainer, inputs, self.target, labels, conservation=conservation)
+        if shifts == 1:
+            return result
+        mean = result.arrays["relevance_rgb"] / shifts
+        for offsets in spread_shifts(shifts)[1:]:
+            rows, columns = map(_mirrored, images.shape[2:], offsets)
+            rows, columns = rows.to(images.device), columns.to(images.device)
+            inputs = detector.inputs(images[:, :, rows][..., columns])
+            one = explain_input(self.explainer, inputs, self.target, labels, result.classes).arrays["relevance_rgb"]
+            # What a pixel gets goes back to where the pixel comes from, also from the mirrored border.
+            mean.index_add_(3, columns, torch.zeros_like(mean).index_add_(2, rows, one / shifts))
+        return replace(result, relevance=mean.sum(1), arrays={**result.arrays, "relevance_rgb": mean})
+
+    def collector(self, forward: SharedForward, images: ImageSet) -> AttributionCollector:
+        """One that also follows the relevance on its way, if that is asked for."""
+        _ = self.explainer
+        return _LrpCollector(self, images) if self.options.conservation else AttributionCollector(self, images)
+
+    def write(self, collector: Any, report: PassReport) -> dict[str, object]:
+        """The table and the conservation report; one of an earlier run would not belong to these images."""
+        notes = super().write(collector, report)
+        if isinstance(collector, _LrpCollector):
+            write_rows(self._conservation, collector.conservation())
+        else:
+            remove_with_record(self._conservation)
+        return notes
 
 
 def explain_input(
     explainer: Explainer,
     inputs: Tensor,
     target: Target,
+    labels: Tensor,
+    classes: Tensor | None = None,
     conservation: list[Absorption] | None = None,
 ) -> Explanation:
-    """Relevance of the input, summed over RGB; the arrays hold it per channel, the logits and the start relevance.
-
-    Relevance is propagated from +1 for every image, and multiplied by the start relevance afterwards, which comes to
-    the same as every rule is linear in relevance. So images with start +1 and -1 do not cancel in the conservation.
+    """Relevance of the input, summed over its channels; `arrays` holds it per channel, logits and start relevance.
 
     Args:
-        explainer: of the network.
-        inputs: normalised images (N, 3, H, W).
-        target: the score explained, for these images.
-        conservation: gets one row per step, summed over the images.
+        explainer: Of the network.
+        inputs: (N, 3, H, W), of the network.
+        target: The score explained.
+        labels: (N,): 1 fake, 0 real, -1 unknown.
+        classes: (N,), explained instead of those of the target.
+        conservation: Gets a row for every step.
     """
     record = explainer.record(inputs)
-    logits = record.output.float()
-    start = target.head.start_relevance(logits, target.classes(logits), published=explainer.published)
-    relevance = explainer.propagate(record, start.abs().to(record.output.dtype), conservation=conservation)
+    output = record.output.float()
+    classes = target.classes(output, labels) if classes is None else classes
+    start = target.head.start_relevance(output, classes, published=explainer.fixed_start)
+    relevance = explainer.propagate(record, start.to(record.output.dtype), conservation=conservation)
     assert relevance is not None
-    sign = start.flatten(1).sum(1)
-    relevance = relevance.float() * sign.view(-1, 1, 1, 1)
+    relevance, sign = relevance.float(), start.flatten(1).sum(1)
     return Explanation(
         relevance.sum(1),
-        logits,
-        {"relevance_rgb": relevance, "logits": logits, "start": sign},
-        # the published start does not look at the sign of the logit
-        reversed=sign * target.score(logits) < 0,
+        output,
+        classes,
+        {"relevance_rgb": relevance, "logits": output, "start": sign},
+        # The published start does not look at the sign of the logit.
+        reversed=sign * target.head.score(output, classes) < 0,
     )
 
 
-class ConservationTable:
-    """Sums of conservation rows over batches, step by step from the output to the input."""
+@dataclass(frozen=True)
+class ConservationRow:
+    """A line of `conservation.csv`: a step from the output to the input.
 
-    def __init__(self) -> None:
-        self.rows: list[Absorption] = []
-
-    def add(self, rows: Sequence[Absorption]) -> None:
-        """Add the rows of a batch."""
-        if not self.rows:
-            self.rows = list(rows)
-            return
-        self.rows = [
-            replace(total, received=total.received + row.received, passed=total.passed + row.passed)
-            for total, row in zip(self.rows, rows, strict=True)
-        ]
-
-    def write(self, path: Path) -> None:
-        """Write the table."""
-        rows = [(row.layer, row.kind, row.rule, row.received, row.passed, row.absorbed) for row in self.rows]
-        write_csv(path, CONSERVATION_COLUMNS, rows)
-
-
-def lrp_heatmaps(classifier: str, arch: str) -> Iterator[str]:
-    """All that an LRP script does; yields what there is to tell the user.
-
-    Args:
-        classifier: `ud` for a universal detector, `imagenet` for an ImageNet classifier.
-        arch: architecture unless `--arch` says otherwise.
-
-    Raises:
-        UserError: anything a user can mend.
+    Attributes:
+        received, passed, absorbed: Absolute value of each image's relevance that reaches the step, that it hands on,
+            and of the difference, summed over the images; every image starts with 1. Relevance of opposite sign in
+            two images so does not cancel.
     """
-    args = _parse_arguments(classifier, arch)
-    image_set, source = select_images(args)
-    detector = load_classifier(args)
-    target = parse_target(args.target, detector.head, default=LABEL)
-    explainer = make_explainer(args, detector)
-    inputs = {"weights": detector.sha256, "images": image_set.digest()}
-    if args.compat_se is not None:
-        inputs["squeeze_excite"] = sha256_file(args.compat_se)
-    facts = {"method": "LRP", "rule": args.rule, "compat": args.compat}
-    details, title = [args.rule, target.name], f"LRP {args.rule} of {detector.arch}"
-    if explainer.published:
-        # whether a start relevance of +1 or -1 makes evidence for or against depends on the logit: see the captions
-        details, title = [*details, "published"], f"{title}, computed as published"
-    else:
-        title += f": evidence for {evidence_for(target)}"
-    folder = attribution_folder(args, "lrp", detector.arch, *details)
-    table = ConservationTable() if args.conservation else None
 
-    def explain(images: Tensor, target: Target) -> Explanation:
-        rows: list[Absorption] | None = None if table is None else []
-        result = explain_input(explainer, detector.inputs(images), target, rows)
-        if table is not None and rows is not None:
-            table.add(rows)
+    layer: str
+    kind: str
+    rule: str
+    received: float
+    passed: float
+    absorbed: float
+
+
+class _LrpCollector(AttributionCollector):
+    """Also keeps what becomes of the relevance on its way."""
+
+    def __init__(self, analysis: LrpHeatMaps, images: ImageSet) -> None:
+        super().__init__(analysis, images)
+        self._lrp = analysis
+        self._amounts: dict[tuple[str, ...], np.ndarray] = {}
+
+    def explain(self, batch: PassBatch) -> Explanation:
+        steps: list[Absorption] = []
+        result = self._lrp.explain(batch.images, batch.labels, steps)
+        names = [(step.layer, step.kind, step.rule) for step in steps]
+        amounts = [torch.stack([step.received, step.passed, step.absorbed]).abs().sum(1) for step in steps]
+        self._add(names, torch.stack(amounts).cpu().numpy())
         return result
 
-    yield from run_attribution(
-        args,
-        detector,
-        target,
-        image_set,
-        explain,
-        source=source,
-        folder=folder,
-        title=title,
-        inputs=inputs,
-        facts=facts,
-    )
-    path = folder / "conservation.csv"
-    if table is None:
-        # one of an earlier run would not belong to these images
-        path.unlink(missing_ok=True)
-        path.with_name(path.name + ".json").unlink(missing_ok=True)
-        return
-    table.write(path)
-    write_provenance(path, seed=args.seed, device=detector.device, inputs=inputs, start="+1 for every image", **facts)
-    yield str(path)
+    def conservation(self) -> list[ConservationRow]:
+        """The report."""
+        return [
+            ConservationRow(layer, kind, rule, *amounts.tolist())
+            for (layer, kind, rule), amounts in self._amounts.items()
+        ]
+
+    def state(self) -> State:
+        steps, amounts = list(self._amounts), list(self._amounts.values())
+        report = {"steps": np.array(steps, dtype=str), "amounts": np.array(amounts, dtype=np.float64)}
+        return {**super().state(), **report}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        super().load_state(state)
+        self._amounts.clear()
+        self._add(state["steps"].tolist(), state["amounts"])
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        super().merge(state)
+        self._add(state["steps"].tolist(), state["amounts"])
+
+    def _add(self, steps: Sequence[Sequence[str]], amounts: np.ndarray) -> None:
+        for step, amount in zip(map(tuple, steps), amounts, strict=True):
+            self._amounts[step] = self._amounts.get(step, 0) + amount
 
 
-def _parse_arguments(classifier: str, arch: str) -> argparse.Namespace:
-    script = f"{classifier}_lrp" + ("" if arch == "resnet50" else f"_{arch}")
-    imagenet = classifier == "imagenet"
-    parser = make_parser(
-        f"LRP heat maps of {'an ImageNet classifier' if imagenet else 'a universal detector'}: pictures, raw arrays, "
-        "contact sheets with probability and label, and a table.",
-        f"python src/{script}.py{'' if imagenet else ' --blur_jpg 0.5'} --images photo.jpg folder/",
-    )
-    parser.set_defaults(classifier=classifier)
-    add_attribution_arguments(parser, resize=256 if imagenet else 0, target=LABEL)
-    add_lrp_arguments(parser)
-    add_bool(
-        parser,
-        "--conservation",
-        default=False,
-        help="write conservation.csv: relevance that every step receives, passes on and absorbs",
-    )
-    add_detector_arguments(parser, arch=arch)
-    add_data_arguments(parser, required=False)
-    add_loading_arguments(parser, crop="center" if imagenet else "none")
-    add_run_arguments(parser, resume=False, wandb=False)
-    return parser.parse_args()
+def spread_shifts(number: int) -> list[tuple[int, int]]:
+    """Offsets in pixels, first none at all, that cover the stride of the networks evenly in two dimensions.
+
+    They are the additive recurrence with the least discrepancy (Roberts 2018, R2), from -16 to 15.
+    """
+    return [
+        (int((0.5 + k * _R2) % 1 * _STRIDE) - _STRIDE // 2, int((0.5 + k * _R2**2) % 1 * _STRIDE) - _STRIDE // 2)
+        for k in range(number)
+    ]
+
+
+def _mirrored(size: int, offset: int) -> Tensor:
+    """Where the pixels of shifted rows or columns come from, (size,); mirrored at the border."""
+    last = size - 1
+    return (last - (last - (torch.arange(size) + offset).abs()).abs()).clamp(min=0)

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from attribution.lrp_heatmaps import ConservationTable, explain_input
+from attribution.lrp_heatmaps import explain_input, spread_shifts
 from attribution.targets import Target
+from detectors.detector import load_detector
 from detectors.heads import OneLogit
 from detectors.networks import build_model
-from lrp import Absorption, Explainer
+from lrp import Explainer
 from utils.errors import UserError
 from utils.files import read_npz
 
@@ -86,7 +87,7 @@ def test_published_numbers_and_pictures(
     choice = ("--arch", arch) if script == "ud_lrp" else ()
     out = run(
         *(script, *choice, "--weights", golden_weights(arch), "--images", *paths),
-        *("--compat", "published", "--crop", "center", "--rule", rule),
+        *("--compat", "published", "--crop", "center", "--rule", rule, "--look", "published"),
     )
     folder = out / arch / f"ud_0.5-{rule}-label-published"
     table = rows(folder)
@@ -132,7 +133,8 @@ def test_positive_relevance_is_evidence_for_the_label(images: Path, tmp_path: Pa
         np.testing.assert_allclose(of["real"]["relevance"], -of["fake"]["relevance"], rtol=1e-4, atol=1e-7)
         assert of["fake"]["start"] == np.sign(ours["logits"][0])
     record = json.loads((out / "ud_0.5-beta0-label" / "attributions.csv.json").read_text())
-    assert (record["rule"], record["target"], record["compat"], record["images"]) == ("beta0", "label", "none", 3)
+    facts = record["facts"]
+    assert (facts["rule"], facts["target"], facts["compat"], record["images"]) == ("beta0", "label", "none", 3)
 
 
 def test_arch_is_the_network_that_is_run(images: Path, tmp_path: Path, run: Run) -> None:
@@ -189,27 +191,31 @@ def test_without_weights_the_place_is_named(script: str, images: Path, tmp_path:
 
 def test_conservation(images: Path, tmp_path: Path, run: Run) -> None:
     weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
-    common = ("--arch", "resnet18", "--weights", weights, "--images", images)
-    tables = []
-    for bsize in (1, 2):
-        folder = run("ud_lrp", *common, "--conservation", "--bsize", bsize) / "resnet18" / "ud_0.5-beta0-label"
+    common = ("--arch", "resnet18", "--weights", weights, "--images", images, "--rule", "epsilon")
+    names = ("received", "passed", "absorbed")
+
+    def report(*arguments: object) -> tuple[Path, list[str], np.ndarray]:
+        folder = run("ud_lrp", *common, "--conservation", *arguments) / "resnet18" / "ud_0.5-epsilon-label"
         with (folder / "conservation.csv").open() as file:
-            tables.append(list(csv.DictReader(file)))
+            table = list(csv.DictReader(file))
+        return (
+            folder,
+            [row["layer"] for row in table],
+            np.array([[float(row[name]) for name in names] for row in table]),
+        )
+
+    folder, layers, amounts = report("--bsize", 1)
     explainer = Explainer(build_model("resnet18").eval())
-    assert [row["layer"] for row in tables[0]] == [step.name for step in reversed(explainer.program.steps)]
-    for one, two in zip(*tables, strict=True):
-        assert one["layer"] == two["layer"]
-        numbers = [float(one[name]) for name in ("received", "passed", "absorbed")]
-        np.testing.assert_allclose(numbers, [float(two[n]) for n in ("received", "passed", "absorbed")], atol=1e-4)
-        assert numbers[0] - numbers[1] == pytest.approx(numbers[2])
-    # images are explained for real and for fake, and do not cancel
-    assert (tables[0][0]["layer"], float(tables[0][0]["received"])) == ("fc", 3.0)
-    inputs = sum(
-        float(arrays["start"] * arrays["relevance"].sum())
-        for arrays in map(read_npz, sorted((folder / "arrays").rglob("*.npz")))
-    )
-    assert float(tables[1][-1]["passed"]) == pytest.approx(inputs, abs=1e-5)
+    assert layers == [step.name for step in reversed(explainer.program.steps)]
     assert (folder / "conservation.csv.json").is_file()
+    # images are explained for real and for fake, and do not cancel
+    assert amounts[0, 0] == 3.0
+    arrays = [read_npz(path) for path in sorted((folder / "arrays").rglob("*.npz"))]
+    pixels = [abs(float(one["relevance"].sum(dtype=np.float64))) for one in arrays]
+    assert amounts[-1, 1] == pytest.approx(sum(pixels), rel=1e-4)
+    np.testing.assert_allclose(report("--bsize", 2)[2], amounts, rtol=1e-4, atol=1e-5)
+    parts = [report("--images", images / name)[2] for name in ("0_real", "1_fake", "c.jpg")]
+    np.testing.assert_allclose(sum(parts), amounts, rtol=1e-4, atol=1e-5)
 
     run("ud_lrp", *common)
     assert not list(folder.glob("conservation*"))
@@ -217,11 +223,11 @@ def test_conservation(images: Path, tmp_path: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("rule", ["beta0", "beta1", "betaada", "epsilon"])
 @pytest.mark.parametrize("published", [False, True])
-def test_start_is_applied_after_propagation(rule: str, published: bool) -> None:
+def test_relevance_is_that_of_the_explainer(rule: str, published: bool) -> None:
     torch.manual_seed(0)
     explainer = Explainer(build_model("resnet18").eval(), rule, published=published)
     inputs = torch.randn(2, 3, 48, 48)
-    result = explain_input(explainer, inputs, Target("label", OneLogit()).of(torch.tensor([1, 0])))
+    result = explain_input(explainer, inputs, Target("label", OneLogit()), torch.tensor([1, 0]))
     expected = explainer.explain(inputs, ["fake", "real"])
     assert expected.input is not None
     torch.testing.assert_close(result.arrays["relevance_rgb"], expected.input, rtol=0, atol=0)
@@ -230,14 +236,6 @@ def test_start_is_applied_after_propagation(rule: str, published: bool) -> None:
     # the published start ignores the logit's sign: where that is negative, positive relevance speaks against the label
     negative = (expected.logits[:, 0] < 0).tolist()
     assert result.reversed.tolist() == (negative if published else [False, False])
-
-
-def test_conservation_refuses_other_steps() -> None:
-    table = ConservationTable()
-    row = Absorption("conv", "convolution", "AlphaBeta", torch.ones(1), torch.ones(1))
-    table.add([row])
-    with pytest.raises(ValueError):
-        table.add([row, row])
 
 
 def test_bf16(images: Path, tmp_path: Path, run: Run) -> None:
@@ -283,14 +281,101 @@ def test_bad_images(images: Path, tmp_path: Path, run: Run, capsys: pytest.Captu
         run("ud_lrp", *common, "--images", images)
     out = run("ud_lrp", *common, "--images", images, "--skip_bad_images")
     assert len(rows(out / "resnet18" / "ud_0.5-beta0-label")) == 3
-    assert "skipped: " in capsys.readouterr().out
+    assert "skipped: " in capsys.readouterr().err
     with pytest.raises(UserError, match="none of the 1 images"):
         run("ud_lrp", *common, "--images", bad, "--skip_bad_images")
 
 
 @pytest.mark.parametrize("rule", ["beta", "beta-1", "alpha", "beta0.5x", ""])
-def test_unknown_rule(rule: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
+def test_unknown_rule(rule: str, run: Run) -> None:
+    with pytest.raises(UserError, match="betaada"):
         run("ud_lrp", "--rule", rule)
-    assert exit_.value.code == 2
-    assert "betaada" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_commands_of_the_original_read_me(script: str, tmp_path: Path, run: Run) -> None:
+    classifier, _, arch = script.partition("_lrp")
+    line = ("--arch", arch.strip("_") or "resnet50", "--images", tmp_path / "absent.png", "--classifier")
+    with pytest.raises(UserError, match=r"absent\.png"):
+        run(script, *line, classifier)
+    other = "ud" if classifier == "imagenet" else "imagenet"
+    with pytest.raises(UserError, match=rf"--classifier {other}.*use src/{other}_lrp{arch}\.py$"):
+        run(script, *line, other)
+
+
+def test_shifts_move_relevance_back_to_its_pixels(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--images", images / "c.jpg", "--target", "fake")
+    out = run("ud_lrp", *common, "--shifts", 3) / "resnet18"
+    run("ud_lrp", *common)
+    mean, plain = (read_npz(out / f"ud_0.5-beta0-fake{end}" / "arrays" / "c.npz") for end in ("-shifts3", ""))
+    np.testing.assert_array_equal(mean["logits"], plain["logits"])
+    explainer = load_detector("resnet18", weights, "cpu").explainer()
+    expected = plain["relevance"] / 3
+    for down, right in spread_shifts(3)[1:]:
+        padded = np.pad(plain["image"], ((16, 16), (16, 16), (0, 0)), mode="reflect")
+        shifted = np.ascontiguousarray(padded[16 + down : 64 + down, 16 + right : 96 + right])
+        inputs = load_detector("resnet18", weights, "cpu").inputs(torch.from_numpy(shifted).permute(2, 0, 1)[None])
+        relevance = explainer.explain(inputs, "fake").input
+        assert relevance is not None
+        canvas = np.zeros((80, 112))
+        canvas[16 + down : 64 + down, 16 + right : 96 + right] = relevance[0].sum(0).numpy() / 3
+        # what lies beyond the border belongs to the mirrored pixel
+        canvas[17:33] += canvas[:16][::-1]
+        canvas[47:63] += canvas[64:][::-1]
+        canvas[:, 17:33] += canvas[:, :16][:, ::-1]
+        canvas[:, 79:95] += canvas[:, 96:][:, ::-1]
+        expected = expected + canvas[16:64, 16:96]
+    np.testing.assert_allclose(mean["relevance"], expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("number", [1, 16, 32])
+def test_shifts_cover_the_stride(number: int) -> None:
+    shifts = spread_shifts(number)
+    assert shifts[0] == (0, 0)
+    assert len(set(shifts)) == number
+    for axis in zip(*shifts, strict=True):
+        assert -16 <= min(axis) <= max(axis) < 16
+        assert np.diff(sorted({*axis, min(axis) + 32})).max() <= max(32 // number * 2, 3)
+
+
+def test_a_network_that_says_nan_is_refused_for_its_image(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    state = torch.load(weights)["model"]
+    # finite weights whose products are not
+    state["fc.weight"].fill_(3e38)
+    torch.save(state, weights)
+    with pytest.raises(UserError, match=r"a\.png: .* is not a finite number"):
+        run("ud_lrp", "--arch", "resnet18", "--weights", weights, "--images", images)
+
+
+def test_done_and_another_look(images: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--images", images / "c.jpg")
+    folder = run("ud_lrp", *common) / "resnet18" / "ud_0.5-beta0-label"
+    arrays, overlay = folder / "arrays" / "c.npz", folder / "overlays" / "c.png"
+    before, picture = arrays.stat().st_mtime_ns, overlay.read_bytes()
+    capsys.readouterr()
+    run("ud_lrp", *common, "--look", "published")
+    assert "nothing to compute" in capsys.readouterr().out
+    assert arrays.stat().st_mtime_ns == before
+    assert overlay.read_bytes() != picture
+    arrays.unlink()
+    run("ud_lrp", *common)
+    assert arrays.is_file()
+    assert overlay.read_bytes() == picture
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    common = ("--arch", "resnet18", "--weights", weights)
+    folder = run("ud_lrp", *common, "--images", images) / "resnet18" / "ud_0.5-beta0-label"
+    other = folder / "arrays" / "notes.txt"
+    other.write_text("not ours")
+    run("ud_lrp", *common, "--images", images / "c.jpg")
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {name for name in files if name.startswith(("arrays", "overlays"))} == {
+        "arrays/c.npz",
+        "arrays/notes.txt",
+        "overlays/c.png",
+    }

@@ -74,6 +74,11 @@ class Layout:
         """Folder of activation histograms."""
         return safe_join(self.root, "activation_histograms", self.arch, self.tag)
 
+    def attributions(self, method: str, classifier: str, *details: str) -> Path:
+        """Folder of a method's explanations (`lrp`, `gradcam`) of a detector (`ud`), or of an `imagenet` classifier."""
+        network = f"{classifier}_{self.tag}" if classifier == "ud" else classifier
+        return safe_join(self.root, method, self.arch, "-".join((network, *details)))
+
     def state(self, job: str, gan_name: str) -> Path:
         """Saved state of an interrupted job."""
         return safe_join(self.root, ".states", f"{job}-{self.arch}_{self.tag}-{gan_name}.npz")
