@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class Trainer:
         self._skipped: dict[str, None] = {}
         self._bar: Any = None
         self._shown: dict[str, str] = {}
-        self._clock = _Clock()
+        self._since, self._images = time.monotonic(), 0  # for the speed, without validations
 
     def resume(self) -> None:
         """Restore the checkpoint of the run.
@@ -213,7 +213,7 @@ class Trainer:
         self.scaler.update()
         now.loss_sum += total
         now.loss_images += int(count)
-        self._clock.add(int(count))
+        self._images += int(count)
 
     def _losses(self, loaded: Loaded) -> Tensor:
         """The loss of each image, (N,); 0 for the image that stands in for none."""
@@ -251,12 +251,13 @@ class Trainer:
             write_text(self.files.skipped, "".join(f"{reason}\n" for reason in self._skipped))
 
     def _log_training(self) -> None:
-        now = self.progress
+        now, time_now = self.progress, time.monotonic()
         if now.loss_images:
-            loss, speed = now.loss_sum / now.loss_images, self._clock.lap()
+            loss, speed = now.loss_sum / now.loss_images, self._images / max(time_now - self._since, 1e-9)
             self._add(TRAIN, now.loss_images, {"loss": loss}, speed)
             self._show(loss=f"{loss:.3f}", speed=f"{speed:.1f} images/s")
         now.loss_sum, now.loss_images = 0.0, 0
+        self._since, self._images = time_now, 0
 
     def _add(self, kind: str, images: int, numbers: Mapping[str, float], images_per_s: float | None = None) -> None:
         if self.log is None:
@@ -274,19 +275,20 @@ class Trainer:
     def _validate(self, number: int = 0) -> tuple[int, dict[str, float]]:
         """Images and their numbers, of the whole set unless a number is given."""
         assert self.training.validation_set is not None
-        with self._clock.paused():
-            images, numbers = validate(
-                self.network,
-                self.task,
-                self.training.loader,
-                self.training.validation_set,
-                batch_size=self.order.batch_size,
-                epoch=self.progress.epoch,
-                seed=self.order.seed,
-                number=number,
-                autocast=self._autocast(),
-                ranks=self.ranks,
-            )
+        started = time.monotonic()
+        images, numbers = validate(
+            self.network,
+            self.task,
+            self.training.loader,
+            self.training.validation_set,
+            batch_size=self.order.batch_size,
+            epoch=self.progress.epoch,
+            seed=self.order.seed,
+            number=number,
+            autocast=self._autocast(),
+            ranks=self.ranks,
+        )
+        self._since += time.monotonic() - started
         first = self.task.metrics[0]
         self._show(**{first: f"{numbers[first]:.3f}"})
         return images, numbers
@@ -352,25 +354,3 @@ def _steps(loader: Iterator[Loaded]) -> Iterator[list[Loaded]]:
         if loaded.micro_batch.is_last:
             yield waiting
             waiting = []
-
-
-class _Clock:
-    """Images per second since the last lap, without the pauses."""
-
-    def __init__(self) -> None:
-        self._start, self._images = time.monotonic(), 0
-
-    def add(self, images: int) -> None:
-        self._images += images
-
-    def lap(self) -> float:
-        now = time.monotonic()
-        speed = self._images / max(now - self._start, 1e-9)
-        self._start, self._images = now, 0
-        return speed
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        before = time.monotonic()
-        yield
-        self._start += time.monotonic() - before

@@ -41,17 +41,8 @@ def draw_curves(rows: Sequence[LogRow], task: type[Task], stem: Path, title: str
         for number, (step, rate) in enumerate(_drops(rows)):
             legend = "learning rate / 10" if axes is loss and number == 0 else None
             axes.axvline(step, color=PALETTE[5], linestyle="--", linewidth=1.0, label=legend)
-            axes.annotate(
-                f"{rate:.0e}",
-                (step, 0.02),
-                xycoords=("data", "axes fraction"),
-                xytext=(-2, 0),
-                textcoords="offset points",
-                rotation=90,
-                ha="right",
-                fontsize=8,
-                color=PALETTE[5],
-            )
+            look: dict[str, Any] = {"rotation": 90, "ha": "right", "fontsize": 8, "color": PALETTE[5]}
+            axes.text(step, 0.02, f"{rate:.0e} ", transform=axes.get_xaxis_transform(), **look)
     loss.legend()
     figure.suptitle(title)
     return save_figure(figure, stem)

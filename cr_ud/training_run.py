@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Adam
 
 from cr_ud.augmentation import Augmenter
 from cr_ud.checkpointing import RunFiles, save_network
@@ -26,6 +26,7 @@ from cr_ud.training_sets import TrainingSets, find_sets
 from detectors.detector import Detector, get_architecture
 from detectors.devices import resolve_device
 from images.choice import Reading
+from images.sets import ImageSet
 from passes.interrupts import only_writer
 from passes.options import RunOptions
 from passes.processes import Ranks, process_group
@@ -45,27 +46,28 @@ _TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Labelling:
-    """What a run is called and what its record says besides what every record says.
+def run_training(
+    training: Training,
+    folder: Path,
+    run: RunOptions,
+    ranks: Ranks,
+    *,
+    title: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    **notes: object,
+) -> RunFiles:
+    """Train into `folder`, or go on with what is there; the weights get a record each, the log curves.
 
-    Attributes:
-        job: Kind of run, for trackers.
+    Args:
+        training: What and how.
+        folder: Of the run; its last two names are those of the run.
+        run: Whether to go on or to start anew, and trackers.
+        ranks: This process among others.
         title: Of the curves.
         settings: All flags in force, in the form of `--config`.
         inputs: SHA-256 by name of what goes in.
-        notes: Anything else worth keeping.
-    """
-
-    job: str
-    title: str
-    settings: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    notes: Mapping[str, object]
-
-
-def run_training(training: Training, folder: Path, labelling: Labelling, run: RunOptions, ranks: Ranks) -> RunFiles:
-    """Train into `folder`, or go on with what is there; the weights get a record each, the log curves.
+        notes: Anything else worth keeping in the record.
 
     Raises:
         UserError: As `Trainer`; another run is writing there, or the folder holds an earlier run and it is not said
@@ -76,22 +78,22 @@ def run_training(training: Training, folder: Path, labelling: Labelling, run: Ru
     with ExitStack() as stack:
         if ranks.is_first:
             stack.enter_context(only_writer(files.checkpoint))
-        resume = ranks.from_first(run.resume and files.checkpoint.exists())
-        if files.checkpoint.exists() and not run.resume and not run.overwrite:
+        is_there = ranks.from_first(files.checkpoint.exists())
+        if is_there and not (run.resume or run.overwrite):
             raise UserError(f"{folder} holds an earlier run: give --resume to go on, --overwrite, or another --name")
         tracker = stack.enter_context(
             trackers(
                 wandb=run.wandb and ranks.is_first,
                 tensorboard=run.tensorboard and ranks.is_first,
-                job=labelling.job,
-                config=labelling.settings,
+                job="training",
+                config=settings,
                 folder=folder,
                 name=" ".join(folder.parts[-2:]),
-                resume=resume,
+                resume=run.resume and is_there,
             )
         )
         trainer = Trainer(training, files, ranks, tracker)
-        if resume:
+        if run.resume and is_there:
             trainer.resume()
         elif ranks.is_first:
             files.clear()
@@ -99,20 +101,12 @@ def run_training(training: Training, folder: Path, labelling: Labelling, run: Ru
         if ranks.is_first:
             if training.monitoring.export_fp16:
                 save_network(files.half, training.network.model, half=True)
-            curves = draw_curves(read_log(files.log), type(training.task), files.curves, labelling.title)
-            for path in curves:
-                if path.suffix == ".png":
-                    tracker.picture("curves", path)
-            write_record(
-                files.weights,
-                Origin(_COMPUTATION, labelling.inputs, {"arguments": training.arguments}),
-                settings=labelling.settings,
-                seed=run.seed,
-                device=training.network.device,
-                steps=progress.step,
-                epochs=progress.epoch,
-                **labelling.notes,
-            )
+            draw_curves(read_log(files.log), type(training.task), files.curves, title)
+            tracker.picture("curves", files.curves.with_suffix(".png"))
+            origin = Origin(_COMPUTATION, inputs, {"arguments": training.arguments})
+            counts = {"steps": progress.step, "epochs": progress.epoch}
+            device = training.network.device
+            write_record(files.weights, origin, settings=settings, seed=run.seed, device=device, **counts, **notes)
     return files
 
 
@@ -152,39 +146,32 @@ def train_detectors(
             model, init = initial_model(arch, network.init, run.seed)
             model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             inputs = sets.digests() | ({"init": init} if init else {})
-            settings = plain(choice, network, augmentation, optimisation, monitoring, run)
-            determining: dict[str, object] = {
-                **plain(augmentation),
-                **optimisation.determining(),
-                **{"arch": arch, "seed": run.seed, "compat": run.compat, "init": network.init},
-                **inputs,
-            }
+            fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat}
+            determining = {**plain(augmentation), **optimisation.determining(), **fixed, **inputs}
             training = Training(
                 Detector(get_architecture(arch), model, device, None, "", 1),
                 RealOrFake(),
-                EpochOrder(
-                    sets.training,
-                    optimisation.bsize,
-                    optimisation.accumulate,
-                    run.seed,
-                    optimisation.class_bal,
-                    ranks,
-                    optimisation.pairs,
-                ),
+                _order(sets.training, optimisation, run.seed, ranks),
                 sets.validation,
                 loader,
                 _schedule(optimisation, run),
-                partial(
-                    torch.optim.Adam, lr=optimisation.lr, betas=(optimisation.beta1, 0.999), fused=device.type == "cuda"
-                ),
+                partial(Adam, lr=optimisation.lr, betas=(optimisation.beta1, 0.999), fused=device.type == "cuda"),
                 optimisation,
                 monitoring,
                 {key: str(value) for key, value in determining.items()},
             )
-            title = f"{arch}, {_TITLES[augmentation.variant]}" + (f", {', '.join(lists[name])}" if name else "")
-            notes = {"variant": augmentation.variant, "classes": list(lists[name]), **sets.notes()}
-            labelling = Labelling("train_cr_ud", title, settings, inputs, notes)
-            runs[name] = run_training(training, folder, labelling, run, ranks)
+            runs[name] = run_training(
+                training,
+                folder,
+                run,
+                ranks,
+                title=", ".join((arch, _TITLES[augmentation.variant], *lists[name])),
+                settings=plain(choice, network, augmentation, optimisation, monitoring, run),
+                inputs=inputs,
+                variant=augmentation.variant,
+                classes=list(lists[name]),
+                **sets.notes(),
+            )
         if ranks.is_first:
             for files in runs.values():
                 say(str(files.final))
@@ -199,6 +186,11 @@ def _introduce(folder: Path, sets: TrainingSets, ranks: Ranks) -> None:
         say(f"{folder}: {len(sets.training)} training and {validation} validation images")
         for warning in sets.warnings:
             sys.stderr.write(f"warning: {warning}\n")
+
+
+def _order(images: ImageSet, optimisation: Optimisation, seed: int, ranks: Ranks) -> EpochOrder:
+    how = optimisation
+    return EpochOrder(images, how.bsize, how.accumulate, seed, how.class_bal, ranks, how.pairs)
 
 
 def _schedule(optimisation: Optimisation, run: RunOptions) -> Schedule:

@@ -30,7 +30,7 @@ from cr_ud.task import Task
 from cr_ud.trainer import Trainer, Training
 from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_log import LogRow, read_log
-from cr_ud.training_run import Labelling, run_training
+from cr_ud.training_run import run_training
 from cr_ud.training_sets import find_pairs, find_sets, find_training_set
 from detectors.checkpoints import read_state
 from detectors.detector import load_detector
@@ -449,7 +449,7 @@ def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = train(data, tmp_path, "--epochs", "1", "--wandb", "--tensorboard")
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
-    events = EventAccumulator(str(folder / "tensorboard" / "train_cr_ud"))
+    events = EventAccumulator(str(folder / "tensorboard" / "training"))
     events.Reload()
     losses = {event.step: event.value for event in events.Scalars("train/loss")}
     rows = [row for row in read_log(folder / "log.csv") if row.kind == "train"]
@@ -660,7 +660,7 @@ def test_other_tasks_and_networks_train_on_the_same_loop(data: Path, tmp_path: P
             {"task": "quadrants"},
         )
         run = RunOptions(tmp_path, resume=resume)
-        run_training(training, folder, Labelling("quadrants", "Quadrants", {}, {}, {}), run, Ranks())
+        run_training(training, folder, run, Ranks(), title="Quadrants", settings={}, inputs={})
         return network.model
 
     whole = run(tmp_path / "whole", 24)
