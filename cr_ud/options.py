@@ -81,7 +81,7 @@ class TrainingImages:
 class TrainedNetwork:
     """Detector."""
 
-    arch: str = flag("resnet50", "any architecture, any spelling")
+    arch: str = flag("resnet50", "any network, any spelling, or one of a plugin")
     init: str = flag(
         "imagenet",
         "imagenet: weights/imagenet/<arch>.pth; high_pass: random, for short training; FILE: any checkpoint, whose "
@@ -89,6 +89,14 @@ class TrainedNetwork:
         metavar="imagenet|scratch|high_pass|FILE",
     )
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
+    plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
+
+    def __post_init__(self) -> None:
+        from detectors.networks import canonical_architecture, load_plugin
+
+        for plugin in self.plugin:
+            load_plugin(plugin)
+        object.__setattr__(self, "arch", canonical_architecture(self.arch))
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,9 @@ class Optimisation:
     least_lr: float = flag(1e-6, "training ends instead of going below", parse=_rate)
     epochs: int | None = flag(None, "at most; absent: until lr runs out", parse=positive)
     max_steps: int | None = flag(None, "at most", parse=positive)
-    precision: Literal["fp32", "bf16", "fp16"] = flag("fp32", "of convolutions and linear layers; fp16: GPU only")
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = flag(
+        "fp32", "of convolutions and linear layers; on GPUs tf32 is faster than fp32; fp16: GPU only"
+    )
 
     def __post_init__(self) -> None:
         if self.schedule == "cosine" and self.max_steps is None:

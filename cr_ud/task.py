@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cr_ud.training_data import Loader, label_of
 from cr_ud.training_sets import sample_evenly
+from detectors.heads import Head, OneLogit
 from evaluation.metrics import accuracies, average_precision
 from images.sets import ImageItem, ImageSet
 from passes.processes import Ranks
@@ -68,15 +70,17 @@ class Task(ABC):
         """What the learning rate and the best epoch go by; higher is better."""
 
 
+@dataclass(frozen=True)
 class RealOrFake(Task):
-    """Binary cross-entropy of one logit, (N, 1), positive for fake; accuracies are decided at p(fake) = 0.5."""
+    """Binary cross-entropy of the logit of fake, as the head reads the output; accuracies are decided at 0.5."""
 
-    metrics = ("ap", "acc", "acc_real", "acc_fake")
+    head: Head = OneLogit()
+    metrics: ClassVar = ("ap", "acc", "acc_real", "acc_fake")
     panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "average precision": {"ap": "all"},
         "accuracy at 0.5": {"acc_real": "real", "acc_fake": "fake", "acc": "all"},
     }
-    loss = "binary cross-entropy"
+    loss: ClassVar = "binary cross-entropy"
 
     def target(self, item: ImageItem) -> np.float32:
         return label_of(item)
@@ -85,12 +89,12 @@ class RealOrFake(Task):
         return binary_cross_entropy_with_logits(self.evidence(output), targets, reduction="none")
 
     def evidence(self, output: Tensor) -> Tensor:
-        return output[:, 0].float()
+        return self.head.logit(output).float()
 
     def summary(self, evidence: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         logits = torch.from_numpy(evidence).double()
         loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(targets).double())
-        scores = torch.sigmoid(logits).numpy()
+        scores = OneLogit().probability(logits[:, None]).numpy()
         real, fake, overall = accuracies(targets, scores, 0.5)
         ap = average_precision(targets, scores)
         return {"loss": float(loss), "ap": ap, "acc": overall, "acc_real": real, "acc_fake": fake}

@@ -229,7 +229,7 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         precision = self.training.optimisation.precision
         dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.network.device.type, dtype, enabled=precision != "fp32")
+        return torch.autocast(self.network.device.type, dtype, enabled=precision in ("bf16", "fp16"))
 
     def _refuse_loss(self, mine: float, micro_batches: Sequence[Loaded]) -> None:
         step = self.progress.step + 1
@@ -341,7 +341,6 @@ def _parallel(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module
     if ranks.world_size == 1:
         return model
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # within the model, which stays the same object
     return DistributedDataParallel(model, device_ids=None if device.index is None else [device.index])
 

@@ -23,8 +23,9 @@ from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
 from cr_ud.training_sets import TrainingSets, find_sets
-from detectors.detector import Detector, get_architecture
-from detectors.devices import resolve_device
+from detectors.detector import Detector
+from detectors.devices import use_device
+from detectors.networks import get_architecture
 from images.choice import Reading
 from images.sets import ImageSet
 from passes.interrupts import only_writer
@@ -124,11 +125,9 @@ def train_detectors(
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint saved.
     """
-    device = resolve_device(network.device)
-    arch = get_architecture(network.arch).name
+    device, arch = use_device(network.device, optimisation.precision), network.arch
     layout = Layout(run.output_dir, arch, monitoring.name or augmentation.variant)
     with process_group(device.type) as ranks:
-        device = ranks.device(device)
         loader = Loader(
             Augmenter(augmentation, run.published),
             num_workers=Reading(num_workers=choice.num_workers).workers_for(device.type),
@@ -148,9 +147,10 @@ def train_detectors(
             inputs = sets.digests() | ({"init": init} if init else {})
             fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat}
             determining = {**plain(augmentation), **optimisation.determining(), **fixed, **inputs}
+            detector = Detector(get_architecture(arch), model, device)
             training = Training(
-                Detector(get_architecture(arch), model, device, None, "", 1),
-                RealOrFake(),
+                detector,
+                RealOrFake(detector.head),
                 _order(sets.training, optimisation, run.seed, ranks),
                 sets.validation,
                 loader,
