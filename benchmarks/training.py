@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarking import table, write_section
-from cr_ud.evaluation_files import read_summaries
-from cr_ud.scoring import RGB
 from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cr_ud.augmentation import Augmentation
+from cr_ud.augmentation import Augmenter
 from cr_ud.initialisation import initial_model
-from cr_ud.training_data import EpochOrder, find_training_set, load_training
+from cr_ud.training_data import EpochOrder, Loader
+from cr_ud.training_sets import find_training_set
 from detectors.detector import Detector
 from detectors.devices import resolve_device
 from detectors.networks import get_architecture
+from evaluation.assessment import read_result
+from evaluation.conditions import RGB
 from images.bundled_photos import bundled_photos
 from images.decoding import Crop, decode_image
 from images.distortions import resize_shorter_side
@@ -34,7 +35,7 @@ from images.sets import LABEL_FOLDERS, ImageSet, find_image_set, find_loose_imag
 from utils.figures import save_picture
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
-AUGMENTATION = Augmentation()
+AUGMENTER = Augmenter()
 SETTINGS = "--load_size 0 --crop_size 64 --bsize 16 --lr 0.0003 --blur_jpg 0.1 --patience 100".split()  # noqa: SIM905
 TILE = 128
 TEST_EVERY = 4
@@ -88,7 +89,7 @@ def loader_speed(root: Path, workers: int, batches: int, batch_size: int) -> flo
     found = find_training_set(root)
     repeats = -(-(batches + 1) * batch_size // len(found))
     order = EpochOrder(ImageSet(found.root, found.items * repeats), batch_size)
-    loader = load_training(order, AUGMENTATION, epoch=0, num_workers=workers)
+    loader = Loader(AUGMENTER, num_workers=workers).training(order, epoch=0)
     # workers have decoded ahead by the time the first batch is there: wait until that is used up
     for _ in range(1 + 2 * workers):
         next(loader)
@@ -137,17 +138,12 @@ def learn(train_dir: Path, test_dir: Path, names: list[str], folder: Path, more:
     weights = folder / "training" / "resnet18" / "rgb" / "best.pth"
     given = ["--arch", "resnet18", "--weights", weights, "--dataset_dir", test_dir, "--gan_name", *names]
     run("evaluate_detector.py", *given, "--output_dir", folder)
-    results = [row for row in read_summaries(folder / "evaluation" / "summary.csv") if row.variant == RGB]
-    rows = [
-        (
-            row.test_set,
-            f"{row.real} + {row.fake}",
-            f"{row.ap:.3f} [{row.ap_low:.3f}, {row.ap_high:.3f}]",
-            f"{row.acc_real:.2f}",
-            f"{row.acc_fake:.2f}",
-        )
-        for row in results
-    ]
+    rows = []
+    for name in names:
+        row = read_result(folder / "evaluation" / "resnet18" / name, name, made_by="src/evaluate_detector.py").rows[RGB]
+        ap = f"{row.ap:.3f} [{row.ap_low:.3f}, {row.ap_high:.3f}]"
+        images = f"{row.images - row.fakes} + {row.fakes}"
+        rows.append((name, images, ap, f"{row.acc_real:.2f}", f"{row.acc_fake:.2f}"))
     return [
         f"{seconds:.0f} s of training: `--arch resnet18 --init scratch {' '.join(settings)}`",
         "",

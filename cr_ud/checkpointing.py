@@ -1,8 +1,10 @@
-"""Saving and restoring a training run, and writing the trained detector."""
+"""The files of a training run: saving and restoring it, and the weights of the trained network."""
+
+from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.provenance import remove_with_record
 
 
 @dataclass
@@ -21,13 +24,13 @@ class Progress:
     The position in the data and all random numbers follow from the seed and these counts.
 
     Attributes:
-        epoch: epochs finished.
-        step_in_epoch: steps of the next epoch that are done.
-        step: optimiser steps done.
-        log_rows: rows of the log written.
-        loss_sum: sum of the losses of the images since the last row of the log.
-        loss_images: number of these images.
-        finished: whether the run has come to its own end (the learning rate, not the number of steps or epochs).
+        epoch: Epochs finished.
+        step_in_epoch: Steps of the next epoch that are done.
+        step: Optimiser steps done.
+        log_rows: Rows of the log written.
+        loss_sum: Sum of the losses of the images since the last row of the log.
+        loss_images: Number of these images.
+        finished: Whether the run has come to its own end (the learning rate, not the number of steps or epochs).
     """
 
     epoch: int = 0
@@ -39,41 +42,36 @@ class Progress:
     finished: bool = False
 
 
-def save_run(
-    path: Path,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    schedule: Mapping[str, Any],
-    progress: Progress,
-    arguments: Mapping[str, str],
-) -> None:
-    """Write all that is needed to go on, atomically, as tensors and plain values only.
+class RunFiles:
+    """Where the files of a run are: `checkpoint.pth`, `best.pth`, `final.pth`, `log.csv`, `curves.{png,pdf}`."""
 
-    The weights are under `model`, so that the file is also a checkpoint in the published format.
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint.pth"
+        self.best = folder / "best.pth"
+        self.final = folder / "final.pth"
+        self.half = folder / "final.safetensors"
+        self.log = folder / "log.csv"
+        self.curves = folder / "curves"
+        self.bad_batch = folder / "bad_batch.txt"
+        self.skipped = folder / "skipped.txt"
 
-    Raises:
-        UserError: the disk is full or the place cannot be written to; an earlier file is left as it was.
-    """
-    _save(
-        path,
-        {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
-            "schedule": dict(schedule),
-            "progress": asdict(progress),
-            "arguments": dict(arguments),
-        },
-    )
+    @property
+    def weights(self) -> list[Path]:
+        """The trained weights that are there."""
+        return [path for path in (self.best, self.final, self.half) if path.exists()]
+
+    def clear(self) -> None:
+        """Remove what an earlier run has left."""
+        for path in (*self.weights, self.checkpoint, self.log, self.bad_batch, self.skipped):
+            remove_with_record(path)
 
 
 def load_run(path: Path, arguments: Mapping[str, str]) -> dict[str, Any]:
-    """What `save_run` has written, if it was saved under the same arguments.
+    """The parts of a run, if it was saved under the same arguments.
 
     Raises:
-        UserError: the file is unreadable or no saved run, or arguments differ, which are named.
+        UserError: The file is unreadable or no saved run, or arguments differ, which are named.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -97,15 +95,28 @@ def load_run(path: Path, arguments: Mapping[str, str]) -> dict[str, Any]:
     return saved
 
 
-def save_detector(path: Path, model: nn.Module, *, half: bool = False) -> None:
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, atomically.
+
+    Raises:
+        UserError: The disk is full or the place cannot be written to; an earlier file is left as it was.
+    """
+    # torch's own writer turns a full disk into a RuntimeError without a cause
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def save_network(path: Path, model: nn.Module, *, half: bool = False) -> None:
     """Write the weights in the published format ({"model": state}); with `half` as float16 .safetensors.
 
     Raises:
-        UserError: the disk is full or the place cannot be written to.
+        UserError: As `save_tensors`.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if not half:
-        _save(path, {"model": state})
+        save_tensors(path, {"model": state})
         return
     with atomic_path(path) as temporary:
         save_file({key: _halved(value) for key, value in state.items()}, temporary)
@@ -113,11 +124,3 @@ def save_detector(path: Path, model: nn.Module, *, half: bool = False) -> None:
 
 def _halved(value: Tensor) -> Tensor:
     return value.half() if value.is_floating_point() else value
-
-
-def _save(path: Path, content: Mapping[str, Any]) -> None:
-    # torch's own writer turns a full disk into a RuntimeError without a cause
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())

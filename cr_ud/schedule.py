@@ -1,8 +1,11 @@
 """The learning rate over training, and when training ends."""
 
+from __future__ import annotations
+
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 _FACTOR = 0.1
 _LEAST_GAIN = 0.001
@@ -19,8 +22,26 @@ class Decision:
     stop: bool = False
 
 
+class Schedule(ABC):
+    """The rate of every step, and what follows from validations. Subclasses are dataclasses of plain values."""
+
+    lr: float
+    """Learning rate of the next step."""
+
+    def advance(self, step: int) -> None:  # noqa: B027 - most schedules have nothing to do then
+        """Set the rate of optimiser step `step`, counted from 0; by default it changes after validations only."""
+
+    @abstractmethod
+    def update(self, score: float) -> Decision:
+        """Take the score of an epoch's validation (higher is better) and say what follows."""
+
+    def state(self) -> dict[str, Any]:
+        """All fields as plain values, from which the schedule can be made again."""
+        return asdict(self)  # type: ignore[call-overload]
+
+
 @dataclass
-class PlateauSchedule:
+class PlateauSchedule(Schedule):
     """Divide the learning rate by ten when validation accuracy stalls; stop when it would fall below `least_lr`.
 
     The early stopping of Wang et al. (CVPR 2020).
@@ -50,17 +71,14 @@ class PlateauSchedule:
     waiting: int = 0
     drops: int = 0
 
-    def advance(self, step: int) -> None:
-        """Before optimiser step `step`, counted from 0: nothing, the rate changes after validations only."""
-
-    def update(self, accuracy: float) -> Decision:
+    def update(self, score: float) -> Decision:
         """Take the validation accuracy (0..1) of an epoch and say what follows."""
-        highest = self.best is None or accuracy > self.best
+        highest = self.best is None or score > self.best
         if highest:
-            self.best = accuracy
+            self.best = score
         gain = _LEAST_GAIN_AFTER_DROP if self.drops else _LEAST_GAIN
-        if self.reference is None or accuracy >= self.reference + gain:
-            self.reference, self.waiting = accuracy, 0
+        if self.reference is None or score >= self.reference + gain:
+            self.reference, self.waiting = score, 0
             return Decision(is_best=highest or self.compat == "published")
         is_best = highest and self.compat != "published"
         self.waiting += 1
@@ -75,13 +93,9 @@ class PlateauSchedule:
             self.reference = None
         return Decision(is_best, dropped=True)
 
-    def state(self) -> dict[str, float | int | str | None]:
-        """All fields as plain values."""
-        return asdict(self)
-
 
 @dataclass
-class CosineSchedule:
+class CosineSchedule(Schedule):
     """Raise the learning rate linearly over the first 5 % of the steps, then lower it to 0 along a cosine.
 
     For training of a known length, as from random weights (Loshchilov and Hutter: SGDR, ICLR 2017, Eq. 5, one period).
@@ -107,16 +121,9 @@ class CosineSchedule:
             done = (step - rise) / max(1, self.steps - rise)
             self.lr = self.highest_lr * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
-    def update(self, accuracy: float) -> Decision:
-        """Take the validation accuracy (0..1) of an epoch; of equally good ones the last is the best."""
-        is_best = self.best is None or accuracy >= self.best
+    def update(self, score: float) -> Decision:
+        """Take the score of an epoch's validation; of equally good ones the last is the best."""
+        is_best = self.best is None or score >= self.best
         if is_best:
-            self.best = accuracy
+            self.best = score
         return Decision(is_best)
-
-    def state(self) -> dict[str, float | int | str | None]:
-        """All fields as plain values."""
-        return asdict(self)
-
-
-Schedule = PlateauSchedule | CosineSchedule

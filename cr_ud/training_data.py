@@ -1,119 +1,26 @@
 """Which training images make up which step, for any number of processes, workers and resumed runs."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from __future__ import annotations
 
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cr_ud.augmentation import Augmentation
+from cr_ud.augmentation import ImageTransform
+from cr_ud.training_sets import find_pairs
 from images.decoding import decode_image
-from images.loading import decode_in_workers
-from images.sets import LABEL_NAMES, ImageItem, ImageSet, find_image_set
+from images.sets import ImageItem, ImageSet
 from passes.processes import Ranks
 from utils.errors import UserError
 
-# streams of random numbers that must not meet: order of an epoch, augmentation, choice of held-out images
-_ORDER, _AUGMENT, _HOLD_OUT = 1, 2, 3
-
-
-def find_training_set(
-    root: str | Path, classes: Sequence[str] = (), *, num_real: int | None = None, num_fake: int | None = None
-) -> ImageSet:
-    """Images of `<root>/[<class>/]{0_real,1_fake}/`, the layout of the ForenSynths training set.
-
-    Args:
-        root: folder of the class folders, or of the two label folders.
-        classes: names of the class folders to use; none: all.
-        num_real, num_fake: the first so many of each class; None or 0 for all.
-
-    Raises:
-        UserError: as `images.sets.find_image_set`, or a class is not there.
-    """
-    folder = Path(root).absolute()
-    if not folder.is_dir():
-        raise UserError(f"no folder {root}: give the folder of the class folders")
-    for name in classes:
-        if not (folder / name).is_dir():
-            there = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())) or "no folders"
-            raise UserError(f"no class {name!r} in {root}: check --classes (there: {there})")
-    if not classes:
-        return find_image_set(folder.parent, folder.name, num_real=num_real, num_fake=num_fake)
-    items: list[ImageItem] = []
-    for name in sorted(set(classes)):
-        found = find_image_set(folder, name, have_classes=False, num_real=num_real, num_fake=num_fake)
-        items += [
-            replace(item, name=f"{folder.name}/{item.name}", class_name=name, generator=folder.name)
-            for item in found.items
-        ]
-    return ImageSet(folder.parent, tuple(items))
-
-
-def find_pairs(image_set: ImageSet) -> np.ndarray:
-    """Places of the real and of the fake image of each class and name (without suffix), (n, 2) int.
-
-    Raises:
-        UserError: an image has no partner, or several.
-    """
-    found: dict[tuple[str, str], list[int]] = {}
-    for place, item in enumerate(image_set.items):
-        found.setdefault((item.class_name, item.path.stem), []).append(place)
-    pairs: list[list[int]] = []
-    for names, places in found.items():
-        by_label = {image_set.items[place].label: place for place in places}
-        if len(places) != 2 or by_label.keys() != {0, 1}:
-            raise UserError(
-                f"--pairs: {'/'.join(filter(None, names))} in {image_set.root} is not one real and one fake image of "
-                "the same name: rename or remove it, or leave out --pairs"
-            )
-        pairs.append([by_label[0], by_label[1]])
-    return np.array(pairs, dtype=int).reshape(-1, 2)
-
-
-def split_off(image_set: ImageSet, share: float, seed: int, *, pairs: bool = False) -> tuple[ImageSet, ImageSet]:
-    """Hold out a share of the images of each class and label, drawn with `seed`: (kept, held out).
-
-    With `pairs`, a real image and the fake of the same name stay together.
-
-    Raises:
-        UserError: the share is not between 0 and 1, or leaves a class and label without images on either side; or
-            as `find_pairs`.
-    """
-    if not 0.0 < share < 1.0:
-        raise UserError(f"--val_share is {share}: use a number between 0 and 1")
-    generator = np.random.default_rng([seed, _HOLD_OUT])
-    groups: dict[tuple[str, int | None], list[int]] = {}
-    # pairs are drawn by their real images
-    partners = dict(find_pairs(image_set).tolist()) if pairs else {}
-    for place, item in enumerate(image_set.items):
-        if not pairs or place in partners:
-            groups.setdefault((item.class_name, item.label), []).append(place)
-    held_out: set[int] = set()
-    for (class_name, label), places in groups.items():
-        number = round(share * len(places))
-        if not 0 < number < len(places):
-            raise UserError(
-                f"--val_share {share} of {len(places)} {LABEL_NAMES[label]} images of {class_name or image_set.root} "
-                f"is {number}: change the share or give --val_dir"
-            )
-        drawn = generator.permutation(places)[:number].tolist()
-        held_out.update(drawn, (partners[place] for place in drawn if pairs))
-    kept = [place for place in range(len(image_set)) if place not in held_out]
-    return image_set.subset(kept), image_set.subset(sorted(held_out))
-
-
-def sample_evenly(image_set: ImageSet, number: int, seed: int) -> ImageSet:
-    """About `number` images, half of them real, drawn with `seed`; all if there are not more."""
-    if number == 0 or number >= len(image_set):
-        return image_set
-    generator = np.random.default_rng([seed, _HOLD_OUT])
-    chosen: list[int] = []
-    for label in (0, 1):
-        places = [place for place, item in enumerate(image_set.items) if item.label == label]
-        size = min(len(places), max(1, number // 2))
-        chosen += generator.permutation(places)[:size].tolist()
-    return image_set.subset(sorted(chosen))
+# streams of random numbers that must not meet: order of an epoch, augmentation
+_ORDER, _AUGMENT = 1, 2
 
 
 @dataclass(frozen=True)
@@ -121,11 +28,11 @@ class MicroBatch:
     """What one process feeds forward at once.
 
     Attributes:
-        epoch: counted from 0.
-        slots: what seeds the augmentation: places in the order of the epoch, those of pairs if there are any.
-        positions: the images there, as places in the image set.
-        step_size: images in the whole step, over all processes and micro-batches.
-        is_last: whether the optimiser steps after it.
+        epoch: Counted from 0.
+        slots: What seeds the augmentation: places in the order of the epoch, those of pairs if there are any.
+        positions: The images there, as places in the image set.
+        step_size: Images in the whole step, over all processes and micro-batches.
+        is_last: Whether the optimiser steps after it.
     """
 
     epoch: int
@@ -143,14 +50,14 @@ class EpochOrder:
     pairs; its shares need not.
 
     Attributes:
-        image_set: the training images.
-        batch_size: images in a step, over all processes.
-        accumulate: micro-batches that each process splits its share into.
-        seed: of the order.
-        balance: draw images with replacement so that real and fake are equally likely, as
+        image_set: The training images.
+        batch_size: Images in a step, over all processes.
+        accumulate: Micro-batches that each process splits its share into.
+        seed: Of the order and of the augmentation.
+        balance: Draw images with replacement so that real and fake are equally likely, as
             `--class_bal` of the published code; otherwise every epoch is a permutation.
-        ranks: this process among others.
-        pairs: a real and the fake of the same name stand one after the other and, if equally large, are augmented
+        ranks: This process among others.
+        pairs: A real and the fake of the same name stand one after the other and, if equally large, are augmented
             alike, so that what differs between them is the generator's doing alone.
     """
 
@@ -208,24 +115,89 @@ class EpochOrder:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded and augmented micro-batch: images (N, H, W, 3) uint8, labels (N,), which images, and what was skipped.
+    """A decoded and augmented micro-batch: images (N, H, W, 3) uint8, targets (N, ...), which images, what was skipped.
 
     N is at least 1: where no image is left, one black image of no item keeps all processes in step.
     """
 
     images: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     positions: tuple[int, ...]
     failures: tuple[str, ...]
     micro_batch: MicroBatch
 
 
+def label_of(item: ImageItem) -> np.float32:
+    """0 real, 1 fake."""
+    assert item.label is not None
+    return np.float32(item.label)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Decodes and augments micro-batches; what comes is the same for any number of workers.
+
+    Attributes:
+        transform: Of each image.
+        target: What is to be learnt of an image, a NumPy value of the same shape for each; a function that can be
+            sent to workers.
+        num_workers: Decoding processes.
+        skip_bad_images: Leave out images that cannot be used.
+    """
+
+    transform: ImageTransform
+    target: Callable[[ImageItem], Any] = label_of
+    num_workers: int = 0
+    skip_bad_images: bool = False
+
+    def training(self, order: EpochOrder, epoch: int, first_step: int = 0) -> Iterator[Loaded]:
+        """Yield the micro-batches of an epoch.
+
+        Raises:
+            UserError: An image cannot be used and bad images are not skipped, or a worker was killed.
+        """
+        images = _Images(order.image_set.items, self, self.transform.training, order.seed)
+        return self._load(images, order.micro_batches(epoch, first_step))
+
+    def validation(
+        self, image_set: ImageSet, batch_size: int, *, epoch: int = 0, seed: int = 0, ranks: Ranks | None = None
+    ) -> Iterator[Loaded]:
+        """Yield the share of this process of a validation set, in order.
+
+        Raises:
+            UserError: As `training`.
+        """
+        ranks = ranks or Ranks()
+        mine = range(ranks.rank, len(image_set), ranks.world_size)
+        parts = (tuple(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size))
+        images = _Images(image_set.items, self, self.transform.validation, seed)
+        return self._load(images, (MicroBatch(epoch, part, part, len(image_set), True) for part in parts))
+
+    def _load(self, images: _Images, micro_batches: Iterator[MicroBatch]) -> Iterator[Loaded]:
+        loader = DataLoader(
+            images,
+            batch_size=None,
+            sampler=_Sequence(micro_batches),
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            worker_init_fn=_prepare_worker,
+        )
+        try:
+            for loaded in loader:
+                if loaded.failures and not self.skip_bad_images:
+                    raise UserError(loaded.failures[0])
+                yield loaded
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a decoding process was killed, most likely for want of memory: use fewer --num_workers (or 0)"
+            ) from error
+
+
 class _Images(Dataset[Loaded]):
-    def __init__(self, items: Sequence[ImageItem], augmentation: Augmentation, seed: int, *, training: bool) -> None:
-        self.items = items
-        self.augment = augmentation.training if training else augmentation.validation
-        self.size = augmentation.crop_size
-        self.seed = seed
+    def __init__(self, items: Sequence[ImageItem], loader: Loader, transform: Callable[..., np.ndarray], seed: int):
+        self.items, self.loader, self.transform, self.seed = items, loader, transform, seed
 
     # Dataset asks for an index; a micro-batch is one.
     def __getitem__(self, index: MicroBatch) -> Loaded:
@@ -233,66 +205,35 @@ class _Images(Dataset[Loaded]):
         positions: list[int] = []
         failures: list[str] = []
         for slot, position in zip(index.slots, index.positions, strict=True):
-            item = self.items[position]
+            path = self.items[position].path
             generator = np.random.default_rng([self.seed, _AUGMENT, index.epoch, slot])
             try:
-                images.append(self.augment(decode_image(item.path), generator, str(item.path)))
+                images.append(self.transform(decode_image(path), generator, str(path)))
             except UserError as error:
                 failures.append(str(error))
             else:
                 positions.append(position)
-        labels = np.array([self.items[position].label for position in positions], dtype=np.float32)
-        if not images:
-            images, labels = [np.zeros((self.size, self.size, 3), np.uint8)], np.zeros(1, np.float32)
-        return Loaded(np.stack(images), labels, tuple(positions), tuple(failures), index)
+        side = self.loader.transform.crop_size
+        targets = [self.loader.target(self.items[position]) for position in positions or (0,)]
+        stacked = np.stack(images or [np.zeros((side, side, 3), np.uint8)])
+        return Loaded(stacked, np.stack(targets), tuple(positions), tuple(failures), index)
 
 
-def load_training(
-    order: EpochOrder,
-    augmentation: Augmentation,
-    *,
-    epoch: int,
-    first_step: int = 0,
-    num_workers: int = 0,
-    skip_bad_images: bool = False,
-) -> Iterator[Loaded]:
-    """Yield the micro-batches of an epoch, decoded and augmented; the same for any number of workers.
+class _Sequence(Sampler[MicroBatch]):
+    def __init__(self, micro_batches: Iterator[MicroBatch]) -> None:
+        self.micro_batches = micro_batches
 
-    Raises:
-        UserError: an image cannot be used and bad images are not skipped, or a worker was killed.
-    """
-    images = _Images(order.image_set.items, augmentation, order.seed, training=True)
-    return _load(images, order.micro_batches(epoch, first_step), num_workers, skip_bad_images)
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return self.micro_batches
 
 
-def load_validation(
-    image_set: ImageSet,
-    augmentation: Augmentation,
-    *,
-    batch_size: int,
-    epoch: int,
-    seed: int,
-    num_workers: int = 0,
-    ranks: Ranks | None = None,
-    skip_bad_images: bool = False,
-) -> Iterator[Loaded]:
-    """Yield the share of this process of a validation set, in order, as `Augmentation.validation` makes it.
-
-    Raises:
-        UserError: an image cannot be used and bad images are not skipped, or a worker was killed.
-    """
-    ranks = ranks or Ranks()
-    mine = range(ranks.rank, len(image_set), ranks.world_size)
-    parts = (tuple(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size))
-    images = _Images(image_set.items, augmentation, seed, training=False)
-    micro_batches = (MicroBatch(epoch, part, part, len(image_set), True) for part in parts)
-    return _load(images, micro_batches, num_workers, skip_bad_images)
+def _as_is(loaded: Any) -> Any:
+    return loaded
 
 
-def _load(
-    images: _Images, micro_batches: Iterator[MicroBatch], num_workers: int, skip_bad_images: bool
-) -> Iterator[Loaded]:
-    for loaded in decode_in_workers(images, micro_batches, num_workers):
-        if loaded.failures and not skip_bad_images:
-            raise UserError(loaded.failures[0])
-        yield loaded
+def _prepare_worker(worker: int) -> None:
+    # Ctrl-C and SIGTERM reach every process of the group; the main process decides when to stop, and ends these.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+
+T = TypeVar("T")
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,28 @@ class Ranks:
         torch.distributed.gather_object(value, gathered, dst=0)
         return gathered
 
+    def sum(self, values: list[float]) -> list[float]:
+        """The sum of each value over all processes, everywhere."""
+        if self.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def from_first(self, value: T | None) -> T:
+        """The value that rank 0 has, everywhere."""
+        values = [value]
+        if self.world_size > 1:
+            torch.distributed.broadcast_object_list(values, src=0)
+        (first,) = values
+        assert first is not None
+        return first
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors by those of rank 0."""
+        for tensor in tensors if self.world_size > 1 else ():
+            torch.distributed.broadcast(tensor, src=0)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world_size > 1:
@@ -46,18 +72,18 @@ class Ranks:
 
 
 @contextmanager
-def process_group(backend: str = "gloo") -> Iterator[Ranks]:
+def process_group(gradients_on: str = "cpu") -> Iterator[Ranks]:
     """Join the group that `torchrun` has described in the environment, if there is one, and leave it at the end.
 
-    States are gathered through the CPU (gloo), also on machines with GPUs; training, which reduces gradients on
-    the GPUs, asks for `cpu:gloo,cuda:nccl`.
+    States are gathered through the CPU, also on machines with GPUs; training says on which type of device (`cpu`,
+    `cuda`) gradients are to be reduced.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Ranks()
         return
     # After an unequal resume, or beside a slow device, the others wait longer than the half hour of the default.
-    torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
+    torch.distributed.init_process_group(_BACKENDS[gradients_on], timeout=timedelta(days=7))
     try:
         yield Ranks(torch.distributed.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
     finally:

@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,11 +12,14 @@ from scipy.ndimage import gaussian_filter
 from torchvision import transforms
 
 from cr_ud import augmentation as module
-from cr_ud.augmentation import Augmentation
+from cr_ud.augmentation import Augmenter
+from cr_ud.options import Augmentation, Range
 from images import distortions
 from utils.errors import UserError
 
-NONE = Augmentation(blur_prob=0, jpeg_prob=0, flip=False)
+
+def augmenter(published: bool = False, **options: Any) -> Augmenter:
+    return Augmenter(Augmentation(**options), published)
 
 
 def noise(height: int = 80, width: int = 100, seed: int = 0) -> np.ndarray:
@@ -85,13 +89,13 @@ def test_grayscale_is_torchvisions() -> None:
 def test_validation_is_scale_and_centre_crop() -> None:
     image = noise(90, 131)
     expected = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(48)])(Image.fromarray(image))
-    augmentation = Augmentation(load_size=64, crop_size=48)
+    augmentation = augmenter(load_size=64, crop_size=48)
     np.testing.assert_array_equal(augmentation.validation(image, generator(), "x"), np.array(expected))
 
 
 def test_without_random_choices_training_takes_a_crop_of_the_image() -> None:
     image = noise(64, 70)
-    augmentation = Augmentation(load_size=0, crop_size=40, blur_prob=0, jpeg_prob=0, flip=False)
+    augmentation = augmenter(load_size=0, crop_size=40, blur_prob=0, jpg_prob=0, flip=False)
     crops = [augmentation.training(image, generator(seed), "x") for seed in range(20)]
     windows = {(top, left): image[top : top + 40, left : left + 40] for top in range(25) for left in range(31)}
     places = {place for crop in crops for place, window in windows.items() if np.array_equal(crop, window)}
@@ -100,7 +104,7 @@ def test_without_random_choices_training_takes_a_crop_of_the_image() -> None:
 
 def test_all_places_of_the_crop_are_equally_likely() -> None:
     image = np.arange(6 * 6, dtype=np.uint8).reshape(6, 6, 1).repeat(3, axis=2)
-    augmentation = Augmentation(load_size=0, crop_size=4, blur_prob=0, jpeg_prob=0, flip=False)
+    augmentation = augmenter(load_size=0, crop_size=4, blur_prob=0, jpg_prob=0, flip=False)
     corners = Counter(int(augmentation.training(image, generator(seed), "x")[0, 0, 0]) for seed in range(1800))
     assert sorted(corners) == [row * 6 + column for row in range(3) for column in range(3)]
     assert all(abs(count - 200) < 60 for count in corners.values())
@@ -109,7 +113,7 @@ def test_all_places_of_the_crop_are_equally_likely() -> None:
 class Drawn:
     """What the augmentation asked for, over many images."""
 
-    def __init__(self, augmentation: Augmentation, monkeypatch: pytest.MonkeyPatch, images: int = 4000) -> None:
+    def __init__(self, augmentation: Augmenter, monkeypatch: pytest.MonkeyPatch, images: int = 4000) -> None:
         self.sigmas: list[float] = []
         self.qualities: list[tuple[str, int]] = []
         self.gray = 0
@@ -146,7 +150,7 @@ class Drawn:
 
 
 def test_distributions_of_the_published_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(Augmentation(load_size=20, crop_size=16, grayscale_prob=0.5), monkeypatch)
+    drawn = Drawn(augmenter(load_size=20, crop_size=16, cr=True), monkeypatch)
     assert len(drawn.sigmas) == pytest.approx(2000, abs=130)
     assert len(drawn.qualities) == pytest.approx(2000, abs=130)
     assert drawn.gray == pytest.approx(2000, abs=130)
@@ -165,14 +169,14 @@ def test_distributions_of_the_published_recipe(monkeypatch: pytest.MonkeyPatch) 
     assert drawn.order == {"", "blur", "jpeg", "gray", "blur jpeg", "blur gray", "jpeg gray", "blur jpeg gray"}
 
 
-@pytest.mark.parametrize(("probability", "expected"), [(0.0, 0), (1.0, 100)])
-def test_grayscale_only_and_never(probability: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(Augmentation(load_size=20, crop_size=16, grayscale_prob=probability), monkeypatch, images=100)
+@pytest.mark.parametrize(("only", "expected"), [(False, 0), (True, 100)])
+def test_grayscale_only_and_never(only: bool, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(augmenter(load_size=20, crop_size=16, grayscale_only=only), monkeypatch, images=100)
     assert drawn.gray == expected
 
 
 def test_equal_seeds_give_equal_images() -> None:
-    augmentation = Augmentation(load_size=64, crop_size=48, grayscale_prob=0.5)
+    augmentation = augmenter(load_size=64, crop_size=48, cr=True)
     first = [augmentation.training(noise(), generator(seed), "x") for seed in range(8)]
     second = [augmentation.training(noise(), generator(seed), "x") for seed in range(8)]
     for one, other in zip(first, second, strict=True):
@@ -180,9 +184,9 @@ def test_equal_seeds_give_equal_images() -> None:
     assert len({image.tobytes() for image in first}) == 8
 
 
-@pytest.mark.parametrize(("probability", "is_gray"), [(0.0, False), (0.5, False), (1.0, True)])
-def test_validation_is_grey_only_for_greyscale_detectors(probability: float, is_gray: bool) -> None:
-    augmentation = Augmentation(load_size=64, crop_size=48, grayscale_prob=probability)
+@pytest.mark.parametrize(("flags", "is_gray"), [({}, False), ({"cr": True}, False), ({"grayscale_only": True}, True)])
+def test_validation_is_grey_only_for_greyscale_detectors(flags: dict[str, bool], is_gray: bool) -> None:
+    augmentation = augmenter(load_size=64, crop_size=48, **flags)
     for seed in range(10):
         image = augmentation.validation(noise(), generator(seed), "x")
         assert (image == image[..., :1]).all() == is_gray
@@ -201,17 +205,15 @@ def test_published_validation_blurs_and_compresses_at_the_middle(monkeypatch: py
 
     monkeypatch.setattr(module, "blur", blur)
     monkeypatch.setattr(module, "jpeg", jpeg)
-    Augmentation(load_size=64, crop_size=48, blur_prob=1, jpeg_prob=1, compat="published").validation(
-        noise(), generator(), "x"
-    )
+    augmenter(load_size=64, crop_size=48, blur_prob=1, jpg_prob=1, published=True).validation(noise(), generator(), "x")
     assert seen == [(1.5, True), (65, "pil")]
 
 
 @pytest.mark.parametrize("shape", [(30, 30), (30, 100), (100, 30), (47, 48)])
 def test_images_smaller_than_the_crop(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 255, np.uint8)
-    refusing = Augmentation(load_size=0, crop_size=48)
-    padding = Augmentation(load_size=0, crop_size=48, blur_prob=0, jpeg_prob=0, small_images="pad")
+    refusing = augmenter(load_size=0, crop_size=48)
+    padding = augmenter(load_size=0, crop_size=48, blur_prob=0, jpg_prob=0, small_images="pad")
     for name in ("training", "validation"):
         with pytest.raises(UserError, match=rf"photo\.png has {shape[1]}x{shape[0]} pixels.*--small_images pad"):
             getattr(refusing, name)(image, generator(), "photo.png")
@@ -223,15 +225,15 @@ def test_images_smaller_than_the_crop(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"blur_prob": 1.5}, "blur_prob is 1.5"),
-        ({"grayscale_prob": -0.1}, "grayscale_prob is -0.1"),
-        ({"blur_sigma": (3.0, 0.0)}, "blur sigma 3.0 to 0.0"),
-        ({"jpeg_quality": (0, 50)}, "JPEG quality 0 to 50"),
-        ({"jpeg_encoders": ("gif",)}, "unknown JPEG encoder gif: use cv2, pil"),
-        ({"interpolations": ()}, "unknown interpolation"),
+        ({"cr": True, "grayscale_only": True}, "--cr and --grayscale_only exclude each other"),
+        ({"blur_sig": Range(3.0, 0.0)}, "--blur_sig 3,0"),
+        ({"jpg_qual": Range(0, 50)}, "--jpg_qual 0,50"),
+        ({"jpg_qual": Range(30.5, 50)}, "two integers"),
+        ({"jpg_method": "cv2,gif"}, "--jpg_method cv2,gif: use cv2, pil"),
+        ({"rz_interp": ","}, "--rz_interp ,: use bilinear"),
         ({"load_size": 200}, "smaller than the crop of 224"),
     ],
 )
-def test_bad_settings_are_refused(changes: dict[str, object], message: str) -> None:
+def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Augmentation(**changes)  # type: ignore[arg-type]
+        augmenter(**changes)

@@ -8,26 +8,36 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, cross_entropy
 from training_helpers import load_script, register_tiny, write_images
 
 from cr_ud import checkpointing
+from cr_ud.augmentation import Augmenter
 from cr_ud.initialisation import initial_model, make_high_pass
-from cr_ud.trainer import Trainer
-from cr_ud.training_data import find_pairs
+from cr_ud.options import Augmentation, Monitoring, Optimisation, TrainingImages
+from cr_ud.schedule import PlateauSchedule
+from cr_ud.task import Task
+from cr_ud.trainer import Trainer, Training
+from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_log import LogRow, read_log
-from cr_ud.training_run import find_images
-from cr_ud.validation import Validation
+from cr_ud.training_run import run_training
+from cr_ud.training_sets import find_pairs, find_sets, find_training_set
 from detectors.checkpoints import read_state
 from detectors.detector import load_detector
 from detectors.networks import build_model
+from images.sets import ImageItem
+from passes.options import RunOptions
+from passes.processes import Ranks
 from utils.errors import Interrupted, UserError
 
 HELPERS = Path(__file__).with_name("training_helpers.py")
@@ -78,8 +88,7 @@ def test_training_learns_and_leaves_everything_behind(data: Path, tmp_path: Path
     rows = read_log(folder / "log.csv")
     last = rows[-1]
     assert (last.kind, last.step, last.epoch, last.images) == ("epoch", 48, 8, 16)
-    assert last.ap is not None
-    assert last.ap > 0.95
+    assert last.metrics["ap"] > 0.95
     assert [row.step for row in rows if row.kind == "train"] == list(range(1, 49))
     assert [row.step for row in rows if row.kind == "validation"] == [step for step in range(4, 48, 4) if step % 6]
     detector = load_detector("tiny", folder / "final.pth", "cpu")
@@ -99,13 +108,14 @@ def test_training_learns_and_leaves_everything_behind(data: Path, tmp_path: Path
 
 def test_best_is_the_epoch_of_the_highest_accuracy(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[tuple[float, dict[str, torch.Tensor]]] = []
-    report = Trainer._report
+    judge = Trainer._judge
 
-    def spy(self: Trainer, kind: str, result) -> None:
-        states.append((result.acc, {key: value.clone() for key, value in self.detector.model.state_dict().items()}))
-        report(self, kind, result)
+    def spy(self: Trainer, result: Any, schedule: Any) -> bool:
+        state = self.network.model.state_dict()
+        states.append((result[1]["acc"], {key: value.clone() for key, value in state.items()}))
+        return judge(self, result, schedule)
 
-    monkeypatch.setattr(Trainer, "_report", spy)
+    monkeypatch.setattr(Trainer, "_judge", spy)
     folder = train(data, tmp_path, "--epochs", "6", arch="tiny")
     best = max(accuracy for accuracy, _ in states)
     first = next(state for accuracy, state in states if accuracy == best)
@@ -186,7 +196,8 @@ def test_length_of_a_cosine_cannot_change(data: Path, tmp_path: Path) -> None:
 def test_the_last_validation_is_judged_as_the_schedule_does(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "_validate", lambda self, kind: Validation(4, 0.5, 0.75, 0.75, 0.75, 0.75))
+    numbers = {"loss": 0.5, "ap": 0.75, "acc": 0.75, "acc_real": 0.75, "acc_fake": 0.75}
+    monkeypatch.setattr(Trainer, "_validate", lambda self: (4, numbers))
     for more, is_last in ((("--schedule", "cosine"), True), ((), False)):
         folder = train(data, tmp_path / str(is_last), "--max_steps", "8", *more)
         assert equal(weights(folder, "best.pth"), weights(folder)) == is_last
@@ -202,9 +213,7 @@ def test_pairs_are_looked_for_before_anything_is_trained(tmp_path: Path) -> None
 
 
 def test_a_share_of_pairs_can_be_held_out(data: Path) -> None:
-    given = {"train_dir": data / "train", "val_dir": None, "val_share": 0.25, "no_validation": False, "seed": 0}
-    limits = {"num_real": None, "num_fake": None, "num_instances": None}
-    images = find_images(Namespace(**given, **limits, pairs=True), ())
+    images = find_sets(TrainingImages(data / "train", val_share=0.25), pairs=True)
     assert images.validation is not None
     assert (len(find_pairs(images.training)), len(find_pairs(images.validation))) == (18, 6)
 
@@ -252,29 +261,54 @@ def test_two_processes_follow_the_loss_curve_of_one(data: Path, tmp_path: Path) 
         torch.testing.assert_close(weights(together)[key], value, rtol=1e-3, atol=1e-5)
 
 
-def test_sigterm_exits_with_130_and_a_checkpoint(data: Path, tmp_path: Path) -> None:
-    given = arguments(data, tmp_path, "--epochs", "100000", "--checkpoint_every", "100000")
-    process = subprocess.Popen(
+def started(*given: str) -> subprocess.Popen[str]:
+    """The script in a process group of its own."""
+    return subprocess.Popen(
         [sys.executable, str(HELPERS), "train_cr_ud", *given],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
     )
-    folder = tmp_path / "training" / "tiny-dropout" / "rgb"
+
+
+def wait_for_steps(folder: Path) -> None:
     limit = time.monotonic() + 120
     while time.monotonic() < limit and not ((folder / "log.csv").exists() and len(read_log(folder / "log.csv")) > 1):
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_signals_to_the_process_group_leave_a_checkpoint(data: Path, tmp_path: Path, number: int, workers: str) -> None:
+    """As `timeout`, batch systems and terminals send them: workers get them, too."""
+    given = arguments(data, tmp_path, "--epochs", "100000", "--checkpoint_every", "100000", "--num_workers", workers)
+    process = started(*given)
+    folder = tmp_path / "training" / "tiny-dropout" / "rgb"
+    wait_for_steps(folder)
+    os.killpg(process.pid, number)
     _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, complaint
+    assert "Traceback" not in complaint
     assert "--resume" in complaint.splitlines()[-1]
-    assert (
-        checkpointing.load_run(
-            folder / "checkpoint.pth",
-            torch.load(folder / "checkpoint.pth", weights_only=True)["arguments"],
-        )["progress"]["step"]
-        > 0
-    )
+    saved = torch.load(folder / "checkpoint.pth", weights_only=True)
+    assert checkpointing.load_run(folder / "checkpoint.pth", saved["arguments"])["progress"]["step"] > 0
+
+
+def test_a_second_training_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    given = arguments(data, tmp_path, "--epochs", "100000", "--checkpoint_every", "100000")
+    process = started(*given)
+    folder = tmp_path / "training" / "tiny-dropout" / "rgb"
+    wait_for_steps(folder)
+    before = (folder / "log.csv").read_text()
+    try:
+        for more in ((), ("--overwrite",), ("--resume",)):
+            with pytest.raises(UserError, match="another run is writing"):
+                train(data, tmp_path, "--epochs", "1", *more)
+        assert (folder / "log.csv").read_text().startswith(before)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(data: Path, tmp_path: Path) -> None:
@@ -306,7 +340,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(data: Path, tmp_path: Path, monk
 
 def test_resuming_with_other_arguments_names_them(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path, "--max_steps", "2")
-    message = r"other arguments: blur_prob \(was 0\.5, is 0\.1\); jpeg_prob \(.*\); seed \(was 0, is 3\): give the same"
+    message = r"other arguments: blur_jpg \(was 0\.5, is 0\.1\); seed \(was 0, is 3\): give the same"
     with pytest.raises(UserError, match=message):
         train(data, tmp_path, "--max_steps", "4", "--resume", "--seed", "3", "--blur_jpg", "0.1")
     with pytest.raises(UserError, match="training images"):
@@ -317,7 +351,9 @@ def test_an_earlier_run_is_not_overwritten_unasked(data: Path, tmp_path: Path) -
     folder = train(data, tmp_path, "--max_steps", "2")
     with pytest.raises(UserError, match="holds an earlier run"):
         train(data, tmp_path, "--max_steps", "3")
+    (folder / "final.safetensors").write_bytes(b"of the earlier run")
     train(data, tmp_path, "--max_steps", "3", "--overwrite")
+    assert not (folder / "final.safetensors").exists()
     assert read_log(folder / "log.csv")[-1].step == 3
 
 
@@ -345,7 +381,7 @@ def test_damaged_checkpoints_are_refused(data: Path, tmp_path: Path, content: by
         (["--load_size", "0", "--crop_size", "30"], r"24x24 pixels, less than the crop of 30"),
         (["--init", "nowhere.pth"], r"weights not found: nowhere\.pth"),
         (["--init", "imagenet"], "ImageNet weights not found: put"),
-        (["--skip_bad_images", "--load_size", "0", "--crop_size", "30", "--max_steps", "1"], "no real images"),
+        (["--skip_bad_images", "--load_size", "0", "--crop_size", "30", "--max_steps", "1"], "no validation image can"),
     ],
 )
 def test_bad_arguments_are_refused(data: Path, tmp_path: Path, more: list[str], message: str) -> None:
@@ -398,10 +434,11 @@ def test_several_subsets_of_classes_are_compared(data: Path, tmp_path: Path) -> 
 
 def test_colour_robust_and_greyscale_runs_have_their_own_folders(data: Path, tmp_path: Path) -> None:
     folder = train(data, tmp_path, "--max_steps", "1")
-    for flag, name, probability in (("--cr", "cr", 0.5), ("--grayscale_only", "grayscale", 1.0)):
+    for flag, name in (("--cr", "cr"), ("--grayscale_only", "grayscale")):
         train(data, tmp_path, "--max_steps", "1", flag)
         facts = json.loads((folder.parent / name / "final.pth.json").read_text())
-        assert facts["arguments"]["grayscale_prob"] == str(probability)
+        assert facts["variant"] == name
+        assert facts["settings"][flag.removeprefix("--")] is True
 
 
 def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +449,7 @@ def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = train(data, tmp_path, "--epochs", "1", "--wandb", "--tensorboard")
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder / "tensorboard" / "training"))
     events.Reload()
     losses = {event.step: event.value for event in events.Scalars("train/loss")}
     rows = [row for row in read_log(folder / "log.csv") if row.kind == "train"]
@@ -534,3 +571,102 @@ def test_batch_norm_and_drop_connect_resume_to_the_bit(data: Path, tmp_path: Pat
     part = run(tmp_path / "parts", "--max_steps", "1")
     assert not equal(whole, part)
     assert equal(whole, run(tmp_path / "parts", "--max_steps", "2", "--resume"))
+
+
+def test_a_record_is_a_config_file(data: Path, tmp_path: Path) -> None:
+    more = ("--max_steps", "3", "--classes", "cat,dog", "--blur_sig", "0,2", "--jpg_method", "pil", "--clip_norm", "1")
+    folder = train(data, tmp_path, *more, arch="tiny")
+    copy = tmp_path / "copy"
+    given = ["--config", str(folder / "final.pth.json"), "--output_dir", str(copy)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train_cr_ud.py", *given])
+        load_script("train_cr_ud").main()
+    again = copy / "training" / "tiny" / "rgb"
+    assert equal(weights(folder), weights(again))
+    settings = [json.loads((place / "final.pth.json").read_text())["settings"] for place in (folder, again)]
+    assert {name for name in settings[0] if settings[0][name] != settings[1][name]} == {"output_dir"}
+
+
+class Quadrants(Task):
+    """Two heads: which class a quarter of the picture is of, by cross-entropy at four places, and its brightness."""
+
+    metrics = ("acc_places", "acc_images", "error")
+    panels: ClassVar = {"accuracy": {"acc_places": "places", "acc_images": "images"}, "error": {"error": "all"}}
+    loss = "cross-entropy and squared error"
+
+    def target(self, item: ImageItem) -> np.ndarray:
+        assert item.label is not None
+        return np.array([item.class_name == "dog", item.label], dtype=np.float32)
+
+    def losses(self, output: tuple[torch.Tensor, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        places, number = output
+        classes = targets[:, 1].long()[:, None, None].expand(-1, *places.shape[2:])
+        return cross_entropy(places, classes, reduction="none").mean((1, 2)) + (number - targets[:, 0]).square()
+
+    def evidence(self, output: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        places, number = output
+        return torch.cat([(places[:, 1] - places[:, 0]).flatten(1), number[:, None]], dim=1)
+
+    def summary(self, evidence: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        places, number = evidence[:, :-1], evidence[:, -1]
+        hits = (places > 0) == (targets[:, 1:] > 0)
+        whole = (places.mean(1) > 0) == (targets[:, 1] > 0)
+        error = float(np.square(number - targets[:, 0]).mean())
+        return {"loss": error, "acc_places": float(hits.mean()), "acc_images": float(whole.mean()), "error": error}
+
+    def score(self, summary: Mapping[str, float]) -> float:
+        return summary["acc_places"]
+
+
+class TwoHeads(nn.Module):
+    """A frozen body under two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, stride=2).requires_grad_(requires_grad=False)
+        self.places, self.number = nn.Conv2d(8, 2, 1), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = self.body(x).relu()
+        return self.places(maps), self.number(maps.mean((2, 3)))[:, 0]
+
+
+class TwoHeadedNetwork:
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model, self.device = TwoHeads(), torch.device("cpu")
+
+    def inputs(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float() / 255
+
+
+def test_other_tasks_and_networks_train_on_the_same_loop(data: Path, tmp_path: Path) -> None:
+    """Several heads, an output for every place, parameters that stay, another optimiser, targets of other shapes."""
+    sets = find_training_set(data / "train"), find_training_set(data / "val")
+    augmenter = Augmenter(Augmentation(blur_jpg=0.0, load_size=0, crop_size=16))
+
+    def run(folder: Path, steps: int, *, resume: bool = False) -> TwoHeads:
+        network, task = TwoHeadedNetwork(), Quadrants()
+        training = Training(
+            network,
+            task,
+            EpochOrder(sets[0], 8),
+            sets[1],
+            Loader(augmenter, task.target, num_workers=1),
+            PlateauSchedule(lr=0.1),
+            partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+            Optimisation(max_steps=steps),
+            Monitoring(log_every=1, val_every=4),
+            {"task": "quadrants"},
+        )
+        run = RunOptions(tmp_path, resume=resume)
+        run_training(training, folder, run, Ranks(), title="Quadrants", settings={}, inputs={})
+        return network.model
+
+    whole = run(tmp_path / "whole", 24)
+    last = read_log(tmp_path / "whole" / "log.csv")[-1]
+    assert list(last.metrics) == ["acc_places", "acc_images", "error"]
+    assert last.metrics["acc_images"] > 0.8
+    assert torch.equal(whole.body.weight, TwoHeadedNetwork().model.body.weight)
+    run(tmp_path / "parts", 7)
+    assert equal(run(tmp_path / "parts", 24, resume=True).state_dict(), whole.state_dict())

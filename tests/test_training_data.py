@@ -8,22 +8,16 @@ import numpy as np
 import pytest
 from training_helpers import write_images
 
-from cr_ud.augmentation import Augmentation
-from cr_ud.training_data import (
-    EpochOrder,
-    Loaded,
-    find_pairs,
-    find_training_set,
-    load_training,
-    load_validation,
-    sample_evenly,
-    split_off,
-)
+from cr_ud.augmentation import Augmenter
+from cr_ud.options import Augmentation, TrainingImages
+from cr_ud.training_data import EpochOrder, Loaded, Loader
+from cr_ud.training_sets import find_pairs, find_sets, find_training_set, sample_evenly, split_off
 from images.sets import ImageSet
 from passes.processes import Ranks
 from utils.errors import UserError
 
-AUGMENTATION = Augmentation(load_size=24, crop_size=16)
+AUGMENTER = Augmenter(Augmentation(load_size=24, crop_size=16))
+LOADER = Loader(AUGMENTER)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +73,8 @@ def test_one_label_empty(tmp_path: Path) -> None:
 
 def test_held_out_images_are_a_seeded_share_of_each_class_and_label(root: Path) -> None:
     everything = find_training_set(root)
-    kept, held_out = split_off(everything, 0.4, seed=0)
+    kept, held_out, sources = split_off(everything, 0.4, seed=0)
+    assert sources == len(held_out)
     assert sorted(names(kept) + names(held_out)) == sorted(names(everything))
     assert held_out.counts() == {name: {"real": 2, "fake": 2} for name in ("airplane", "cat", "dog")}
     assert names(split_off(everything, 0.4, seed=0)[1]) == names(held_out)
@@ -87,7 +82,8 @@ def test_held_out_images_are_a_seeded_share_of_each_class_and_label(root: Path) 
 
 
 def test_pairs_are_held_out_together(root: Path) -> None:
-    kept, held_out = split_off(find_training_set(root), 0.4, seed=0, pairs=True)
+    kept, held_out, sources = split_off(find_training_set(root), 0.4, seed=0, pairs=True)
+    assert sources == len(held_out) // 2
     assert held_out.counts() == {name: {"real": 2, "fake": 2} for name in ("airplane", "cat", "dog")}
     assert len(find_pairs(held_out)) == 6
     assert len(find_pairs(kept)) == 9
@@ -95,6 +91,60 @@ def test_pairs_are_held_out_together(root: Path) -> None:
     assert names(other) != names(held_out)
     with pytest.raises(UserError, match=r"cat/4 in \S+ is not one real and one fake"):
         split_off(find_training_set(root, ("cat",), num_real=4), 0.4, seed=0, pairs=True)
+
+
+def renamed(root: Path, names: list[str]) -> Path:
+    """One class whose images of either label have these names."""
+    image = write_images(root.parent / "one", ("cat",), number=1) / "cat" / "0_real" / "0.png"
+    for folder in ("0_real", "1_fake"):
+        (root / "cat" / folder).mkdir(parents=True)
+        for name in names:
+            shutil.copy(image, root / "cat" / folder / f"{name}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "source"),
+    [
+        ([f"photo{photo}_{row}_{column}" for photo in range(6) for row in (0, 1) for column in (0, 1)], "_"),
+        ([f"video{video:02}-frame{frame:04}" for video in range(6) for frame in range(3)], "-"),
+        ([f"{synset}_{photo}_{tile}" for synset in ("n01", "n02") for photo in range(5) for tile in (0, 1)], None),
+    ],
+)
+def test_tiles_and_frames_of_one_source_are_held_out_together(
+    tmp_path: Path, names: list[str], source: str | None
+) -> None:
+    kept, held_out, sources = split_off(find_training_set(renamed(tmp_path / "train", names)), 0.3, seed=0)
+
+    def sources_of(image_set: ImageSet) -> set[tuple[int | None, str]]:
+        cut = (lambda stem: stem.split(source)[0]) if source else (lambda stem: stem.rsplit("_", 1)[0])
+        return {(item.label, cut(item.path.stem)) for item in image_set.items}
+
+    assert not sources_of(kept) & sources_of(held_out)
+    assert len(sources_of(held_out)) == sources
+    assert len(held_out) == pytest.approx(0.3 * 2 * len(names), abs=6)
+
+
+def test_names_that_all_begin_alike_show_no_sources(tmp_path: Path) -> None:
+    root = renamed(tmp_path / "train", [f"img_{number:04}" for number in range(10)])
+    _, held_out, sources = split_off(find_training_set(root), 0.3, seed=0)
+    assert sources == len(held_out) == 6
+
+
+def test_zero_means_all_whatever_stands_for_both(root: Path) -> None:
+    sets = find_sets(TrainingImages(root, no_validation=True, num_real=0, num_instances=2))
+    assert sets.training.counts() == {name: {"real": 5, "fake": 2} for name in ("airplane", "cat", "dog")}
+
+
+def test_validation_images_among_the_training_images_are_doubted(root: Path, tmp_path: Path) -> None:
+    for val_dir, shared in ((root, 30), (root / "cat", 10)):
+        assert f"{shared} of the {shared} validation images" in find_sets(TrainingImages(root, val_dir)).warnings[-1]
+    assert not find_sets(TrainingImages(root, write_images(tmp_path / "val", number=1, size=25))).warnings
+
+
+def test_splits_taken_for_classes_are_doubted(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "gan", ("train", "val"), number=1)
+    assert "train, val" in " ".join(find_sets(TrainingImages(root, no_validation=True)).warnings)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.01, 0.99])
@@ -150,7 +200,7 @@ def test_a_last_step_smaller_than_the_number_of_processes(root: Path) -> None:
     orders = [EpochOrder(images, 4, ranks=Ranks(rank, 4)) for rank in range(4)]
     last = [list(order.micro_batches(0))[-1] for order in orders]
     assert [len(micro.positions) for micro in last] == [1, 0, 0, 0]
-    loaded = list(load_training(orders[3], AUGMENTATION, epoch=0))[-1]
+    loaded = list(LOADER.training(orders[3], 0))[-1]
     assert loaded.images.shape == (1, 16, 16, 3)
     assert loaded.positions == ()
 
@@ -174,26 +224,26 @@ def same(one: Loaded, other: Loaded) -> bool:
 
 def test_images_do_not_depend_on_workers_or_on_where_an_epoch_is_entered(root: Path) -> None:
     order = EpochOrder(find_training_set(root), 8)
-    alone = list(load_training(order, AUGMENTATION, epoch=1))
-    with_workers = list(load_training(order, AUGMENTATION, epoch=1, num_workers=2))
-    entered = list(load_training(order, AUGMENTATION, epoch=1, first_step=2))
+    alone = list(LOADER.training(order, 1))
+    with_workers = list(Loader(AUGMENTER, num_workers=2).training(order, 1))
+    entered = list(LOADER.training(order, 1, first_step=2))
     assert all(same(*pair) for pair in zip(alone, with_workers, strict=True))
     assert all(same(*pair) for pair in zip(alone[2:], entered, strict=True))
-    again = list(load_training(order, AUGMENTATION, epoch=2))
+    again = list(LOADER.training(order, 2))
     assert not any(same(*pair) for pair in zip(alone, again, strict=True))
 
 
 def test_labels_go_with_the_images(root: Path) -> None:
     images = find_training_set(root)
-    for loaded in load_training(EpochOrder(images, 8), AUGMENTATION, epoch=0):
-        assert loaded.labels.tolist() == [images.items[place].label for place in loaded.positions]
+    for loaded in LOADER.training(EpochOrder(images, 8), 0):
+        assert loaded.targets.tolist() == [images.items[place].label for place in loaded.positions]
 
 
 def test_validation_is_dealt_out_to_all_processes(root: Path) -> None:
     images = find_training_set(root)
 
     def places(rank: int, world_size: int) -> list[int]:
-        batches = load_validation(images, AUGMENTATION, batch_size=4, epoch=0, seed=0, ranks=Ranks(rank, world_size))
+        batches = LOADER.validation(images, 4, ranks=Ranks(rank, world_size))
         return [place for loaded in batches for place in loaded.positions]
 
     assert places(0, 1) == list(range(30))
@@ -207,8 +257,8 @@ def test_bad_images_stop_or_are_left_out(tmp_path: Path, num_workers: int) -> No
     bad.write_bytes(bad.read_bytes()[:100])
     order = EpochOrder(find_training_set(root), 3)
     with pytest.raises(UserError, match=r"^[^\n]*cat/0_real/1\.png is damaged[^\n]*$"):
-        list(load_training(order, AUGMENTATION, epoch=0, num_workers=num_workers))
-    loaded = list(load_training(order, AUGMENTATION, epoch=0, num_workers=num_workers, skip_bad_images=True))
+        list(Loader(AUGMENTER, num_workers=num_workers).training(order, 0))
+    loaded = list(Loader(AUGMENTER, num_workers=num_workers, skip_bad_images=True).training(order, 0))
     assert sorted(place for batch in loaded for place in batch.positions) == [0, 2, 3, 4, 5]
     assert [reason for batch in loaded for reason in batch.failures] == [
         f"{bad} is damaged or not an image: replace or remove it, or use --skip_bad_images"
@@ -242,10 +292,10 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 def augmented(order: EpochOrder, epoch: int) -> dict[int, np.ndarray]:
-    augmentation = Augmentation(load_size=0, crop_size=16)
+    loader = Loader(Augmenter(Augmentation(load_size=0, crop_size=16)))
     return {
         place: image
-        for loaded in load_training(order, augmentation, epoch=epoch)
+        for loaded in loader.training(order, epoch)
         for place, image in zip(loaded.positions, loaded.images, strict=False)
     }
 
@@ -274,7 +324,7 @@ def test_the_partner_of_a_bad_image_stays(tmp_path: Path) -> None:
     root = write_images(tmp_path / "train", ("cat",), number=3)
     (root / "cat" / "1_fake" / "1.png").write_bytes(b"no image")
     order = EpochOrder(find_training_set(root), 4, pairs=True)
-    loaded = list(load_training(order, AUGMENTATION, epoch=0, skip_bad_images=True))
+    loaded = list(Loader(AUGMENTER, skip_bad_images=True).training(order, 0))
     assert sorted(place for batch in loaded for place in batch.positions) == [0, 1, 2, 3, 5]
 
 

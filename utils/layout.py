@@ -79,6 +79,10 @@ class Layout:
         network = f"{classifier}_{self.tag}" if classifier == "ud" else classifier
         return safe_join(self.root, method, self.arch, "-".join((network, *details)))
 
+    def training(self, subset: str | None = None) -> Path:
+        """Folder of a training run called by the tag, or of one of its subsets of classes."""
+        return safe_join(self.root, "training", self.arch, self.tag, *([subset] if subset else []))
+
     def state(self, job: str, gan_name: str) -> Path:
         """Saved state of an interrupted job."""
         return safe_join(self.root, ".states", f"{job}-{self.arch}_{self.tag}-{gan_name}.npz")

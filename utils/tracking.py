@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import sha256_text, write_text
 
 
 class Tracker:
@@ -102,9 +102,11 @@ def _wandb(job: str, config: Mapping[str, Any], folder: Path, name: str | None, 
         import wandb
     except ImportError as error:
         raise UserError("--wandb: wandb is not installed: pip install wandb, or leave the flag out") from error
-    folder.mkdir(parents=True, exist_ok=True)
     sets = config.get("gan_name") or ()
-    identity = hashlib.sha256(f"{folder.resolve()} {job} {sorted(sets)}".encode()).hexdigest()[:16]
+    # the identifier that Weights & Biases gave to the run, by what is computed where
+    identity = folder / "wandb" / f"{sha256_text([job, *sorted(sets)])[:16]}.id"
+    going_on = resume and identity.is_file()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         run = wandb.init(
             project="tff",
@@ -112,9 +114,10 @@ def _wandb(job: str, config: Mapping[str, Any], folder: Path, name: str | None, 
             name=name or " ".join([job, str(config.get("arch", "")), *sets]).strip(),
             config=dict(config),
             dir=folder,
-            id=identity if resume else None,
-            resume="allow" if resume else None,
+            id=identity.read_text(encoding="utf-8") if going_on else None,
+            resume="allow" if going_on else None,
         )
+        write_text(identity, run.id)
     except wandb.errors.Error as error:
         raise UserError(f"--wandb: {error} Or set WANDB_MODE=offline, or leave the flag out") from error
     run.define_metric("*", step_metric="step")

@@ -1,0 +1,202 @@
+"""Which images are trained and validated on, and what is doubtful about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cr_ud.options import TrainingImages
+from images.sets import LABEL_NAMES, ImageItem, ImageSet, composition, find_image_set
+from utils.errors import UserError
+
+_HOLD_OUT = 3  # stream of random numbers, apart from those of the loader
+# What numbers the tiles or frames of one source: photo7_2_3 is of photo7, video01-frame0003 of video01.
+_NUMBERING = (re.compile(r"([-_. ]+[A-Za-z]*[-_. ]*\d+)+$"), re.compile(r"[-_. ]+[A-Za-z]*[-_. ]*\d+$"))
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """Images to train on, to validate on (None: no validation), and lines that a user should read about them."""
+
+    training: ImageSet
+    validation: ImageSet | None
+    warnings: tuple[str, ...]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each set by its name."""
+        sets = {"training images": self.training, "validation images": self.validation}
+        return {name: image_set.digest() for name, image_set in sets.items() if image_set is not None}
+
+    def notes(self) -> dict[str, object]:
+        """Numbers of images and warnings, for a record."""
+        validation = {} if self.validation is None else self.validation.counts()
+        return {
+            "training_images": self.training.counts(),
+            "validation_images": validation,
+            "warnings": list(self.warnings),
+        }
+
+
+def find_sets(
+    choice: TrainingImages, classes: Sequence[str] = (), *, pairs: bool = False, seed: int = 0
+) -> TrainingSets:
+    """The images of some classes (none: all).
+
+    Raises:
+        UserError: A folder or class is missing or empty, or an image has no partner in `pairs`.
+    """
+    limits = {name: getattr(choice, name) for name in ("num_real", "num_fake", "num_instances")}
+    training = find_training_set(choice.train_dir, classes, **limits)
+    validation: ImageSet | None = None
+    warnings = []
+    if choice.val_dir is not None:
+        validation = find_training_set(choice.val_dir, classes)
+    elif choice.val_share is not None:
+        training, validation, sources = split_off(training, choice.val_share, seed, pairs=pairs)
+        warnings.append(
+            f"--val_share: the {len(validation)} images held out are of {sources} sources by the beginnings of their "
+            "names; tiles or frames of one source with other names may be on both sides"
+        )
+    if pairs:
+        find_pairs(training)
+    return TrainingSets(training, validation, (*warnings, *_doubts(training, validation)))
+
+
+def _doubts(training: ImageSet, validation: ImageSet | None) -> list[str]:
+    doubts = [warning] if (warning := composition(training)[1]) else []
+    splits = {item.class_name for item in training.items if item.class_name.lower() in _SPLITS}
+    if splits:
+        doubts.append(f"{', '.join(sorted(splits))} in {training.root} are taken for classes: are they splits?")
+    if validation is not None:
+        there = {item.path.resolve() for item in training.items}
+        shared = sum(item.path.resolve() in there for item in validation.items)
+        if shared:
+            doubts.append(
+                f"{shared} of the {len(validation)} validation images are among the training images, too: accuracies "
+                "will be too good; give --val_dir other images"
+            )
+    return doubts
+
+
+def find_training_set(
+    root: str | Path,
+    classes: Sequence[str] = (),
+    *,
+    num_real: int | None = None,
+    num_fake: int | None = None,
+    num_instances: int | None = None,
+) -> ImageSet:
+    """Images of `<root>/[<class>/]{0_real,1_fake}/`, the layout of the ForenSynths training set.
+
+    Args:
+        root: Folder of the class folders, or of the two label folders.
+        classes: Class folders to use; none: all.
+        num_real, num_fake, num_instances: As `images.sets.find_image_set`.
+
+    Raises:
+        UserError: As `images.sets.find_image_set`, or a class is not there.
+    """
+    folder = Path(root).absolute()
+    find = partial(find_image_set, num_real=num_real, num_fake=num_fake, num_instances=num_instances)
+    if not folder.is_dir():
+        raise UserError(f"no folder {root}: give the folder of the class folders")
+    for name in classes:
+        if not (folder / name).is_dir():
+            there = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())) or "no folders"
+            raise UserError(f"no class {name!r} in {root}: check --classes (there: {there})")
+    if not classes:
+        return find(folder.parent, folder.name)
+    items: list[ImageItem] = []
+    for name in sorted(set(classes)):
+        items += [
+            replace(item, name=f"{folder.name}/{item.name}", class_name=name, generator=folder.name)
+            for item in find(folder, name, have_classes=False).items
+        ]
+    return ImageSet(folder.parent, tuple(items))
+
+
+def find_pairs(image_set: ImageSet) -> np.ndarray:
+    """Positions of the real and of the fake image of each class and name (without suffix), (n, 2) int.
+
+    Raises:
+        UserError: An image has no partner, or several.
+    """
+    by_name: dict[tuple[str, str], list[int]] = {}
+    for position, item in enumerate(image_set.items):
+        by_name.setdefault((item.class_name, item.path.stem), []).append(position)
+    pairs: list[list[int]] = []
+    for names, positions in by_name.items():
+        by_label = {image_set.items[position].label: position for position in positions}
+        if len(positions) != 2 or by_label.keys() != {0, 1}:
+            raise UserError(
+                f"--pairs: {'/'.join(filter(None, names))} in {image_set.root} is not one real and one fake image of "
+                "the same name: rename or remove it, or leave out --pairs"
+            )
+        pairs.append([by_label[0], by_label[1]])
+    return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def split_off(image_set: ImageSet, share: float, seed: int, *, pairs: bool = False) -> tuple[ImageSet, ImageSet, int]:
+    """Hold out a share of the images of each class and label, drawn with `seed`: kept, held out, sources of the latter.
+
+    Images whose names differ only in the numbers at their ends count as one source and stay together, unless more
+    images than are to be held out are called so. With `pairs`, so do a real image and the fake of the same name.
+
+    Raises:
+        UserError: The share leaves a class and label without images on either side, or as `find_pairs`.
+    """
+    generator = np.random.default_rng([seed, _HOLD_OUT])
+    partners = dict(find_pairs(image_set).tolist()) if pairs else {}
+    strata: dict[tuple[str, int | None], list[int]] = {}
+    for position, item in enumerate(image_set.items):
+        # pairs are drawn by their real images
+        if not pairs or position in partners:
+            strata.setdefault((item.class_name, item.label), []).append(position)
+    held_out: set[int] = set()
+    drawn_sources = 0
+    for (class_name, label), positions in strata.items():
+        number = round(share * len(positions))
+        if not 0 < number < len(positions):
+            raise UserError(
+                f"--val_share {share} of {len(positions)} {LABEL_NAMES[label]} images of "
+                f"{class_name or image_set.root} is {number}: change the share or give --val_dir"
+            )
+        sources = _sources(image_set, positions, number)
+        drawn: list[int] = []
+        for source in generator.permutation(list(range(len(sources)))):
+            if len(drawn) >= number:
+                break
+            drawn += sources[source]
+            drawn_sources += 1
+        held_out.update(drawn, (partners[position] for position in drawn if pairs))
+    kept = [position for position in range(len(image_set)) if position not in held_out]
+    return image_set.subset(kept), image_set.subset(sorted(held_out)), drawn_sources
+
+
+def _sources(image_set: ImageSet, positions: Sequence[int], largest: int) -> list[list[int]]:
+    """Positions grouped by source."""
+    for numbering in _NUMBERING:
+        sources: dict[str, list[int]] = {}
+        for position in positions:
+            sources.setdefault(numbering.sub("", image_set.items[position].path.stem), []).append(position)
+        if max(map(len, sources.values())) <= largest:
+            return list(sources.values())
+    return [[position] for position in positions]
+
+
+def sample_evenly(image_set: ImageSet, number: int, seed: int) -> ImageSet:
+    """About `number` images, half of them real, drawn with `seed`; all if there are not more, or `number` is 0."""
+    if number == 0 or number >= len(image_set):
+        return image_set
+    generator = np.random.default_rng([seed, _HOLD_OUT])
+    chosen: list[int] = []
+    for label in (0, 1):
+        positions = [position for position, item in enumerate(image_set.items) if item.label == label]
+        chosen += generator.permutation(positions)[: min(len(positions), max(1, number // 2))].tolist()
+    return image_set.subset(sorted(chosen))
