@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
+from utils.contact_sheets import ContactSheets
 
 import utils.heatmaps
 from attribution.options import AttributionOptions
@@ -23,7 +24,6 @@ from images.sets import LABEL_NAMES, ImageSet
 from passes.analysis import Analysis, Subject
 from passes.one_pass import PassBatch, PassReport, PerImage
 from passes.shared_forward import SharedForward, finite
-from utils.contact_sheets import ContactSheets
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import read_npz, safe_join, sha256_file, write_npz

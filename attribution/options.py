@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from detectors.explaining import Explaining
-from images.choice import Reading
-from utils.settings import count, flag, positive
+from utils.settings import flag, positive
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,3 @@ class GradCamOptions(AttributionOptions):
     layer: str | None = flag(
         None, "layer to weight; absent: layer4 of a ResNet, _conv_head of an EfficientNet", metavar="NAME"
     )
-
-
-@dataclass(frozen=True)
-class ScaledReading(Reading):
-    """Reading."""
-
-    resize: int = flag(0, "pixels to scale the shorter side to before --crop center; 0: do not scale", parse=count)
-
-    def cropping(self) -> Any:
-        """The crop, after scaling if that is asked for."""
-        from attribution.scaling import ResizedCrop
-
-        return ResizedCrop(resize=self.resize) if self.crop == "center" and self.resize else super().cropping()

@@ -10,7 +10,8 @@ from attribution.options import AttributionOptions
 from detectors.choice import DetectorChoice
 from detectors.detector import load_detector, load_imagenet_classifier
 from images.bundled_photos import bundled_photos
-from images.choice import ImageChoice, Reading, find_images
+from images.choice import ImageChoice, Reading
+from images.finding import find_images
 from images.sets import ImageSet, find_loose_images
 from passes.analysis import Subject
 from passes.options import RunOptions

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from attribution.options import GradCamOptions, LrpOptions, ScaledReading
+from attribution.options import GradCamOptions, LrpOptions
 from detectors.choice import DetectorChoice
-from images.choice import ImageChoice
+from images.choice import ImageChoice, Reading
 from passes.options import RunOptions
 from utils.errors import UserError
 from utils.settings import read_settings
@@ -23,7 +23,7 @@ def lrp_heatmaps(classifier: str, arch: str) -> None:
         f"LRP heat maps of {name}",
         f"python src/{classifier}_lrp{ending}.py{'' if imagenet else ' --blur_jpg 0.5'}",
         DetectorChoice(arch=arch),
-        ScaledReading(crop="center", resize=256) if imagenet else ScaledReading,
+        Reading(crop="center", resize=256) if imagenet else Reading,
         LrpOptions(classifier=classifier),  # type: ignore[arg-type]
     )
     if settings[3].classifier != classifier:
@@ -44,7 +44,7 @@ def guided_gradcam() -> None:
         "Guided Grad-CAM (Selvaraju et al., ICCV 2017)",
         "python src/gradcam.py --classifier ud --arch resnet50 --blur_jpg 0.5",
         DetectorChoice,
-        ScaledReading(crop="center", resize=256),
+        Reading(crop="center", resize=256),
         GradCamOptions,
     )
     from attribution.gradcam import GuidedGradCamMaps

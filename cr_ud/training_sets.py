@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cr_ud.options import TrainingImages
-from images.sets import LABEL_NAMES, ImageItem, ImageSet, composition, find_image_set
+from images.composition import composition_warning
+from images.sets import LABEL_NAMES, ImageItem, ImageSet, find_image_set, shared_images
 from utils.errors import UserError
 
 _HOLD_OUT = 3  # stream of random numbers, apart from those of the loader
@@ -69,13 +70,12 @@ def find_sets(
 
 
 def _doubts(training: ImageSet, validation: ImageSet | None) -> list[str]:
-    doubts = [warning] if (warning := composition(training)[1]) else []
+    doubts = [*training.warnings, *([warning] if (warning := composition_warning(training)) else [])]
     splits = {item.class_name for item in training.items if item.class_name.lower() in _SPLITS}
     if splits:
         doubts.append(f"{', '.join(sorted(splits))} in {training.root} are taken for classes: are they splits?")
     if validation is not None:
-        there = {item.path.resolve() for item in training.items}
-        shared = sum(item.path.resolve() in there for item in validation.items)
+        shared = shared_images(validation, training)
         if shared:
             doubts.append(
                 f"{shared} of the {len(validation)} validation images are among the training images, too: accuracies "

@@ -29,10 +29,10 @@ from passes.processes import Ranks, process_group
 from passes.running import run_analyses, tracked, warned
 from passes.shared_forward import SharedForward
 from utils.cli import say
-from utils.pictures import ContactSheets
 from utils.errors import UserError
 from utils.files import is_plain_name, safe_join, write_csv
 from utils.layout import Layout
+from utils.pictures import ContactSheets
 from utils.provenance import describes, read_record
 from utils.settings import plain
 from utils.tables import read_table

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from mini_forensynths.generators import GeneratorSpec, SimulatedGenerator
+from mini_forensynths.generators import SPECS, GeneratorSpec, SimulatedGenerator, save_generator
 from mini_forensynths.measures import TO_YCBCR
+from mini_forensynths.options import Photographs, Training
+from mini_forensynths.photos import find_photos, load_usable, split_photos
 from utils.cli import progress
+from utils.errors import UserError
+from utils.files import sha256_file, sha256_text, write_text
+from utils.provenance import Origin, is_current, write_record
+from utils.settings import plain
 
+_COMPUTATION = 1
 _SPECTRUM = 16  # side of the windows whose spectra are compared
 # The mean square of errors is brought near the scale of the mean absolute error.
 _L2_SCALE = 30.0
@@ -44,6 +51,34 @@ class GeneratorTraining:
     luma_weight: float = 2.0
     spectrum_weight: float = 0.5
     seed: int = 0
+
+
+def train_generators(photographs: Photographs, choice: Training) -> Iterator[str]:
+    """Train the generators that are wanted and not there yet; yields a line for each.
+
+    Raises:
+        UserError: A photograph cannot be used, or there is no such generator.
+    """
+    specs = {spec.name: spec for spec in SPECS}
+    unknown = [name for name in choice.generators if name not in specs]
+    if unknown:
+        raise UserError(f"--generators {unknown[0]}: choose among {', '.join(specs)}")
+    training = GeneratorTraining(steps=choice.steps, seed=choice.seed)
+    photos = split_photos(find_photos(photographs.photos), photographs.shares, photographs.split_seed)["train"]
+    inputs = {"photographs": sha256_text(sha256_file(photo.path) for photo in photos)}
+    images, skipped = load_usable(photos, training.crop, photographs.skip_bad_images)
+    for name in choice.generators or specs:
+        path = choice.output_dir / f"{name}.safetensors"
+        facts = {"generator": asdict(specs[name]), "training": asdict(training), "photographs": len(images)}
+        origin = Origin(_COMPUTATION, inputs, facts)
+        if is_current([path], origin):
+            yield f"{path} is there already"
+            continue
+        save_generator(train_generator(specs[name], images, training), path)
+        write_record([path], origin, settings=plain(photographs, choice), seed=choice.seed, device="cpu")
+        yield str(path)
+    if skipped:
+        write_text(choice.output_dir / "skipped.txt", "".join(f"{line}\n" for line in skipped))
 
 
 def train_generator(

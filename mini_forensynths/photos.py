@@ -13,11 +13,11 @@ from PIL import Image
 from images.bundled_photos import bundled_photos
 from images.decoding import decode_image
 from images.sets import find_loose_images
+from mini_forensynths.options import PARTS
 from utils.cli import progress
 from utils.errors import UserError
 from utils.files import safe_name, sha256_text
 
-PARTS = ("train", "val", "test")
 # Every photograph is shrunk by a whole factor (box filter) of at least 2, which removes the 8 x 8 grid and the coarser
 # colour of JPEG files, so that its shorter side comes near this many pixels: large and small photographs become
 # equally sharp.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from images.distortions import blur
 from images.sets import LABEL_FOLDERS
 from mini_forensynths.generators import SPECS, SimulatedGenerator, reconstruct
+from mini_forensynths.options import Sizes
 from mini_forensynths.photos import Photo, cut_tiles, load_photo
 from utils.cli import progress
 from utils.errors import UserError
@@ -27,25 +27,6 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 Fake = Callable[[str], np.ndarray]
 """From the name of a generator to its fake of the tile at hand."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Sizes of a data set.
-
-    Attributes:
-        tile: Side of the square images of validation and test, in pixels.
-        train_tile: The same for training, where random crops are taken of them.
-        most_tiles: Tiles of one photograph at most, so that no large one dominates.
-    """
-
-    tile: int = 128
-    train_tile: int = 160
-    most_tiles: int = 8
-
-    def side(self, part: str) -> int:
-        """Side of the images of a part of the data set."""
-        return self.train_tile if part == "train" else self.tile
 
 
 def set_names(part: str) -> dict[str, str]:
@@ -91,7 +72,7 @@ def make_part(
     part: str,
     photos: Sequence[Photo],
     generators: Mapping[str, SimulatedGenerator],
-    layout: Layout,
+    sizes: Sizes,
     *,
     skip_bad_images: bool = False,
 ) -> list[str]:
@@ -104,7 +85,7 @@ def make_part(
         part: One of `PARTS`.
         photos: Of this part.
         generators: By name.
-        layout: Sizes.
+        sizes: Of the images.
         skip_bad_images: Leave out photographs that cannot be used.
 
     Returns:
@@ -117,13 +98,13 @@ def make_part(
     skipped: list[str] = []
     for photo in progress(photos, description=f"{part} images", unit="photo"):
         try:
-            image = load_photo(photo, layout.side(part))
+            image = load_photo(photo, sizes.side(part))
         except UserError as error:
             if not skip_bad_images:
                 raise
             skipped.append(str(error))
             continue
-        for index, real in enumerate(cut_tiles(image, layout.side(part), layout.most_tiles)):
+        for index, real in enumerate(cut_tiles(image, sizes.side(part), sizes.most_tiles)):
             _write_tile(root, names, f"{photo.name}_{index}.png", real, generators)
     if photos and len(skipped) == len(photos):
         raise UserError(f"none of the {len(photos)} photographs for {part} can be used: {skipped[0]}")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from detectors.detector import Detector
-from images.choice import ImageChoice, Reading, find_images
+from images.choice import ImageChoice, Reading
+from images.finding import find_images
 from images.sets import ImageSet
 from passes.one_pass import Collector, PassReport
 from passes.options import RunOptions

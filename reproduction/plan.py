@@ -1,4 +1,4 @@
-"""The whole plan: a ranking, one pass over each generator for all analyses of all detectors, patches, tables, report."""
+"""The whole plan: rankings, one pass over each generator for all analyses of all detectors, patches, the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from evaluation.published import generators
 from fmap_ranking.analysis import RankFeatureMaps
 from fmap_ranking.options import RankingChoice, RankingOptions
 from fmap_ranking.ranking import PAPER_GENERATOR, find_ranking
-from images.choice import ImageChoice, Reading, find_images
+from images.choice import ImageChoice, Reading
+from images.finding import find_images
 from images.sets import ImageSet, find_image_pair
 from passes.analysis import Subject
 from passes.options import RunOptions
@@ -146,8 +147,8 @@ class _Plan:
 
     def _analyses(self, subject: Subject, choice: RankingChoice) -> list[AnyAnalysis]:
         options, steps = self.options, self.options.steps
-        shared = {"calibrate_on": options.calibrate_on, "bootstrap": options.bootstrap}
-        ranked = {"topk": choice.topk, "relevances": choice.relevances}
+        shared: dict[str, Any] = {"calibrate_on": options.calibrate_on, "bootstrap": options.bootstrap}
+        ranked: dict[str, Any] = {"topk": choice.topk, "relevances": choice.relevances}
         found: list[AnyAnalysis] = []
         if "colour" in steps:
             found.append(Colour(subject, ColourOptions(**shared)))
@@ -210,9 +211,7 @@ def _image_sets(images: ImageChoice, options: Reproduction) -> dict[str, ImageSe
     if options.real is not None and options.fake is not None:
         if images.dataset_dir is not None or images.gan_name:
             raise UserError("--real and --fake stand for a data set: leave out --dataset_dir and --gan_name")
-        limits = [
-            images.num_instances if number is None else number for number in (images.num_real, images.num_fake)
-        ]
+        limits = [images.num_instances if number is None else number for number in (images.num_real, images.num_fake)]
         pair = find_image_pair(options.real, options.fake, options.name, num_real=limits[0], num_fake=limits[1])
         return {options.name: pair}
     if images.dataset_dir is None and images.images_from is None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attribution.outputs import AttributionWriter, select_images
 from PIL import Image
 
-from attribution.outputs import AttributionWriter, select_images
 from images.bundled_photos import bundled_photos
 from images.decoding import decode_image
 from images.sets import find_loose_images

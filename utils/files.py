@@ -7,14 +7,10 @@ import io
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ import numpy as np
 from utils.errors import UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("torch", "torchvision", "efficientnet_pytorch", "numpy", "scipy", "pillow", "matplotlib")
 _FORBIDDEN_IN_NAMES = frozenset('/\\:*?"<>|')
 _LONGEST_NAME = 200
 _MENDS = {
@@ -202,60 +197,6 @@ def sha256_text(lines: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def write_provenance(
-    path: str | Path,
-    *,
-    seed: int | None = None,
-    device: object = None,
-    inputs: Mapping[str, str] | None = None,
-    **facts: object,
-) -> Path:
-    """Write `<path>.json` beside a table: command, versions, seed, device, digests of inputs, counts.
-
-    It holds no time of day, so that the same run gives the same bytes.
-
-    Args:
-        path: the table.
-        seed: random seed of the run.
-        device: where it was computed.
-        inputs: SHA-256 by name of what went in.
-        facts: anything else worth keeping (arguments, counts).
-
-    Returns:
-        The path written.
-    """
-    path = Path(path)
-    target = path.with_name(path.name + ".json")
-    record = {
-        "command": _command(),
-        "versions": _versions(),
-        "seed": seed,
-        "device": None if device is None else str(device),
-        "inputs": dict(inputs or {}),
-        **facts,
-    }
-    write_json(target, record)
-    return target
-
-
-def read_provenance(path: str | Path) -> dict[str, Any]:
-    """What `write_provenance` wrote beside a table; empty if there is nothing readable."""
-    path = Path(path)
-    try:
-        record = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def is_made_from(path: str | Path, inputs: Mapping[str, str], facts: Mapping[str, object]) -> bool:
-    """Whether a table is there and its provenance names exactly these inputs and, among others, these facts."""
-    record = read_provenance(path)
-    wanted = plain({"inputs": inputs, **facts})
-    assert isinstance(wanted, dict)
-    return Path(path).is_file() and all(record.get(key, ...) == value for key, value in wanted.items())
-
-
 def is_plain_name(text: str) -> bool:
     """Whether `text` may be the name of one file or folder on any system, in a table and on a command line.
 
@@ -311,60 +252,3 @@ def plain(value: object) -> object:
     if value is None or isinstance(value, str | int):
         return value
     return str(value)
-
-
-def _command() -> list[str]:
-    program = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path("python")
-    inside = program.is_relative_to(PROJECT_ROOT)
-    name = program.relative_to(PROJECT_ROOT).as_posix() if inside else program.name
-    return [name, *_without_resume(sys.argv[1:])]
-
-
-def _without_resume(arguments: Sequence[str]) -> list[str]:
-    """The arguments but for --resume: a resumed run leaves the same files as one that was never interrupted."""
-    kept: list[str] = []
-    after_flag = False
-    for argument in arguments:
-        is_value = after_flag and argument.lower() in ("true", "false", "1", "0", "yes", "no")
-        after_flag = argument == "--resume"
-        if not (after_flag or is_value or argument.startswith("--resume=")):
-            kept.append(argument)
-    return kept
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("tff", *_PACKAGES):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    commit = _commit()
-    if commit:
-        versions["commit"] = commit
-    return versions
-
-
-def _commit() -> str | None:
-    if not (PROJECT_ROOT / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(PROJECT_ROOT),
-                "describe",
-                "--always",
-                "--dirty",
-                "--abbrev=40",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
