@@ -14,7 +14,7 @@ from sensitivity_assessment.dropout import EXPERIMENT, MADE_BY
 from sensitivity_assessment.outputs import ResultFiles
 from sensitivity_assessment.summary import read_summary
 
-from detectors.detector import PROJECT_ROOT
+
 from fmap_ranking.comparison import compare_rankings
 from fmap_ranking.ranking import PAPER_TOPK, read_ranking
 from images.sets import find_image_set
@@ -23,7 +23,7 @@ from mini_forensynths.sets import BLURRED, CHROMA, NULL, SWAPPED
 from sensitivity_assessment.variants import TOP
 from utils.cli import make_parser, parse_architecture, parse_positive, run_script
 from utils.errors import UserError
-from utils.files import read_provenance, sha256_file
+from utils.files import PROJECT_ROOT, read_provenance, sha256_file
 from utils.layout import Layout
 
 TAG = "mini"
