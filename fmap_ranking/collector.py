@@ -87,8 +87,7 @@ class RelevanceCollector:
         rows = torch.nonzero(accepted).flatten()
         if not len(rows):
             return
-        if len(rows) < len(accepted):
-            record = record.select(rows.to(record.output.device, non_blocking=True))
+        record = record.select(rows)
         labels = labels[rows]
         sums: dict[str, ChannelStatistics] = {}
 

@@ -280,11 +280,8 @@ def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -
                 f"the ranking {path} {warning}: rank this detector with rank_fmaps.py, or name a file with --relevances"
             )
     elif record and not describes(record, path):
-        record, origin, warning = (
-            {},
-            "unknown",
-            "is not the file that its record describes, and may be of another checkpoint",
-        )
+        record, origin = {}, "unknown"
+        warning = "is not the file that its record describes, and may be of another checkpoint"
     elif published:
         origin = f"published with the paper ({published})"
         if detector.weights is None or detector.weights.name != _PUBLISHED_WEIGHTS:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detectors.choice import default_weights_path
 from detectors.networks import architectures, build_model
-from fmap_ranking.ranking import default_ranking_path, read_ranking
+from fmap_ranking.ranking import read_ranking
 from inventory import (
     BROKEN,
     MISSING,
@@ -27,6 +27,7 @@ from lrp.canonise import explained_layers
 from utils.cli import make_parser, run_script
 from utils.errors import UserError
 from utils.files import PROJECT_ROOT
+from utils.layout import Layout
 
 WIDTH = 100
 NAME, STATE = 26, 8
@@ -82,7 +83,7 @@ def look_at_rankings(root: Path) -> dict[str, list[Finding]]:
     folder = root / "fmap_relevances"
     others = sorted((*folder.glob("*/*/*-fake.csv"), *folder.glob("*/*/*-real.csv")))
     expected = {
-        arch: [default_ranking_path(arch, RANKING_SET, PAPER_TAGS[0], label, folder) for label in ("fake", "real")]
+        arch: [Layout(root, arch, PAPER_TAGS[0]).ranking(RANKING_SET, label) for label in ("fake", "real")]
         for arch in PAPER_DETECTORS
     }
     for arch in (*PAPER_DETECTORS, *sorted({path.parts[-3] for path in others} - set(PAPER_DETECTORS))):

@@ -64,7 +64,7 @@ def tuned_model(root: Path, arch: str = "resnet18") -> nn.Module:
     """A network with seeded weights and a head that gives the images below `root` (uncropped) their `LOGITS`."""
     torch.manual_seed(3)
     model = build_model(arch).eval()
-    head = model.get_submodule(get_architecture(arch).head)
+    head = model.get_submodule(get_architecture(arch).last_layer)
     assert isinstance(head, nn.Linear)
     features: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].double()))
@@ -87,10 +87,8 @@ def detector_of(model: nn.Module, weights: Path | None = None, sha256: str = "")
 
 def inputs(root: Path) -> torch.Tensor:
     """The images below `root`, normalised, (N, 3, SIDE, SIDE)."""
-    architecture = get_architecture("resnet18")
-    pixels = np.stack([np.asarray(Image.open(root / name)) for name in LOGITS]).astype(np.float32) / 255
-    normalised = (pixels - np.float32(architecture.mean)) / np.float32(architecture.std)
-    return torch.from_numpy(normalised).permute(0, 3, 1, 2).contiguous()
+    pixels = np.stack([np.asarray(Image.open(root / name)) for name in LOGITS])
+    return detector_of(nn.Identity()).inputs(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
 
 class Run(NamedTuple):
