@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import FoundRanking, find_ranking
@@ -35,6 +35,7 @@ from utils.provenance import describes, read_record
 from utils.tables import write_rows
 
 WHOLE = str(Crop())
+Choice = TypeVar("Choice", bound=MapChoice)
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,6 @@ class ChosenMaps:
         """What records say of the choice."""
         origin = {} if self.ranked is None else {"ranking": self.ranked.path, "warning": self.ranked.warning}
         return {"maps": len(self.maps), **origin}
-
-    def messages(self, gan_name: str) -> list[str]:
-        """What to know of the ranking."""
-        warning = "" if self.ranked is None else self.ranked.warning
-        return [f"warning: {gan_name}: {warning}"] if warning else []
 
 
 def choose_maps(subject: Subject, choice: MapChoice) -> ChosenMaps:
@@ -98,20 +94,35 @@ def _maps_of(known: Mapping[str, int], layers: Sequence[str], arch: str) -> tupl
     )
 
 
-class ActivationRankings(Analysis[ActivationOptions]):
+class _OfMaps(Analysis[Choice]):
+    """An analysis of some feature maps on fakes."""
+
+    labels = (FAKE,)
+
+    def __init__(self, subject: Subject, options: Choice) -> None:
+        super().__init__(subject, options)
+        self.chosen = choose_maps(subject, options)
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the choice of maps and of their ranking."""
+        return self.chosen.inputs()
+
+    def messages(self) -> list[str]:
+        """What to know of the ranking, and what there is now."""
+        notes = self.notes()
+        warning = [f"warning: {self.gan_name}: {notes['warning']}"] if notes.get("warning") else []
+        return [*warning, f"{self.outputs[0]}: {notes['maps']:,} maps, {notes['images']} images"]
+
+    def numbers(self) -> dict[str, float]:
+        """How many images and maps."""
+        notes = self.notes()
+        return {"images": notes["images"], "maps": notes["maps"]}
+
+
+class ActivationRankings(_OfMaps[ActivationOptions]):
     """The fakes of a generator in the order of the largest activation of each feature map."""
 
     name = "activation_rankings"
-    labels = (FAKE,)
-
-    def __init__(self, subject: Subject, options: ActivationOptions) -> None:
-        super().__init__(subject, options)
-        self.chosen = choose_maps(subject, options)
-        self.folder = self.layout.activation_rankings(self.gan_name)
-
-    def inputs(self) -> dict[str, str]:
-        """Digests of the ranking and of the choice of maps."""
-        return self.chosen.inputs()
 
     def facts(self) -> dict[str, object]:
         """How many images are kept of each map, and whether there are CSVs."""
@@ -120,14 +131,14 @@ class ActivationRankings(Analysis[ActivationOptions]):
     @property
     def outputs(self) -> Sequence[Path]:
         """All rankings in one file, whose record lists the digests of the CSVs."""
-        return [self.folder / "max_activations.npz"]
+        return [self.layout.activation_rankings(self.gan_name) / "max_activations.npz"]
 
     def is_done(self) -> bool:
         """Whether the compact file and every CSV are there as they were written."""
         if not super().is_done():
             return False
-        tables = self.notes().get("tables", {})
-        return all((path := self.folder / name).is_file() and sha256_file(path) == tables[name] for name in tables)
+        tables, folder = self.notes()["tables"], self.outputs[0].parent
+        return all((path := folder / name).is_file() and sha256_file(path) == tables[name] for name in tables)
 
     def collector(self, forward: SharedForward, images: ImageSet) -> MaxActivations | TopActivations:
         """Values of all images, or of those kept."""
@@ -137,34 +148,22 @@ class ActivationRankings(Analysis[ActivationOptions]):
 
     def write(self, collector: MaxActivations | TopActivations, report: PassReport) -> dict[str, object]:
         """Write the compact file and the CSVs (`name,max_act`, descending), and remove CSVs of earlier runs."""
-        rankings = collector.result()
+        rankings, folder = collector.result(), self.outputs[0].parent
         tables = {f"{fmap.key}.csv": fmap for fmap in rankings.maps} if self.options.with_tables else {}
-        for path in sorted(self.folder.glob("*.csv")):
+        for path in sorted(folder.glob("*.csv")):
             if path.name not in tables and ".#" in path.name:
                 path.unlink()
         for name, fmap in tables.items():
-            write_rows(self.folder / name, rankings.of(fmap), RankedImage, durable=False)
+            write_rows(folder / name, rankings.of(fmap), RankedImage, durable=False)
         rankings.write(self.outputs[0])
         return {
             **self.chosen.notes(),
             "dataset_dir": str(self.subject.images.root.resolve()),
-            "tables": {name: sha256_file(self.folder / name) for name in tables},
+            "tables": {name: sha256_file(folder / name) for name in tables},
         }
 
-    def messages(self) -> list[str]:
-        """What there is now."""
-        notes = self.notes()
-        tables = "and a CSV for each" if notes["tables"] else "no CSV (--csv True writes one for each map)"
-        counts = f"{notes['maps']:,} maps, {notes['images']} images, {tables}"
-        return [*self.chosen.messages(self.gan_name), f"{self.outputs[0]}: {counts}"]
 
-    def numbers(self) -> dict[str, float]:
-        """How many maps and images."""
-        notes = self.notes()
-        return {"images": notes["images"], "maps": notes["maps"]}
-
-
-class Patches(Analysis[PatchOptions]):
+class Patches(_OfMaps[PatchOptions]):
     """LRP-max patches of the fakes that activation rankings name.
 
     Raises:
@@ -172,11 +171,9 @@ class Patches(Analysis[PatchOptions]):
     """
 
     name = "patches"
-    labels = (FAKE,)
 
     def __init__(self, subject: Subject, options: PatchOptions) -> None:
         super().__init__(subject, options)
-        self.chosen = choose_maps(subject, options)
         self.files = PatchFiles.of(self.layout, self.gan_name)
         self._rankings = self.layout.activation_rankings(self.gan_name) / "max_activations.npz"
         if str(subject.reading.cropping()) != WHOLE:
@@ -205,17 +202,15 @@ class Patches(Analysis[PatchOptions]):
                 f"{path} has no ranking of {missing[0].key} ({len(missing)} missing): "
                 f"run {MAKE} with the same --topk, --layers and --relevances"
             )
-        if record["inputs"]["weights"] != detector.sha256:
+        if record.get("inputs", {}).get("weights") != detector.sha256:
             raise UserError(
                 f"{path} was made with another checkpoint than {detector.weights}: "
                 f"give the same --weights, or run {MAKE} again"
             )
-        if record["facts"]["crop"] != WHOLE:
-            raise UserError(
-                f"{path} is of {record['facts']['crop']}, but patches are cut from whole images: "
-                f"run {MAKE} with --crop none"
-            )
-        return rankings, Path(record["dataset_dir"])
+        crop = record.get("facts", {}).get("crop")
+        if crop != WHOLE:
+            raise UserError(f"{path} is of {crop}, but patches are cut from whole images: run {MAKE} with --crop none")
+        return rankings, Path(str(record.get("dataset_dir", "")))
 
     def _find_images(self, root: Path) -> tuple[ImageSet, list[str]]:
         """The images that a patch is wanted of, each once, and the names of those that have gone."""
@@ -237,7 +232,7 @@ class Patches(Analysis[PatchOptions]):
     def inputs(self) -> dict[str, str]:
         """Digests of the rankings, of the choice of maps, and of what the explainer takes."""
         rankings = {"activation_rankings": sha256_file(self._rankings)}
-        return {**rankings, **self.chosen.inputs(), **self.options.inputs()}
+        return {**rankings, **super().inputs(), **self.options.inputs()}
 
     def facts(self) -> dict[str, object]:
         """Patches of a map, and the rule."""
@@ -279,13 +274,3 @@ class Patches(Analysis[PatchOptions]):
     def drawing_settings(self) -> dict[str, Any]:
         """Of a drawing of everything."""
         return collage_settings(self.files)
-
-    def messages(self) -> list[str]:
-        """What there is now."""
-        notes = self.notes()
-        counts = f"{notes['patches']} patches of {notes['maps']:,} maps from {notes['images']} images"
-        return [*self.chosen.messages(self.gan_name), f"{self.files.root}: {counts}"]
-
-    def numbers(self) -> dict[str, float]:
-        """How many patches."""
-        return {"patches": self.notes()["patches"]}

@@ -414,7 +414,8 @@ def test_names_in_a_ranking_cannot_lead_out_of_the_data_set(toy: Path, tmp_path:
 def test_collages_say_what_is_missing(done: Path, tmp_path: Path, run: Run) -> None:
     assert_one_line(collage(run, tmp_path), "maps.csv: make it with", "extract_max_activation_patches.py")
     assert_one_line(collage(run, done, "--topk", 9), "lists 3 feature maps, fewer than 9")
-    assert_one_line(collage(run, done, "--blur_jpg", "0.1"), "of --blur_jpg 0.5, not 0.1")
     shutil.copytree(done / "patches", tmp_path / "patches")
+    shutil.copytree(done / "patches/resnet18/gan_0.5", tmp_path / "patches/resnet18/gan_0.1")
+    assert_one_line(collage(run, tmp_path, "--blur_jpg", "0.1"), "of --blur_jpg 0.5, not 0.1")
     (tmp_path / "patches/resnet18/gan_0.5/fake/conv1.#3/1.png").unlink()
     assert_one_line(collage(run, tmp_path), "conv1.#3/1.png is missing or damaged")
