@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from ranking_runs import LOGITS, SIDE, SOURCES, USED, Scripts, contents
 
-import detectors.detector
 import utils.files
 from detectors.networks import build_model
 from fmap_ranking.collector import RelevanceCollector
@@ -339,7 +338,7 @@ def test_a_real_detector_on_real_images(
     scripts: Scripts, shared_dir: Path, golden_weights: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rankings go to fmap_relevances/ of the project, which here is another folder."""
-    monkeypatch.setattr(detectors.detector, "PROJECT_ROOT", Path.cwd())
+    monkeypatch.setattr("utils.files.PROJECT_ROOT", Path.cwd())
     run = scripts(
         "rank_fmaps",
         *("--arch", "efb0", "--blur_jpg", 0.5, "--bsize", 16, "--dataset_dir", shared_dir / "forensynths_sample"),
