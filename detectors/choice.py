@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from utils.files import PROJECT_ROOT
+from utils.errors import UserError
+from utils.files import PROJECT_ROOT, is_plain_name
 from utils.settings import flag, plain_name
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -27,7 +28,7 @@ class DetectorChoice:
         blur_jpg: Part of the names of files, whatever the weights.
 
     Raises:
-        UserError: An unknown architecture, or a plugin that cannot be loaded.
+        UserError: An unknown architecture, a value out of its range, or a plugin that cannot be loaded.
     """
 
     arch: str = flag("resnet50", "network: resnet50, efb0, another ResNet or EfficientNet, or one of a plugin")
@@ -55,6 +56,14 @@ class DetectorChoice:
     def __post_init__(self) -> None:
         from detectors.networks import canonical_architecture, load_plugin
 
+        if self.precision not in get_args(Precision):
+            raise UserError(f"--precision {self.precision}: choose among {', '.join(get_args(Precision))}")
+        if self.fake_class not in (None, 0, 1):
+            raise UserError(f"--fake_class {self.fake_class}: use 0 or 1")
+        if not is_plain_name(self.blur_jpg):
+            raise UserError(
+                f"--blur_jpg {self.blur_jpg!r} is not fit for a file name: use 0.1 or 0.5, or --weights FILE"
+            )
         for plugin in self.plugin:
             load_plugin(plugin)
         object.__setattr__(self, "arch", canonical_architecture(self.arch))
@@ -66,12 +75,8 @@ class DetectorChoice:
 
 
 def default_weights_path(arch: str, tag: str, root: Path = PROJECT_ROOT) -> Path:
-    """Where the detector of the published training recipe `tag` (`0.1` or `0.5`) is looked for.
-
-    Raises:
-        ValueError: The tag is not fit for a file name.
-    """
-    return root / "weights" / arch / f"blur_jpg_prob{plain_name(tag)}.pth"
+    """Where the detector of the published training recipe `tag` (`0.1` or `0.5`) is looked for."""
+    return root / "weights" / arch / f"blur_jpg_prob{tag}.pth"
 
 
 def imagenet_weights_path(arch: str, root: Path = PROJECT_ROOT) -> Path:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from detectors.choice import DetectorChoice, default_weights_path
+from detectors.choice import DetectorChoice
 from detectors.detector import Detector, load_detector, load_imagenet_classifier
 from detectors.devices import resolve_device, use_device
 from detectors.explaining import with_squeeze_excite_of
@@ -394,8 +394,10 @@ def test_default_path_is_named_when_missing(tiny: str) -> None:
     assert path.parts[-3:] == ("weights", "efb0", "blur_jpg_prob0.5.pth")
     with pytest.raises(UserError, match="--weights"):
         load_detector(tiny, None, "cpu")
-    with pytest.raises(ValueError, match="plain name"):
-        default_weights_path("efb0", "../x")
+    wrong: dict[str, Any]
+    for wrong in ({"blur_jpg": "../x"}, {"precision": "fp16"}, {"fake_class": 2}):
+        with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+            load_detector(tiny, None, "cpu", **wrong)
 
 
 def test_the_choice_is_the_command_line(tiny: str, tmp_path: Path) -> None:

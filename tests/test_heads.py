@@ -2,11 +2,14 @@
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import interpolate
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.functional import normalize
 
 from detectors.heads import Classes, Head, LogitMap, OneLogit
@@ -99,6 +102,40 @@ def test_classes() -> None:
     assert head.start_relevance(output, classes, published=True).tolist() == [[0, 1, 0], [0, 0, 1]]
     with pytest.raises(ValueError, match="no logit of fake"):
         head.logit(output)
+
+
+class Transfers(TorchDispatchMode):
+    """Notes every operation that copies between devices, or asks for a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, wanted = str(func), (kwargs or {}).get("device")
+        moved = wanted is not None and isinstance(args[0], Tensor) and wanted != args[0].device
+        if moved or "_local_scalar" in name or "lift_fresh" in name:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("head", [*HEADS.values(), Classes.numbered(3)], ids=str)
+def test_nothing_waits_for_the_device(head: Head) -> None:
+    """On tensors that only pretend to lie on a GPU."""
+    shape = (4, 1, 3, 2) if isinstance(head, LogitMap) else (4, head.outputs)
+    with FakeTensorMode():
+        output = torch.empty(shape, device="cuda")
+        classes = torch.empty(4, dtype=torch.long, device="cuda")
+        with Transfers() as transfers:
+            results = [
+                head.probability(output, classes),
+                head.decision(output),
+                head.score(output, classes),
+                head.start_relevance(output, classes),
+                head.start_relevance(output, classes, published=True),
+            ]
+    assert {result.device.type for result in results} == {"cuda"}
+    assert transfers.seen == []
 
 
 def extremes(size: int) -> Tensor:
