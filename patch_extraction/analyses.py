@@ -269,8 +269,12 @@ class Patches(_OfMaps[PatchOptions]):
 
     def draw(self) -> list[Path]:
         """Draw the pages over all maps and the collage of each."""
-        return draw_collages(self.layout, self.gan_name)
+        return draw_collages(self.layout, self.gan_name, self._maps_drawn)
 
     def drawing_settings(self) -> dict[str, Any]:
         """Of a drawing of everything."""
-        return collage_settings(self.files)
+        return collage_settings(self.files, self._maps_drawn)
+
+    @property
+    def _maps_drawn(self) -> int | None:
+        return min(self.options.maps_drawn, len(self.chosen.maps)) or None

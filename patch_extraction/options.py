@@ -70,6 +70,7 @@ class PatchOptions(MapChoice, Explaining):
     dataset_dir: Path | None = flag(
         None, "folder of the generators' folders; absent: the one that the images were ranked in", metavar="DIR"
     )
+    maps_drawn: int = flag(0, "collages of the first N maps only; 0: of all", parse=count)
 
 
 @dataclass(frozen=True)

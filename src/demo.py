@@ -149,7 +149,7 @@ def compare_with_shipped(root: Path, detector: Mapping[str, Any], ranked_on: str
     arch, k = detector["arch"], detector["k"]
     paths = [Layout(place, arch, TAG).ranking(ranked_on, "fake") for place in (root, PROJECT_ROOT)]
     if all(path.is_file() for path in paths):
-        overlap = compare_rankings(*map(read_ranking, paths), [k]).overlaps[0]
+        overlap = compare_rankings(read_ranking(paths[0]), read_ranking(paths[1]), [k]).overlaps[0]
         say(f"{arch}: {overlap.common} of the top {k} maps are among those of the shipped ranking, of more images")
 
 
