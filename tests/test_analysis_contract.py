@@ -1,0 +1,319 @@
+"""What holds for every experiment alike: resumed as uninterrupted, two processes as one, done, stale, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ranking_runs import Scripts, contents
+
+import passes.one_pass
+import passes.running
+from detectors.networks import build_model
+from fmap_ranking.ranking import Ranking
+from lrp.canonise import build_program, explained_layers
+from passes.analysis import Analysis
+from passes.processes import Ranks
+
+
+@dataclass(frozen=True)
+class Case:
+    """A script, its own flags, and a table that it leaves below the output folder."""
+
+    script: str
+    flags: tuple[str, ...]
+    table: str
+    steps_before: tuple[str, ...] = ()
+
+
+RANKED = ("--topk", "3", "--relevances", "RANKING")
+CASES = {
+    "ranking": Case("rank_fmaps", ("--crop", "none", "--figures", "False"), "fmap_relevances/*/*/gan-fake.csv"),
+    "sensitivity": Case(
+        "transfer_sensitivity_analysis", (*RANKED, "--draws", "2", "--bootstrap", "50"), "transfer/*/*/scores.csv"
+    ),
+    "colour": Case("grayscale_sensitivity_analysis", ("--bootstrap", "50"), "grayscale-transfer/*/*/scores.csv"),
+    "topk": Case(
+        "find_topk",
+        ("--relevances", "RANKING", "--numbers", "2", "4", "--draws", "1", "--bootstrap", "50"),
+        "find_topk/*/*/passes/2_4/scores.csv",
+    ),
+    "activations": Case("get_max_activation_rankings", RANKED, "activation_rankings/*/*/max_activations.npz"),
+    "patches": Case(
+        "extract_max_activation_patches",
+        (*RANKED, "--num_instances", "4"),
+        "patches/*/*/fake/maps.csv",
+        ("activations",),
+    ),
+    "median": Case("median_test_activation_histograms", (*RANKED, "--histograms", "none"), "median_test/*/gan.csv"),
+    "evaluation": Case("evaluate_detector", ("--jpeg", "75", "--bootstrap", "50"), "evaluation/*/gan/scores.csv"),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+@pytest.fixture(scope="module")
+def ranking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ranking of the maps of a resnet18."""
+    path = tmp_path_factory.mktemp("ranking") / "fake.csv"
+    layers = explained_layers(build_program(build_model("resnet18").eval()))
+    values = np.random.default_rng(0).random(sum(channels for _, channels in layers))
+    Ranking.from_values(layers, values / 1000).write(path)
+    return path
+
+
+@dataclass
+class Runs:
+    """Runs cases on a copy of the small images."""
+
+    scripts: Scripts
+    images: Path
+    weights: Path
+    ranking: Path
+
+    def __call__(self, case: Case, output: Path, *more: object) -> Any:
+        flags = [str(self.ranking) if flag == "RANKING" else flag for flag in case.flags]
+        for name in case.steps_before:
+            if not list(output.glob(CASES[name].table)):
+                assert self(CASES[name], output).code == 0
+        common = ["--arch", "resnet18", "--weights", self.weights, "--dataset_dir", self.images, "--gan_name", "gan"]
+        common += ["--device", "cpu", "--bsize", 2, "--output_dir", output]
+        return self.scripts(case.script, *common, *flags, *more)
+
+
+@pytest.fixture
+def runs(
+    scripts: Scripts,
+    small_images: Path,
+    small_weights: Path,
+    ranking: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Runs:
+    """Runs on images that a test may change."""
+    images = tmp_path / "images"
+    shutil.copytree(small_images, images)
+    # Pictures have tests of their own.
+    monkeypatch.setattr(passes.running, "draw_once", lambda *arguments: [])
+    monkeypatch.setattr(passes.running, "_by_detector", lambda analyses: [])
+    return Runs(scripts, images, small_weights, ranking)
+
+
+@contextmanager
+def at_batch(number: int, do: Callable[[], None]) -> Iterator[list[int]]:
+    """Call `do` when so many batches have begun; the number of batches so far."""
+    seen = [0]
+    original = passes.one_pass.PassBatch
+
+    def counted(batch: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == number:
+            do()
+        return original(batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes.one_pass, "PassBatch", counted)
+        yield seen
+
+
+def stop() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@every_case
+def test_resumed_is_as_uninterrupted(case: Case, runs: Runs, tmp_path: Path) -> None:
+    assert runs(case, tmp_path / "whole").code == 0
+    broken = tmp_path / "broken"
+    for name in case.steps_before:
+        runs(CASES[name], broken)
+    with at_batch(1, stop):
+        stopped = runs(case, broken)
+    assert stopped.code == 130
+    assert "--resume" in stopped.err
+    assert not list(broken.glob(case.table)), "a table of an interrupted run"
+    with at_batch(99, stop) as batches:
+        assert runs(case, broken, "--resume").code == 0
+        rest = batches[0]
+    with at_batch(99, stop) as batches:
+        again = tmp_path / "again"
+        for name in case.steps_before:
+            runs(CASES[name], again)
+        before = batches[0]
+        runs(case, again)
+    assert rest < batches[0] - before, "the batch that was done was not done again"
+    assert tables(broken) == tables(tmp_path / "whole")
+    assert not list(broken.glob(".states/*.npz"))
+
+
+def tables(output: Path) -> dict[str, bytes]:
+    """All files but records of commands, whose paths differ."""
+    return {
+        name: data for name, data in contents(output).items() if not name.endswith(".json") and ".drawn" not in name
+    }
+
+
+@every_case
+def test_done_is_not_done_again(case: Case, runs: Runs, tmp_path: Path) -> None:
+    assert runs(case, tmp_path / "out").code == 0
+    before = contents(tmp_path / "out")
+    with at_batch(99, stop) as batches:
+        again = runs(case, tmp_path / "out")
+    assert again.code == 0
+    assert batches[0] == 0
+    assert "done before" in again.out
+    assert contents(tmp_path / "out") == before
+
+
+def darker_image(runs: Runs, table: Path) -> None:
+    """Another image of the same name, and of the same number of bytes where that can be."""
+    path = runs.images / "gan" / "1_fake" / "a.png"
+    pixels = np.asarray(Image.open(path)) // 2
+    Image.fromarray(pixels).save(path)
+
+
+def edited_table(runs: Runs, table: Path) -> None:
+    table.write_bytes(table.read_bytes() + b"\n")
+
+
+def no_record(runs: Runs, table: Path) -> None:
+    table.with_name(table.name + ".json").unlink()
+
+
+def older_computation(runs: Runs, table: Path) -> None:
+    record = table.with_name(table.name + ".json")
+    content = json.loads(record.read_text())
+    content["computation"] -= 1
+    record.write_text(json.dumps(content))
+
+
+@every_case
+@pytest.mark.parametrize("change", [edited_table, no_record, older_computation, darker_image])
+def test_stale_is_not_done(case: Case, change: Callable[[Runs, Path], None], runs: Runs, tmp_path: Path) -> None:
+    assert runs(case, tmp_path / "out").code == 0
+    (table,) = (tmp_path / "out").glob(case.table)
+    before = table.read_bytes()
+    change(runs, table)
+    if change is darker_image and case.steps_before:
+        # The step before is made anew first, from the changed image.
+        assert runs(CASES[case.steps_before[0]], tmp_path / "out").code == 0
+    with at_batch(99, stop) as batches:
+        assert runs(case, tmp_path / "out", "--overwrite").code == 0
+    assert batches[0] > 0
+    if change is not darker_image:
+        assert table.read_bytes() == before
+
+
+@every_case
+def test_results_of_another_checkpoint_are_not_overwritten(case: Case, runs: Runs, tmp_path: Path) -> None:
+    assert runs(case, tmp_path / "out").code == 0
+    state = torch.load(runs.weights, weights_only=True)["model"]
+    state["fc.bias"] = state["fc.bias"] + 0.1
+    runs.weights = tmp_path / "other.pth"
+    torch.save({"model": state}, runs.weights)
+    before = contents(tmp_path / "out")
+    refused = runs(case, tmp_path / "out")
+    assert refused.code == 2
+    assert len(refused.err.strip().splitlines()[-1]) > 0
+    assert "checkpoint" in refused.err or "origin" in refused.err
+    assert {k: v for k, v in contents(tmp_path / "out").items() if ".states" not in k} == {
+        k: v for k, v in before.items() if ".states" not in k
+    }
+
+
+@every_case
+def test_a_bad_image_is_one_line_or_left_out(case: Case, runs: Runs, tmp_path: Path) -> None:
+    bad = runs.images / "gan" / "1_fake" / "a.png"
+    if case.steps_before:
+        runs(CASES[case.steps_before[0]], tmp_path / "out")
+    bad.write_bytes(bad.read_bytes()[:100])
+    refused = runs(case, tmp_path / "out")
+    assert refused.code == 2
+    assert str(bad) in refused.err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").glob(case.table))
+    assert runs(case, tmp_path / "out", "--skip_bad_images").code == 0
+    (table,) = (tmp_path / "out").glob(case.table)
+    skipped = json.loads(table.with_name(table.name + ".json").read_text())["skipped"]
+    assert [name for name, _ in skipped] == ["gan/1_fake/a.png"]
+
+
+class OneOfTwo(Ranks):
+    """A process of a group of two that run one after the other: the second leaves its states to the first."""
+
+    left: list[Any] = []  # noqa: RUF012
+
+    def gather(self, value: Any) -> list[Any] | None:
+        if self.rank == 1:
+            self.left.append(value)
+            return None
+        return [value, self.left.pop()]
+
+    def wait(self) -> None:
+        """The other process is not there at the same time."""
+
+
+@every_case
+def test_two_processes_do_the_work_of_one(
+    case: Case, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runs(case, tmp_path / "one").code == 0
+    if case.steps_before:
+        runs(CASES[case.steps_before[0]], tmp_path / "two")
+    for rank in (1, 0):
+
+        @contextmanager
+        def group(rank: int = rank) -> Iterator[Ranks]:
+            yield OneOfTwo(rank, 2)
+
+        for module in ("passes.running", "evaluation.evaluate"):
+            monkeypatch.setattr(f"{module}.process_group", group, raising=False)
+        try:
+            done = runs(case, tmp_path / "two")
+        finally:
+            monkeypatch.undo()
+            monkeypatch.chdir(tmp_path)
+        if rank == 0:
+            assert done.code == 0, done.err
+    one, two = (sorted(tables(tmp_path / name)) for name in ("one", "two"))
+    assert one == two
+    (a,), (b,) = ((tmp_path / name).glob(case.table) for name in ("one", "two"))
+    if a.suffix == ".csv":
+        first, second = (np.genfromtxt(path, delimiter=",", dtype=str, comments=None) for path in (a, b))
+        assert np.array_equal(first[:, 0], second[:, 0])
+    assert not list((tmp_path / "two").glob(".states/*.npz"))
+
+
+@every_case
+def test_the_record_is_a_config(case: Case, runs: Runs, tmp_path: Path) -> None:
+    assert runs(case, tmp_path / "out").code == 0
+    (table,) = (tmp_path / "out").glob(case.table)
+    record = table.with_name(table.name + ".json")
+    settings = json.loads(record.read_text())["settings"]
+    assert settings["arch"] == "resnet18"
+    assert settings["bsize"] == 2
+    with at_batch(99, stop) as batches:
+        again = runs.scripts(case.script, "--config", record)
+    assert again.code == 0, again.err
+    assert batches[0] == 0, "the same settings, so nothing to do"
+
+
+def test_every_experiment_is_here() -> None:
+    import sensitivity_assessment.colour
+    import sensitivity_assessment.topk  # noqa: F401
+
+    def below(kind: type[Any]) -> set[str]:
+        return {kind.name for kind in kind.__subclasses__() if hasattr(kind, "name")} | {
+            name for child in kind.__subclasses__() for name in below(child)
+        }
+
+    known = {"ranking", "sensitivity", "colour", "find_topk", "activation_rankings", "patches", "median_test"}
+    # Loose images, calibration and the explanations of single images have tests of their own.
+    assert below(Analysis) - known <= {"evaluation", "images", "calibration", "lrp", "gradcam"}
