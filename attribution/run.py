@@ -59,11 +59,11 @@ def choose_images(choice: ImageChoice, files: Sequence[Path], ranks: Ranks) -> t
     """
     if files:
         return "images", find_loose_images(files), "those of --images"
-    if choice.dataset_dir is None and not choice.gan_name:
+    if choice.dataset_dir is None and choice.images_from is None and not choice.gan_name:
         photos = find_loose_images([path for _, path in bundled_photos()])
         return "photos", photos, "bundled with scikit-image and scikit-learn (no --images or --dataset_dir given)"
     sets = warned(find_images(choice, alone=True), ranks)
     first = next(iter(sets.values()))
     together = ImageSet(first.root, tuple(item for image_set in sets.values() for item in image_set.items))
     name = next(iter(sets)) if len(sets) == 1 else "several"
-    return name, together, f"{', '.join(sets)} of {choice.dataset_dir}"
+    return name, together, f"{', '.join(sets)} of {choice.dataset_dir or choice.images_from}"

@@ -329,14 +329,16 @@ def test_shifts_move_relevance_back_to_its_pixels(images: Path, tmp_path: Path, 
     np.testing.assert_allclose(mean["relevance"], expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("number", [1, 16, 32])
-def test_shifts_cover_the_stride(number: int) -> None:
-    shifts = spread_shifts(number)
-    assert shifts[0] == (0, 0)
-    assert len(set(shifts)) == number
-    for axis in zip(*shifts, strict=True):
-        assert -16 <= min(axis) <= max(axis) < 16
-        assert np.diff(sorted({*axis, min(axis) + 32})).max() <= max(32 // number * 2, 3)
+@pytest.mark.parametrize(("number", "farthest"), [(1, 23), (16, 8), (32, 6)])
+def test_shifts_cover_the_stride(number: int, farthest: float) -> None:
+    shifts = np.array(spread_shifts(number))
+    assert shifts[0].tolist() == [0, 0]
+    assert shifts.min() >= -16
+    assert shifts.max() < 16
+    # on the torus of a grid of dots, no pixel is far from a dot of one of the shifts
+    pixels = np.stack(np.meshgrid(np.arange(32), np.arange(32)), axis=-1).reshape(-1, 1, 2)
+    apart = (pixels - shifts + 16) % 32 - 16
+    assert np.hypot(apart[..., 0], apart[..., 1]).min(axis=1).max() <= farthest
 
 
 def test_a_network_that_says_nan_is_refused_for_its_image(images: Path, tmp_path: Path, run: Run) -> None:
