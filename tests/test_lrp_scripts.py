@@ -3,23 +3,27 @@
 import csv
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from attribution.lrp_heatmaps import explain_input, spread_shifts
+from attribution.attribution import Explanation
+from attribution.lrp_heatmaps import LrpHeatMaps, explain_input, spread_shifts
 from attribution.targets import Target
 from detectors.detector import load_detector
 from detectors.heads import OneLogit
 from detectors.networks import build_model
 from lrp import Explainer
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 from utils.files import read_npz
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
@@ -381,3 +385,30 @@ def test_pictures_of_an_earlier_run_do_not_stay(images: Path, tmp_path: Path, ru
         "arrays/notes.txt",
         "overlays/c.png",
     }
+
+
+def test_resumed_results_are_those_of_an_uninterrupted_run(
+    images: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    line = ("--arch", "resnet18", "--weights", weights, "--images", images, "--conservation", "--bsize", 1)
+    folder = run("ud_lrp", *line) / "resnet18" / "ud_0.5-beta0-label"
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"}
+
+    expected, explained = files(), []
+    explain = LrpHeatMaps.explain
+
+    def interrupted(*arguments: Any) -> Explanation:
+        explained.append(arguments)
+        if len(explained) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return explain(*arguments)
+
+    monkeypatch.setattr(LrpHeatMaps, "explain", interrupted)
+    with pytest.raises(Interrupted, match="after 2 of 3 batches"):
+        run("ud_lrp", *line, "--overwrite")
+    run("ud_lrp", *line, "--overwrite", "--resume")
+    assert len(explained) == 3
+    assert files() == expected
