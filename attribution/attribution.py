@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
-from utils.contact_sheets import ContactSheets
 
 import utils.heatmaps
 from attribution.options import AttributionOptions
@@ -28,6 +27,7 @@ from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import read_npz, safe_join, sha256_file, write_npz
 from utils.heatmaps import LOOKS
+from utils.pictures import ContactSheets
 from utils.tables import percent, read_rows, write_rows
 
 Chosen = TypeVar("Chosen", bound=AttributionOptions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from attribution.attribution import Attribution
@@ -18,6 +19,7 @@ from passes.options import RunOptions
 from passes.processes import Ranks, process_group
 from passes.running import run_analyses, tracked, warned
 from utils.cli import announce
+from utils.errors import UserError
 from utils.settings import plain
 
 
@@ -59,11 +61,16 @@ def choose_images(choice: ImageChoice, files: Sequence[Path], ranks: Ranks) -> t
     """
     if files:
         return "images", find_loose_images(files), "those of --images"
-    if choice.dataset_dir is None and not choice.gan_name:
+    if choice.dataset_dir is None and choice.images_from is None and not choice.gan_name:
         photos = find_loose_images([path for _, path in bundled_photos()])
         return "photos", photos, "bundled with scikit-image and scikit-learn (no --images or --dataset_dir given)"
     sets = warned(find_images(choice, alone=True), ranks)
-    first = next(iter(sets.values()))
-    together = ImageSet(first.root, tuple(item for image_set in sets.values() for item in image_set.items))
-    name = next(iter(sets)) if len(sets) == 1 else "several"
-    return name, together, f"{', '.join(sets)} of {choice.dataset_dir}"
+    (name, together), *others = sets.items()
+    if others:
+        if choice.equalize:
+            raise UserError("--equalize makes the images of one set alike: name one --gan_name")
+        items = [item for image_set in sets.values() for item in image_set.items]
+        if len({item.name for item in items}) < len(items):
+            items = [replace(item, name=f"{item.generator}/{item.name}") for item in items]
+        name, together = "several", ImageSet(together.root, tuple(items))
+    return name, together, f"{', '.join(sets)} of {choice.dataset_dir or choice.images_from}"

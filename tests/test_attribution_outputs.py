@@ -1,26 +1,19 @@
-"""Which images the attribution scripts explain, how they scale them, and what they call their results."""
+"""Which images are explained, how they are scaled, and what results are called and captioned."""
 
-from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from attribution.outputs import AttributionWriter, select_images
 from PIL import Image
 
+from attribution.attribution import AttributionRow, output_names
+from attribution.run import choose_images
 from images.bundled_photos import bundled_photos
+from images.choice import ImageChoice
 from images.decoding import decode_image
 from images.sets import find_loose_images
+from passes.processes import Ranks
 from utils.errors import UserError
-from utils.files import read_npz
-from utils.pictures import ContactSheets
-
-
-def arguments(**given: Any) -> Namespace:
-    defaults = dict.fromkeys(("images", "dataset_dir", "gan_name", "num_real", "num_fake", "num_instances"))
-    return Namespace(**{**defaults, "have_classes": "auto", **given})
 
 
 def write_images(folder: Path, *names: str) -> Path:
@@ -38,16 +31,15 @@ def test_bundled_photos_are_there_and_can_be_read() -> None:
 
 
 def test_bundled_photos_are_the_last_resort() -> None:
-    image_set, source = select_images(arguments())
+    _, image_set, source = choose_images(ImageChoice(), (), Ranks())
     assert [item.path for item in image_set.items] == [path for _, path in bundled_photos()]
     assert "bundled" in source
 
 
 def test_given_images_go_before_the_data_set(tmp_path: Path) -> None:
     write_images(tmp_path, "x/1_fake/a.png", "one.png", "set/gan/0_real/r.png", "set/gan/1_fake/f.png")
-    image_set, source = select_images(
-        arguments(images=[tmp_path / "x", tmp_path / "one.png"], dataset_dir=tmp_path / "set", gan_name=["gan"])
-    )
+    choice = ImageChoice(dataset_dir=tmp_path / "set", gan_name=("gan",))
+    _, image_set, source = choose_images(choice, [tmp_path / "x", tmp_path / "one.png"], Ranks())
     assert [(item.name, item.label) for item in image_set.items] == [("x/1_fake/a.png", 1), ("one.png", None)]
     assert "--images" in source
 
@@ -55,75 +47,41 @@ def test_given_images_go_before_the_data_set(tmp_path: Path) -> None:
 def test_several_generators(tmp_path: Path) -> None:
     for gan in ("b", "a"):
         write_images(tmp_path / gan, "0_real/r.png", "0_real/s.png", "1_fake/f.png")
-    image_set, source = select_images(arguments(dataset_dir=tmp_path, gan_name=["b", "a"], num_real=1))
+    choice = ImageChoice(dataset_dir=tmp_path, gan_name=("b", "a"), num_real=1)
+    _, image_set, source = choose_images(choice, (), Ranks())
     names = [item.name for item in image_set.items]
     assert names == ["b/0_real/r.png", "b/1_fake/f.png", "a/0_real/r.png", "a/1_fake/f.png"]
     assert "b, a" in source
 
 
-def test_data_set_without_a_generator_is_refused(tmp_path: Path) -> None:
+def test_a_list_of_images(tmp_path: Path) -> None:
+    write_images(tmp_path, "f.png")
+    (tmp_path / "list.csv").write_text("path,label\nf.png,1\n")
+    _, image_set, _ = choose_images(ImageChoice(images_from=tmp_path / "list.csv"), (), Ranks())
+    assert [(item.path, item.label) for item in image_set.items] == [(tmp_path / "f.png", 1)]
+
+
+@pytest.mark.parametrize("choice", [{"dataset_dir": Path("somewhere")}, {"gan_name": ("crn",)}])
+def test_half_a_data_set_is_refused(choice: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="--gan_name"):
-        select_images(arguments(dataset_dir=tmp_path))
+        choose_images(ImageChoice(**choice), (), Ranks())
 
 
 def test_images_of_one_stem_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "in", "a.png", "a.jpg", "A.bmp", "b.png", "sub/a.png")
-    image_set = find_loose_images([images])
-    writer = AttributionWriter(tmp_path / "out", image_set, title="t")
-    for number, item in enumerate(image_set.items):
-        relevance = np.full((6, 8), number - 1.0)
-        writer.add(
-            item,
-            decode_image(item.path),
-            relevance,
-            probability=0.25,
-            probability_of="fake",
-            explained="fake",
-            arrays={"logits": np.array([number])},
-        )
-    *sheets, table = writer.finish(seed=0, device="cpu", inputs={})
-    assert len(sheets) == 1
-    pictures = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("overlays/**/*.png")}
-    assert pictures == {f"overlays/{name}.png" for name in ("a.png", "a.jpg", "A.bmp", "b", "sub/a")}
-    lines = table.read_text().splitlines()
-    assert len(lines) == 6
-    for number, line in enumerate(lines[1:]):
-        cells = line.split(",")
-        assert cells[5] == ("1" if number <= 1 else "0")
-        arrays = read_npz(tmp_path / "out" / cells[-1])
-        assert arrays["logits"].tolist() == [number]
-        assert (arrays["relevance"] == number - 1).all()
-    assert '"empty_maps": 2' in (tmp_path / "out" / "attributions.csv.json").read_text()
+    names = ("a.png", "a.jpg", "A.bmp", "b.png", "sub/a.png")
+    image_set = find_loose_images([write_images(tmp_path, *names)])
+    found = dict(zip((item.name for item in image_set.items), output_names(image_set), strict=True))
+    assert found == {"a.png": "a.png", "a.jpg": "a.jpg", "A.bmp": "A.bmp", "b.png": "b", "sub/a.png": "sub/a"}
 
 
-def test_captions_and_order_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    captions: list[Sequence[str]] = []
-    add = ContactSheets.add
-
-    def listening(self: ContactSheets, pictures: Sequence[np.ndarray], caption: Sequence[str]) -> None:
-        captions.append(caption)
-        add(self, pictures, caption)
-
-    monkeypatch.setattr(ContactSheets, "add", listening)
-    image_set = find_loose_images([write_images(tmp_path / "in", "0_real/a.png", "1_fake/b.png", "c.png")])
-    writer = AttributionWriter(tmp_path / "out", image_set, title="t")
-    for item, relevance, probability in zip(reversed(image_set.items), (1.0, -1.0, 0.0), (0.5, 1.0, 0.0), strict=True):
-        writer.add(
-            item,
-            decode_image(item.path),
-            np.full((6, 8), relevance),
-            probability=probability,
-            probability_of="fake",
-            explained="real" if item.label == 0 else "fake",
-        )
-    *_, table = writer.finish(seed=0, device="cpu", inputs={})
-    assert captions == [
-        ["c.png", "no label \u00b7 p(fake) = 0.500", "evidence for fake"],
-        ["1_fake/b.png", "fake \u00b7 p(fake) > 0.999", "no evidence for fake (empty map)"],
-        ["0_real/a.png", "real \u00b7 p(fake) < 0.001", "no evidence for real (empty map)"],
-    ]
-    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == [
-        "0_real/a.png",
-        "1_fake/b.png",
-        "c.png",
-    ]
+@pytest.mark.parametrize(
+    ("label", "probability", "against", "empty", "caption"),
+    [
+        (None, 0.5, 0.25, 0, ["no label \u00b7 p(fake) = 0.500", "evidence for fake 75 %, against it 25 %"]),
+        (1, 1.0, 1.0, 1, ["fake \u00b7 p(fake) > 0.999", "no evidence for fake: all relevance is negative"]),
+        (0, 0.0, float("nan"), 1, ["real \u00b7 p(fake) < 0.001", "no relevance at all (empty map)"]),
+    ],
+)
+def test_captions(label: int | None, probability: float, against: float, empty: int, caption: list[str]) -> None:
+    row = AttributionRow("a.png", label, probability, "fake", "fake", empty, against, "o", "a")
+    assert row.caption == ["a.png", *caption]

@@ -310,7 +310,7 @@ def test_script_with_an_imagenet_classifier(small_set: Path, tmp_path: Path, run
             "--output_dir",
             tmp_path / "out",
         ),
-        *("--images", small_set / "gan" / "1_fake" / "a.png", "--target", 207, "--crop", "none"),
+        *("--images", small_set / "gan" / "1_fake" / "a.png", "--target", 207, "--crop", "none", "--resize", 0),
     )
     folder = tmp_path / "out" / "gradcam" / "resnet18" / "imagenet-207"
     with (folder / "attributions.csv").open() as file:

@@ -34,6 +34,7 @@ def picture_grid(
     *,
     title: str = "",
     note: str = "",
+    legend: tuple[str, np.ndarray, str] | None = None,
     heads: Sequence[str] = (),
     labels: Sequence[Lines] = (),
     panels: int = 1,
@@ -49,6 +50,7 @@ def picture_grid(
         captions: Lines below the pictures, for each row those of its entries; rows may have none.
         title: Head line.
         note: Below it, smaller.
+        legend: Below these: words, a small picture such as a colour bar, and words.
         heads: One line above each column.
         labels: Lines at the left of each row, the first in bold.
         panels: Pictures in an entry, which share a caption and stand close together.
@@ -66,7 +68,16 @@ def picture_grid(
         for words in _wrapped(text, width - 2 * _MARGIN, size):
             texts.append((_MARGIN, top, words, size, colour, "normal"))
             top += line
-    top += _MARGIN // 2 if title or note else 0
+    pictures: list[tuple[int, int, np.ndarray]] = []
+    if legend is not None:
+        before, bar, after = legend
+        start = _MARGIN + _width(before, _TEXT) + _GAP
+        end = start + bar.shape[1] + _GAP
+        pictures.append((start, top + (_LINE - bar.shape[0]) // 2, bar))
+        texts.append((_MARGIN, top, before, _TEXT, _INK, "normal"))
+        texts.append((end, top, _shortened(after, width - _MARGIN - end), _TEXT, _INK, "normal"))
+        top += _LINE
+    top += _MARGIN // 2 if texts else 0
     lefts = [
         _MARGIN + side + column // panels * (entry_width + between) + column % panels * (TILE + _GAP)
         for column in range(columns)
@@ -74,7 +85,6 @@ def picture_grid(
     for left, text in zip(lefts, heads, strict=False):
         texts.append((left, top, _shortened(text, TILE), _TEXT, _INK, "normal"))
     top += _LINE if heads else 0
-    pictures: list[tuple[int, int, np.ndarray]] = []
     for number, row in enumerate(rows):
         for left, picture in zip(lefts, row, strict=False):
             tile = fitted(picture)
@@ -134,6 +144,7 @@ class ContactSheets:
         caption_lines: lines reserved below each entry.
         columns, rows: entries per page.
         title: head line of every page.
+        legend: as in `picture_grid`.
     """
 
     def __init__(
@@ -145,6 +156,7 @@ class ContactSheets:
         columns: int = 3,
         rows: int = 4,
         title: str = "",
+        legend: tuple[str, np.ndarray, str] | None = None,
     ) -> None:
         self.stem = stem
         self.panels = panels
@@ -152,6 +164,7 @@ class ContactSheets:
         self.columns = columns
         self.rows = rows
         self.title = title
+        self.legend = legend
         self.pages: list[Path] = []
         self._waiting: list[tuple[list[np.ndarray], list[str]]] = []
 
@@ -185,6 +198,7 @@ class ContactSheets:
             [[picture for pictures, _ in line for picture in pictures] for line in lines],
             [[caption for _, caption in line] for line in lines],
             title=self.title,
+            legend=self.legend,
             panels=self.panels,
             columns=columns * self.panels,
         )
