@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -126,11 +127,11 @@ def _listed_sets(choice: ImageChoice, file: Path, labels: Collection[int], *, al
             raise UserError(f"no {lacking[0]} images of {name} in {file}: add some to the list")
         inside = all(item.path.is_relative_to(folder) for item in items)
         root = folder if inside else Path(os.path.commonpath([item.path.parent for item in items]))
-        taken: dict[tuple[str, int | None], int] = {}
+        taken: Counter[tuple[str, int | None]] = Counter()
         kept = []
         for item in items:
             key = item.class_name, item.label
-            taken[key] = taken.get(key, 0) + 1
+            taken[key] += 1
             if taken[key] <= (limits[item.label] or len(items)):
                 kept.append(replace(item, name=item.path.relative_to(root).as_posix()))
         sets[name] = ImageSet(root, tuple(kept))

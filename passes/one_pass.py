@@ -125,11 +125,13 @@ class PassReport:
         images: Number of images that the collectors saw.
         skipped: Images left out because they cannot be decoded.
         resumed_at: Number of batches that an earlier run had done.
+        transparent: Images with transparent pixels, of which the colours below are shown.
     """
 
     images: int = 0
     skipped: list[SkippedImage] = field(default_factory=list)
     resumed_at: int = 0
+    transparent: int = 0
 
     def skipped_names(self, label: int | None = None) -> list[list[str]]:
         """Name and reason of the images left out, of one label or all, as records have them."""
@@ -226,6 +228,7 @@ def run_pass(
                         collector.update(view)
                 updating = False
                 report.images += len(batch.items)
+                report.transparent += batch.transparent
                 bar.update(sum(map(len, todo[finished : batch.index])))
                 finished = batch.index
                 if interrupt.requested:
@@ -273,7 +276,9 @@ class _SavedState:
         write_npz(
             _part(self._state.path, self._ranks),
             conditions=np.array(json.dumps(self.conditions, sort_keys=True)),
-            report=np.array(json.dumps({"images": report.images, "skipped": skipped})),
+            report=np.array(
+                json.dumps({"images": report.images, "transparent": report.transparent, "skipped": skipped})
+            ),
             done=np.array([*self._done, *finished], dtype=np.int64),
             **arrays,
         )
@@ -358,6 +363,7 @@ def _restore(
         state = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
         (collector.merge if merge else collector.load_state)(state)
     report.images += int(record["images"])
+    report.transparent += int(record["transparent"])
     report.skipped.extend(_skipped(record["skipped"], image_set))
 
 
@@ -369,11 +375,13 @@ def _skipped(entries: Iterable[Sequence[str]], image_set: ImageSet) -> list[Skip
 def _merge_ranks(collectors: Mapping[str, Collector], report: PassReport, ranks: Ranks, image_set: ImageSet) -> None:
     """Bring everything to rank 0, in the order of the ranks."""
     states = [collector.state() for collector in collectors.values()]
-    gathered = ranks.gather((states, report.images, [[e.item.name, e.reason] for e in report.skipped]))
+    skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
+    gathered = ranks.gather((states, report.images, report.transparent, skipped))
     if gathered is None:
         return
-    for others, images, skipped in gathered[1:]:
+    for others, images, transparent, skipped in gathered[1:]:
         for collector, state in zip(collectors.values(), others, strict=True):
             collector.merge(state)
         report.images += images
+        report.transparent += transparent
         report.skipped.extend(_skipped(skipped, image_set))

@@ -224,6 +224,11 @@ def _pass(
     )
     for entry in report.skipped if ranks.is_first else ():
         sys.stderr.write(f"skipped: {entry.reason}\n")
+    if report.transparent and ranks.is_first:
+        sys.stderr.write(
+            f"warning: {subject.gan_name}: {report.transparent} images have transparency: alpha is ignored, and the "
+            "colours below count\n"
+        )
     return report
 
 
