@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import FoundRanking, find_ranking
 from images.choice import ImageChoice
-from images.decoding import Crop
+from images.decoding import Crop, Equalization
 from images.sets import ImageItem, ImageSet
 from lrp.canonise import build_program, explained_layers
 from passes.analysis import Analysis, Subject
@@ -158,7 +158,8 @@ class ActivationRankings(_OfMaps[ActivationOptions]):
         rankings.write(self.outputs[0])
         return {
             **self.chosen.notes(),
-            "dataset_dir": str(self.subject.images.root.resolve()),
+            "dataset_dir": str(self.images.root.resolve()),
+            "equalization": None if self.images.equalization is None else asdict(self.images.equalization),
             "tables": {name: sha256_file(folder / name) for name in tables},
         }
 
@@ -178,9 +179,9 @@ class Patches(_OfMaps[PatchOptions]):
         self._rankings = self.layout.activation_rankings(self.gan_name) / "max_activations.npz"
         if str(subject.reading.cropping()) != WHOLE:
             raise UserError("patches are cut from whole images: leave out --crop")
-        rankings, root = self._read_rankings()
+        rankings, record = self._read_rankings()
         self._wanted = wanted_patches(rankings, self.chosen.maps, options.num_instances)
-        self._found, self._lost = self._find_images(options.dataset_dir or root)
+        self._found, self._lost = self._find_images(record)
 
     @classmethod
     def choose_images(cls, choice: ImageChoice, options: PatchOptions) -> dict[str, ImageSet]:
@@ -189,8 +190,8 @@ class Patches(_OfMaps[PatchOptions]):
             raise UserError("which generator? name it with --gan_name")
         return {name: ImageSet(choice.dataset_dir or Path(), ()) for name in choice.gan_name}
 
-    def _read_rankings(self) -> tuple[RankedImages, Path]:
-        """The rankings, and the data set folder that they were made in."""
+    def _read_rankings(self) -> tuple[RankedImages, dict[str, Any]]:
+        """The rankings, and their record."""
         path, detector = self._rankings, self.subject.detector
         rankings, record = RankedImages.read(path), read_record(path)
         if not describes(record, path):
@@ -210,10 +211,11 @@ class Patches(_OfMaps[PatchOptions]):
         crop = record.get("facts", {}).get("crop")
         if crop != WHOLE:
             raise UserError(f"{path} is of {crop}, but patches are cut from whole images: run {MAKE} with --crop none")
-        return rankings, Path(str(record.get("dataset_dir", "")))
+        return rankings, record
 
-    def _find_images(self, root: Path) -> tuple[ImageSet, list[str]]:
-        """The images that a patch is wanted of, each once, and the names of those that have gone."""
+    def _find_images(self, record: Mapping[str, Any]) -> tuple[ImageSet, list[str]]:
+        """The images that a patch is wanted of, each once and as they were ranked, and the names of those now gone."""
+        root, same = self.options.dataset_dir or Path(str(record.get("dataset_dir"))), record.get("equalization")
         names = sorted({patch.name for patch in self._wanted})
         items = [ImageItem(safe_join(root, name), name, FAKE, "", self.gan_name) for name in names]
         lost = [item for item in items if not item.path.is_file()]
@@ -222,7 +224,9 @@ class Patches(_OfMaps[PatchOptions]):
                 f"no such image: {lost[0].path} ({len(lost)} missing): give the --dataset_dir that the images were "
                 f"ranked in, run {MAKE} again, or use --skip_bad_images"
             )
-        return ImageSet(root, tuple(item for item in items if item not in lost)), [item.name for item in lost]
+        there = tuple(item for item in items if item not in lost)
+        equalization = None if same is None else Equalization(**same)
+        return ImageSet(root, there, equalization=equalization), [item.name for item in lost]
 
     @cached_property
     def images(self) -> ImageSet:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from utils.figures import FAKE, REAL, new_figure, save_figure, save_picture
-from utils.pictures import ContactSheets
+from utils.pictures import ContactSheets, picture_grid, save_grid
 
 DRAW = """
 import sys
@@ -133,3 +133,51 @@ def test_long_titles_go_on_in_another_line(tmp_path: Path) -> None:
 def test_sheets_refuse_another_number_of_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected 2 pictures"):
         ContactSheets(tmp_path / "sheet").add([np.zeros((4, 4, 3), np.uint8)], ["one"])
+
+
+def colour(red: int, green: int, blue: int, shape: tuple[int, int] = (4, 4)) -> np.ndarray:
+    return np.full((*shape, 3), (red, green, blue), np.uint8)
+
+
+def test_a_grid_places_pictures_in_rows_and_columns(tmp_path: Path) -> None:
+    colours = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 0, 255)]]
+    rows = [[colour(*one) for one in row] for row in colours]
+    texts = {
+        "bare": {},
+        "labels": {"labels": [["first", "second line"], ["b"]]},
+        "heads": {"heads": ["left", "right"], "title": "A title", "note": "a note"},
+        "captions": {"captions": [[["under"], ["more", "lines"]], []]},
+    }
+    corners = {}
+    for name, more in texts.items():
+        (path,) = save_grid(picture_grid(rows, **more), tmp_path / name, ("png",))  # type: ignore[arg-type]
+        page = np.asarray(Image.open(path)).astype(int)
+        assert page.shape[2] == 3
+        found = {one: np.argwhere((page == one).all(-1)) for row in colours for one in row}
+        assert {len(places) for places in found.values()} == {256 * 256}
+        corners[name] = np.array([[found[one].min(0) for one in row] for row in colours])
+    for places in corners.values():
+        assert (places[0, :, 0] + 256 <= places[1, :, 0]).all()
+        assert (places[:, 0, 1] + 256 <= places[:, 1, 1]).all()
+    # labels make room at the left, heads above, captions between the rows
+    assert (corners["labels"] - corners["bare"])[..., 1].min() > 50
+    assert (corners["heads"] - corners["bare"])[..., 0].min() > 50
+    assert (corners["captions"] - corners["bare"])[1, :, 0].min() > 50
+
+
+def test_pictures_keep_their_shape_in_a_grid(tmp_path: Path) -> None:
+    save_grid(picture_grid([[colour(255, 0, 0, (8, 4)), colour(0, 0, 255, (300, 600))]]), tmp_path / "grid", ("png",))
+    page = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
+    for one, shape in (((255, 0, 0), (256, 128)), ((0, 0, 255), (128, 256))):
+        places = np.argwhere((page == one).all(-1))
+        assert tuple(places.max(0) - places.min(0) + 1) == shape
+
+
+def test_grids_are_reproducible(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    written = [
+        [path.read_bytes() for path in save_grid(picture_grid([[noise]], title="$x^2$"), tmp_path / name)]
+        for name in ("a", "b")
+    ]
+    assert len(written[0]) == 2
+    assert written[0] == written[1]

@@ -13,7 +13,7 @@ from detectors.detector import Detector
 from detectors.feature_maps import Observation
 from detectors.networks import build_model, get_architecture
 from fmap_ranking.names import FeatureMap
-from images.choice import Reading
+from images.choice import ImageChoice, Reading
 from images.decoding import Crop
 from images.sets import ImageItem, ImageSet
 from lrp import Explainer
@@ -25,10 +25,11 @@ from patch_extraction.activations import MaxActivations, RankedImages, TopActiva
 from patch_extraction.analyses import choose_maps
 from patch_extraction.collages import draw_pages
 from patch_extraction.files import MapPatches, PatchFiles
-from patch_extraction.options import ActivationOptions, MapChoice
+from patch_extraction.options import ActivationOptions, MapChoice, PatchOptions
 from patch_extraction.patches import NUMBERS, Box, Made, Patch, PatchCollector, Wanted, bounding_box, wanted_patches
 from utils.errors import UserError
 from utils.provenance import Origin, write_record
+from utils.settings import read_settings
 
 MAPS = (FeatureMap("a", 1, 3), FeatureMap("b", 0, 2), FeatureMap("a", 0, 3))
 OBSERVED = {"a": [0, 1, 2], "b": [0, 1]}
@@ -493,3 +494,12 @@ def test_what_is_kept_of_each_map_by_default() -> None:
     assert (ActivationOptions().kept, ActivationOptions().with_tables) == (0, True)
     assert (ActivationOptions(topk="all").kept, ActivationOptions(topk="all").with_tables) == (40, False)
     assert (ActivationOptions(topk="all", keep=0, csv=True).kept, ActivationOptions(keep=7).kept) == (0, 7)
+
+
+def test_flags_of_patches_that_images_have_too() -> None:
+    groups = (ImageChoice, PatchOptions)
+    images, patches = read_settings("d", "e", *groups, argv=["--num_instances", "3", "--dataset_dir", "data"])
+    assert (images.num_instances, patches.num_instances) == (3, 3)
+    assert images.dataset_dir == patches.dataset_dir == Path("data")
+    _, patches = read_settings("d", "e", *groups, argv=[])
+    assert (patches.num_instances, patches.dataset_dir) == (5, None)

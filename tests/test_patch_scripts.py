@@ -348,6 +348,17 @@ def test_images_lost_or_spoilt_after_the_ranking(toy: Path, tmp_path: Path, run:
     assert len({row["rank"] for row in rows}) == 5
 
 
+def test_patches_are_cut_from_images_as_they_were_ranked(toy: Path, tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(toy / "data", data)
+    for number in range(2):
+        shutil.copy(data / f"gan/1_fake/{number}.png", data / f"gan/0_real/{number}.png")
+    assert rank(run, toy, tmp_path, "--dataset_dir", data, "--equalize")[0] == 0
+    assert extract(run, toy, tmp_path, "--num_instances", 2)[0] == 0
+    rows = read(tmp_path / "patches/resnet18/gan_0.5/fake/conv1.#3/patches.csv")
+    assert {(row["height"], row["width"]) for row in rows} == {("40", "40")}
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
