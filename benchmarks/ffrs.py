@@ -18,10 +18,11 @@ from demo_images import make_demo_images
 
 from detectors.detector import Detector
 from detectors.networks import build_model, get_architecture
-from fmap_ranking.collector import Confidence, RelevanceCollector
+from fmap_ranking.collector import RelevanceCollector
 from images.decoding import Crop
 from images.sets import ImageSet, find_image_set
 from passes.one_pass import run_pass
+from passes.shared_forward import SharedForward
 
 NAME = "photos"
 
@@ -33,15 +34,13 @@ def measure(arch: str, number: int, batch: int, precision: str, device: str, dat
     # A logit far above zero: every image is explained, as in the worst case.
     model.get_submodule(get_architecture(arch).last_layer).bias.fill_(20.0)
     detector = Detector(get_architecture(arch), model, torch.device(device), precision=precision)  # type: ignore[arg-type]
-    explainer = detector.explainer()
     found = find_image_set(data, NAME, labels=(1,))
     images = ImageSet(found.root, tuple(found.items[i % len(found)] for i in range(number)))
-    collector = RelevanceCollector(explainer, images, Confidence())
+    collector = RelevanceCollector(SharedForward(detector), detector.explainer(), images)
     started = time.perf_counter()
     run_pass(
         images,
-        [collector],
-        preprocess=detector.inputs,
+        {"ranking": collector},
         device=detector.device,
         batch_size=batch,
         crop=Crop("center"),
