@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,25 +23,36 @@ _NUMBERING = (re.compile(r"([-_. ]+[A-Za-z]*[-_. ]*\d+)+$"), re.compile(r"[-_. ]
 
 @dataclass(frozen=True)
 class TrainingSets:
-    """Images to train on, to validate on (None: no validation), and lines that a user should read about them."""
+    """Images to train on and to validate on (None: no validation), and how they were chosen, a line each."""
 
     training: ImageSet
     validation: ImageSet | None
-    warnings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What a user should read before the training; looks into all files."""
+        training, validation = self.training, self.validation
+        warnings = [*doubts(training), *([] if validation is None else doubts(validation)), *self.remarks]
+        if validation is not None and (shared := shared_images(training, validation)):
+            warnings.append(
+                f"{shared} of the {len(validation)} validation images are among the training images, too, by content: "
+                "accuracies will be too good; give --val_dir other images"
+            )
+        if training.equalization is None and (warning := composition_warning(training)):
+            warnings.append(warning)
+        return list(dict.fromkeys(warnings))
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each set by its name."""
+        """SHA-256 of each set by its name; looks into all files."""
         sets = {"training images": self.training, "validation images": self.validation}
         return {name: image_set.digest() for name, image_set in sets.items() if image_set is not None}
 
     def notes(self) -> dict[str, object]:
         """Numbers of images and warnings, for a record."""
         validation = {} if self.validation is None else self.validation.counts()
-        return {
-            "training_images": self.training.counts(),
-            "validation_images": validation,
-            "warnings": list(self.warnings),
-        }
+        counts = {"training_images": self.training.counts(), "validation_images": validation}
+        return {**counts, "warnings": self.warnings}
 
 
 def find_sets(
@@ -54,32 +65,24 @@ def find_sets(
     """
     training = find_training_set(choice.train_dir, classes, choice.num_real, choice.num_fake, choice.num_instances)
     validation: ImageSet | None = None
-    warnings = doubts(training)
+    remarks = []
     if choice.val_dir is not None:
         validation = find_training_set(choice.val_dir, classes)
-        warnings += doubts(validation)
     elif choice.val_share is not None:
         training, validation, sources = split_off(training, choice.val_share, seed, pairs=pairs)
-        warnings.append(
+        remarks.append(
             f"--val_share: the {len(validation)} images held out are of {sources} sources by the beginnings of their "
             "names; tiles or frames of one source with other names may be on both sides"
         )
     if pairs:
         find_pairs(training)
-    if validation is not None and (shared := shared_images(training, validation)):
-        warnings.append(
-            f"{shared} of the {len(validation)} validation images are among the training images, too, by content: "
-            "accuracies will be too good; give --val_dir other images"
-        )
     if choice.equalize:
         items = training.items + (validation.items if validation is not None else ())
         same = equalization_of(replace(training, items=items))
-        training, text = equalized(training, same)
+        training, remark = equalized(training, same)
         validation = None if validation is None else equalized(validation, same)[0]
-        warnings.append(text)
-    elif warning := composition_warning(training):
-        warnings.append(warning)
-    return TrainingSets(training, validation, tuple(dict.fromkeys(warnings)))
+        remarks.append(remark)
+    return TrainingSets(training, validation, tuple(remarks))
 
 
 def find_training_set(
