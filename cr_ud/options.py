@@ -59,6 +59,7 @@ class TrainingImages:
     num_real: int | None = flag(None, "first N real training images of a class; 0: all", parse=count)
     num_fake: int | None = flag(None, "first N fake training images of a class; 0: all", parse=count)
     num_instances: int | None = flag(None, "both, where the two above are not given; 0 or absent: all", parse=count)
+    equalize: bool = flag(False, "cut and compress all images alike first, so that real and fake differ in neither")
     num_workers: int | None = flag(
         None, "decoding processes; absent: as many as are useful", parse=count, recorded=False
     )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from cr_ud.augmentation import ImageTransform
 from cr_ud.training_sets import find_pairs
 from images.decoding import decode_image
+from images.loading import decode_in_workers
 from images.sets import ImageItem, ImageSet
 from passes.processes import Ranks
 from utils.errors import UserError
@@ -156,7 +154,7 @@ class Loader:
         Raises:
             UserError: An image cannot be used and bad images are not skipped, or a worker was killed.
         """
-        images = _Images(order.image_set.items, self, self.transform.training, order.seed)
+        images = _Images(order.image_set, self, self.transform.training, order.seed)
         return self._load(images, order.micro_batches(epoch, first_step))
 
     def validation(
@@ -170,34 +168,20 @@ class Loader:
         ranks = ranks or Ranks()
         mine = range(ranks.rank, len(image_set), ranks.world_size)
         parts = (tuple(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size))
-        images = _Images(image_set.items, self, self.transform.validation, seed)
+        images = _Images(image_set, self, self.transform.validation, seed)
         return self._load(images, (MicroBatch(epoch, part, part, len(image_set), True) for part in parts))
 
     def _load(self, images: _Images, micro_batches: Iterator[MicroBatch]) -> Iterator[Loaded]:
-        loader = DataLoader(
-            images,
-            batch_size=None,
-            sampler=_Sequence(micro_batches),
-            num_workers=self.num_workers,
-            collate_fn=_as_is,
-            worker_init_fn=_prepare_worker,
-        )
-        try:
-            for loaded in loader:
-                if loaded.failures and not self.skip_bad_images:
-                    raise UserError(loaded.failures[0])
-                yield loaded
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a decoding process was killed, most likely for want of memory: use fewer --num_workers (or 0)"
-            ) from error
+        for loaded in decode_in_workers(images, micro_batches, self.num_workers):
+            if loaded.failures and not self.skip_bad_images:
+                raise UserError(loaded.failures[0])
+            yield loaded
 
 
 class _Images(Dataset[Loaded]):
-    def __init__(self, items: Sequence[ImageItem], loader: Loader, transform: Callable[..., np.ndarray], seed: int):
-        self.items, self.loader, self.transform, self.seed = items, loader, transform, seed
+    def __init__(self, image_set: ImageSet, loader: Loader, transform: Callable[..., np.ndarray], seed: int):
+        self.items, self.equalization = image_set.items, image_set.equalization
+        self.loader, self.transform, self.seed = loader, transform, seed
 
     # Dataset asks for an index; a micro-batch is one.
     def __getitem__(self, index: MicroBatch) -> Loaded:
@@ -208,7 +192,9 @@ class _Images(Dataset[Loaded]):
             path = self.items[position].path
             generator = np.random.default_rng([self.seed, _AUGMENT, index.epoch, slot])
             try:
-                images.append(self.transform(decode_image(path), generator, str(path)))
+                image = decode_image(path)
+                image = image if self.equalization is None else self.equalization(image)
+                images.append(self.transform(image, generator, str(path)))
             except UserError as error:
                 failures.append(str(error))
             else:
@@ -217,23 +203,3 @@ class _Images(Dataset[Loaded]):
         targets = [self.loader.target(self.items[position]) for position in positions or (0,)]
         stacked = np.stack(images or [np.zeros((side, side, 3), np.uint8)])
         return Loaded(stacked, np.stack(targets), tuple(positions), tuple(failures), index)
-
-
-class _Sequence(Sampler[MicroBatch]):
-    def __init__(self, micro_batches: Iterator[MicroBatch]) -> None:
-        self.micro_batches = micro_batches
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return self.micro_batches
-
-
-def _as_is(loaded: Any) -> Any:
-    return loaded
-
-
-def _prepare_worker(worker: int) -> None:
-    # Ctrl-C and SIGTERM reach every process of the group; the main process decides when to stop, and ends these.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)

@@ -144,7 +144,9 @@ def train_detectors(
             _introduce(folder, sets, ranks)
             model, init = initial_model(arch, network.init, run.seed)
             model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            inputs = sets.digests() | ({"init": init} if init else {})
+            # files are looked into by one process
+            digests = ranks.from_first(sets.digests() if ranks.is_first else None)
+            inputs = digests | ({"init": init} if init else {})
             fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat}
             determining = {**plain(augmentation), **optimisation.determining(), **fixed, **inputs}
             detector = Detector(get_architecture(arch), model, device)
@@ -170,7 +172,7 @@ def train_detectors(
                 inputs=inputs,
                 variant=augmentation.variant,
                 classes=list(lists[name]),
-                **sets.notes(),
+                **(sets.notes() if ranks.is_first else {}),
             )
         if ranks.is_first:
             for files in runs.values():

@@ -5,43 +5,54 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from cr_ud.options import TrainingImages
-from images.composition import composition_warning
+from images.composition import composition_warning, equalization_of
+from images.finding import doubts, equalized
 from images.sets import LABEL_NAMES, ImageItem, ImageSet, find_image_set, shared_images
 from utils.errors import UserError
 
 _HOLD_OUT = 3  # stream of random numbers, apart from those of the loader
 # What numbers the tiles or frames of one source: photo7_2_3 is of photo7, video01-frame0003 of video01.
 _NUMBERING = (re.compile(r"([-_. ]+[A-Za-z]*[-_. ]*\d+)+$"), re.compile(r"[-_. ]+[A-Za-z]*[-_. ]*\d+$"))
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 @dataclass(frozen=True)
 class TrainingSets:
-    """Images to train on, to validate on (None: no validation), and lines that a user should read about them."""
+    """Images to train on and to validate on (None: no validation), and how they were chosen, a line each."""
 
     training: ImageSet
     validation: ImageSet | None
-    warnings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What a user should read before the training; looks into all files."""
+        training, validation = self.training, self.validation
+        warnings = [*doubts(training), *([] if validation is None else doubts(validation)), *self.remarks]
+        if validation is not None and (shared := shared_images(training, validation)):
+            warnings.append(
+                f"{shared} of the {len(validation)} validation images are among the training images, too, by content: "
+                "accuracies will be too good; give --val_dir other images"
+            )
+        if training.equalization is None and (warning := composition_warning(training)):
+            warnings.append(warning)
+        return list(dict.fromkeys(warnings))
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each set by its name."""
+        """SHA-256 of each set by its name; looks into all files."""
         sets = {"training images": self.training, "validation images": self.validation}
         return {name: image_set.digest() for name, image_set in sets.items() if image_set is not None}
 
     def notes(self) -> dict[str, object]:
         """Numbers of images and warnings, for a record."""
         validation = {} if self.validation is None else self.validation.counts()
-        return {
-            "training_images": self.training.counts(),
-            "validation_images": validation,
-            "warnings": list(self.warnings),
-        }
+        counts = {"training_images": self.training.counts(), "validation_images": validation}
+        return {**counts, "warnings": self.warnings}
 
 
 def find_sets(
@@ -52,42 +63,31 @@ def find_sets(
     Raises:
         UserError: A folder or class is missing or empty, or an image has no partner in `pairs`.
     """
-    limits = {name: getattr(choice, name) for name in ("num_real", "num_fake", "num_instances")}
-    training = find_training_set(choice.train_dir, classes, **limits)
+    training = find_training_set(choice.train_dir, classes, choice.num_real, choice.num_fake, choice.num_instances)
     validation: ImageSet | None = None
-    warnings = []
+    remarks = []
     if choice.val_dir is not None:
         validation = find_training_set(choice.val_dir, classes)
     elif choice.val_share is not None:
         training, validation, sources = split_off(training, choice.val_share, seed, pairs=pairs)
-        warnings.append(
+        remarks.append(
             f"--val_share: the {len(validation)} images held out are of {sources} sources by the beginnings of their "
             "names; tiles or frames of one source with other names may be on both sides"
         )
     if pairs:
         find_pairs(training)
-    return TrainingSets(training, validation, (*warnings, *_doubts(training, validation)))
-
-
-def _doubts(training: ImageSet, validation: ImageSet | None) -> list[str]:
-    doubts = [*training.warnings, *([warning] if (warning := composition_warning(training)) else [])]
-    splits = {item.class_name for item in training.items if item.class_name.lower() in _SPLITS}
-    if splits:
-        doubts.append(f"{', '.join(sorted(splits))} in {training.root} are taken for classes: are they splits?")
-    if validation is not None:
-        shared = shared_images(validation, training)
-        if shared:
-            doubts.append(
-                f"{shared} of the {len(validation)} validation images are among the training images, too: accuracies "
-                "will be too good; give --val_dir other images"
-            )
-    return doubts
+    if choice.equalize:
+        items = training.items + (validation.items if validation is not None else ())
+        same = equalization_of(replace(training, items=items))
+        training, remark = equalized(training, same)
+        validation = None if validation is None else equalized(validation, same)[0]
+        remarks.append(remark)
+    return TrainingSets(training, validation, tuple(remarks))
 
 
 def find_training_set(
     root: str | Path,
     classes: Sequence[str] = (),
-    *,
     num_real: int | None = None,
     num_fake: int | None = None,
     num_instances: int | None = None,
@@ -113,12 +113,15 @@ def find_training_set(
     if not classes:
         return find(folder.parent, folder.name)
     items: list[ImageItem] = []
+    warnings: list[str] = []
     for name in sorted(set(classes)):
+        found = find(folder, name, have_classes=False)
         items += [
             replace(item, name=f"{folder.name}/{item.name}", class_name=name, generator=folder.name)
-            for item in find(folder, name, have_classes=False).items
+            for item in found.items
         ]
-    return ImageSet(folder.parent, tuple(items))
+        warnings += (f"{name}: {warning}" for warning in found.warnings)
+    return ImageSet(folder.parent, tuple(items), tuple(warnings))
 
 
 def find_pairs(image_set: ImageSet) -> np.ndarray:

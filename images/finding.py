@@ -9,6 +9,7 @@ from pathlib import Path
 
 from images.choice import LIST_FORMAT, ImageChoice
 from images.composition import composition_warning, equalization_of
+from images.decoding import Equalization
 from images.sets import (
     FAKE,
     LABEL_NAMES,
@@ -65,9 +66,8 @@ def find_images(
     return {name: _prepared(choice, image_set, labels) for name, image_set in sets.items()}
 
 
-def _prepared(choice: ImageChoice, image_set: ImageSet, labels: Collection[int]) -> ImageSet:
-    if choice.cluster is not None:
-        image_set = _clustered(image_set, choice.cluster)
+def doubts(image_set: ImageSet) -> list[str]:
+    """What a user should know of a set: its warnings, and whether images are both real and fake."""
     warnings = list(image_set.warnings)
     if twice := duplicates(image_set):
         earlier, item = twice[0]
@@ -75,11 +75,23 @@ def _prepared(choice: ImageChoice, image_set: ImageSet, labels: Collection[int])
             f"{len(twice)} of the images are both {LABEL_NAMES[earlier.label]} and {LABEL_NAMES[item.label]}, by "
             f"content (first {earlier.name} and {item.name})"
         )
+    return warnings
+
+
+def equalized(image_set: ImageSet, same: Equalization) -> tuple[ImageSet, str]:
+    """The set with images made alike, and what to say of it."""
+    size = f"{same.side}x{same.side}"
+    text = f"all images are cut to {size} pixels and compressed as JPEG of quality {same.quality}"
+    return replace(image_set, equalization=same), text
+
+
+def _prepared(choice: ImageChoice, image_set: ImageSet, labels: Collection[int]) -> ImageSet:
+    if choice.cluster is not None:
+        image_set = _clustered(image_set, choice.cluster)
+    warnings = doubts(image_set)
     if choice.equalize:
-        same = equalization_of(image_set)
-        image_set = replace(image_set, equalization=same)
-        size = f"{same.side}x{same.side}"
-        warnings.append(f"all images are cut to {size} pixels and compressed as JPEG of quality {same.quality}")
+        image_set, text = equalized(image_set, equalization_of(image_set))
+        warnings.append(text)
     elif warning := composition_warning(image_set):
         warnings.append(warning)
     items = tuple(item for item in image_set.items if item.label in labels)

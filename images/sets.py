@@ -328,7 +328,8 @@ def _check_splits(folder: Path, splits: Sequence[str], notes: _Notes) -> None:
     if len(splits) > 1:
         raise UserError(
             f"{folder} holds {' and '.join(splits)}, which look like splits, not classes: choose one, as in "
-            f"--dataset_dir {folder} --gan_name {splits[-1]}, or take them for classes with --have_classes True"
+            f"--dataset_dir {folder} --gan_name {splits[-1]} (in training --train_dir {folder}/{splits[0]}), or take "
+            f"them for classes with --have_classes True (in training --classes {','.join(splits)})"
         )
     notes.others.append(f"all images are of the split {splits[0]}")
 

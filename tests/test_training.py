@@ -455,6 +455,11 @@ def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     rows = [row for row in read_log(folder / "log.csv") if row.kind == "train"]
     assert losses == pytest.approx({row.step: row.loss for row in rows}, rel=1e-5)
     assert "epoch/ap" in events.Tags()["scalars"]
+    # a resumed training goes on with its own run
+    train(data, tmp_path, "--epochs", "2", "--resume", "--wandb")
+    runs = [path.name.rsplit("-", 1)[1] for path in folder.glob("wandb/offline-run-*")]
+    assert len(runs) == 2
+    assert len(set(runs)) == 1
 
 
 def test_trackers_are_not_imported_unasked(data: Path, tmp_path: Path) -> None:

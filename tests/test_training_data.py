@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from training_helpers import write_images
 
 from cr_ud.augmentation import Augmenter
 from cr_ud.options import Augmentation, TrainingImages
 from cr_ud.training_data import EpochOrder, Loaded, Loader
 from cr_ud.training_sets import find_pairs, find_sets, find_training_set, sample_evenly, split_off
+from images.distortions import jpeg
 from images.sets import ImageSet
 from passes.processes import Ranks
 from utils.errors import UserError
@@ -136,15 +138,38 @@ def test_zero_means_all_whatever_stands_for_both(root: Path) -> None:
     assert sets.training.counts() == {name: {"real": 5, "fake": 2} for name in ("airplane", "cat", "dog")}
 
 
-def test_validation_images_among_the_training_images_are_doubted(root: Path, tmp_path: Path) -> None:
-    for val_dir, shared in ((root, 30), (root / "cat", 10)):
-        assert f"{shared} of the {shared} validation images" in find_sets(TrainingImages(root, val_dir)).warnings[-1]
-    assert not find_sets(TrainingImages(root, write_images(tmp_path / "val", number=1, size=25))).warnings
+def test_validation_images_among_the_training_images_are_told_by_content(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "val" / "horse"
+    for folder in ("0_real", "1_fake"):
+        (copy / folder).mkdir(parents=True)
+        shutil.copy(root / "cat" / folder / "0.png", copy / folder / "other.png")
+    for val_dir, shared in ((root, 30), (root / "cat", 10), (tmp_path / "val", 2)):
+        assert f"{shared} of the {shared} validation images" in " ".join(
+            find_sets(TrainingImages(root, val_dir)).warnings
+        )
+    assert not find_sets(TrainingImages(root, write_images(tmp_path / "new", number=1, size=25))).warnings
 
 
-def test_splits_taken_for_classes_are_doubted(tmp_path: Path) -> None:
+def test_splits_are_taken_for_classes_only_if_named(tmp_path: Path) -> None:
     root = write_images(tmp_path / "gan", ("train", "val"), number=1)
-    assert "train, val" in " ".join(find_sets(TrainingImages(root, no_validation=True)).warnings)
+    with pytest.raises(UserError, match=rf"look like splits.*--train_dir {root}/train.*--classes train,val"):
+        find_training_set(root)
+    assert len(find_training_set(root, ("train", "val"))) == 4
+
+
+def test_what_tells_real_from_fake_beside_the_picture_is_said_and_can_be_taken_away(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "train", ("cat",), number=3, size=40)
+    for path in sorted((root / "cat" / "1_fake").iterdir()):
+        Image.open(path).convert("RGB").save(path, "JPEG", quality=80)
+    assert "file format" in " ".join(find_sets(TrainingImages(root, no_validation=True)).warnings)
+    sets = find_sets(TrainingImages(root, no_validation=True, equalize=True))
+    (loaded,) = Loader(Augmenter(Augmentation(blur_jpg=0, load_size=0, crop_size=40, flip=False))).training(
+        EpochOrder(sets.training, 6), 0
+    )
+    for image, position in zip(loaded.images, loaded.positions, strict=True):
+        pixels = np.array(Image.open(sets.training.items[position].path))
+        np.testing.assert_array_equal(image, jpeg(pixels, 80, "pil"))
+    assert sets.training.digest() != find_training_set(root).digest()
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.01, 0.99])
