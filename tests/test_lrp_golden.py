@@ -8,11 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from detectors.explainers import detector_rules
 from lrp_networks import images, randomize
 from torch import Tensor, nn
 
-from detectors.detector import Detector, build_model, load_detector
+from detectors.detector import Detector, load_detector
+from detectors.networks import build_model
 from images.decoding import Crop, decode_image
 from lrp import Explainer, ZBox, rule_table
 
@@ -34,12 +34,13 @@ class Reference:
         pictures = [
             crop(decode_image(folder / "forensynths_sample" / name), seed=0, name=name) for name in self.inputs["names"]
         ]
-        self.x = self.detector.preprocess(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+        self.x = self.detector.inputs(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
         self.targets = ["fake" if label else "real" for label in self.inputs["label"]]
 
     def explainer(self, rule: str, *, published: bool = True, dtype: torch.dtype = torch.float32) -> Explainer:
-        rules = detector_rules(self.detector.architecture, rule, published=published)
-        return Explainer(self.detector.model, rules, published=published, dtype=dtype)
+        architecture = self.detector.architecture
+        table = architecture.rules(rule, architecture.transform.bounds(), published=published)
+        return Explainer(self.detector.model, table, published=published, dtype=dtype)
 
 
 @pytest.fixture(scope="module")
