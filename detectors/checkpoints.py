@@ -1,6 +1,7 @@
 """From a checkpoint file to a network, or to one line saying what is wrong with the file and how to mend it."""
 
 import argparse
+import copy
 import re
 import sys
 import zipfile
@@ -26,6 +27,7 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "netC")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # Old checkpoints lack the batch counters of batch norms, which inference does not read.
 _OPTIONAL = ".num_batches_tracked"
+_SQUEEZE_EXCITE = re.compile(r"\._se_(reduce|expand)\.(weight|bias)$")
 _LONGEST_HEADER = 100_000_000
 _AGAIN = "download it again, and compare its size and checksum with docs/data_and_weights.md"
 _NOT_WEIGHTS = {
@@ -296,3 +298,27 @@ def _first_difference(found: Shapes, expected: Shapes) -> str:
         return ", ".join(parts)
     key = next(key for key in sorted(expected) if found[key] != expected[key])
     return f"{key} has shape {found[key]} where {expected[key]} is expected"
+
+
+def with_squeeze_excite_of(model: nn.Module, imagenet_checkpoint: Path) -> nn.Module:
+    """A copy of an EfficientNet with the squeeze-and-excitation convolutions of an ImageNet checkpoint.
+
+    The published rankings of EfficientNet were most likely computed with such a hybrid, because the explained
+    copy of the detector kept the squeeze-and-excitation weights it was created with.
+
+    Raises:
+        UserError: if the model has no squeeze-and-excitation convolutions, or the checkpoint lacks one or its shape.
+    """
+    hybrid = copy.deepcopy(model)
+    targets = {key: tensor for key, tensor in hybrid.state_dict().items() if _SQUEEZE_EXCITE.search(key)}
+    if not targets:
+        raise UserError("--compat_se is for EfficientNet only: this network has no squeeze-excite convolutions")
+    state = read_state(imagenet_checkpoint)
+    for key, tensor in targets.items():
+        if key not in state or state[key].shape != tensor.shape or not bool(torch.isfinite(state[key]).all()):
+            raise UserError(
+                f"--compat_se {imagenet_checkpoint}: {key} is missing, of another shape or not finite: "
+                "give the ImageNet checkpoint of the same EfficientNet"
+            )
+        tensor.copy_(state[key])
+    return hybrid

@@ -11,10 +11,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from detectors.checkpoints import load_state, read_state
+from detectors.checkpoints import load_state, read_state, with_squeeze_excite_of
 from detectors.choice import DetectorChoice, Precision, imagenet_weights_path
 from detectors.devices import DTYPES, device_name, use_device
-from detectors.explaining import with_squeeze_excite_of
 from detectors.feature_maps import FeatureMapNetwork
 from detectors.heads import Classes, Head, OneLogit
 from detectors.networks import Architecture, get_architecture

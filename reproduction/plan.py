@@ -25,7 +25,7 @@ from patch_extraction.analyses import ActivationRankings, Patches
 from patch_extraction.options import ActivationOptions, PatchOptions
 from reproduction.options import Detectors, Reproduction, by_architecture
 from reproduction.page import write_report
-from reproduction.summary import write_summary
+from reproduction.summary import Study, write_summary
 from sensitivity_assessment.colour import Colour
 from sensitivity_assessment.options import ColourOptions, SensitivityOptions
 from sensitivity_assessment.sensitivity import Sensitivity
@@ -37,23 +37,6 @@ from utils.layout import Layout
 from utils.provenance import read_record
 from utils.settings import plain, positive
 from utils.tracking import Tracker
-
-
-@dataclass(frozen=True)
-class Study:
-    """One detector in the plan: the network, its ranking, and the analyses of each generator.
-
-    Attributes:
-        detector: The network with its weights.
-        choice: Its ranking and k.
-        origin: Where the ranking comes from, in a few words.
-        analyses: By generator.
-    """
-
-    detector: Detector
-    choice: RankingChoice
-    origin: str
-    analyses: Mapping[str, Sequence[AnyAnalysis]]
 
 
 def reproduce(

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from activation_histograms.analysis import MedianTests
 from activation_histograms.median_test import colour_share
+from detectors.detector import Detector
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import published_colour_ap, published_sensitivity, source
+from fmap_ranking.options import RankingChoice
 from images.sets import FAKE, REAL, ImageSet
+from passes.running import AnyAnalysis
 from sensitivity_assessment.colour import Colour
 from sensitivity_assessment.sensitivity import Sensitivity
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
 from utils.files import write_csv, write_json, write_text
 from utils.tables import markdown, percent
-
-if TYPE_CHECKING:
-    from reproduction.plan import Study
 
 SCRIPT = "src/reproduce.py"
 VERSION = 2
@@ -33,6 +34,23 @@ _VARIANTS = (
     (LOW, "AP without lowest k"),
     (GRAYSCALE, "AP in greyscale"),
 )
+
+
+@dataclass(frozen=True)
+class Study:
+    """One detector in the plan: the network, its ranking, and the analyses of each generator.
+
+    Attributes:
+        detector: The network with its weights.
+        choice: Its ranking and k.
+        origin: Where the ranking comes from, in a few words.
+        analyses: By generator.
+    """
+
+    detector: Detector
+    choice: RankingChoice
+    origin: str
+    analyses: Mapping[str, Sequence[AnyAnalysis]]
 
 
 def read_summary(root: Path) -> dict[str, Any]:
