@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
+from detectors.checkpoints import with_squeeze_excite_of
 from detectors.choice import DetectorChoice
 from detectors.detector import Detector, load_detector, load_imagenet_classifier
 from detectors.devices import resolve_device, use_device
-from detectors.explaining import with_squeeze_excite_of
 from detectors.networks import (
     Architecture,
     architectures,
