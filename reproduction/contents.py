@@ -29,7 +29,7 @@ from utils.provenance import read_record
 from utils.tables import read_rows
 
 SCRIPT = "src/reproduce.py"
-Finding = Literal["specific", "short control", "not specific", "no drop", "unknown"]
+Finding = Literal["specific", "short control", "not specific", "no drop", "guessing", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,18 @@ class Dropped:
         return dropped is not None and wanted is not None and dropped < wanted
 
     @property
+    def chance(self) -> float:
+        """AP of guessing: the share of fakes."""
+        return self.result.fakes / self.result.images
+
+    @property
     def finding(self) -> Finding:
         """What the 95 % intervals of AP say: below the control, below the unchanged detector, or neither."""
         baseline, top, control = self.rows[BASELINE], self.rows[TOP], self.control
         if any(map(math.isnan, (baseline.ap_low, top.ap_high, control.ap_low))):
             return "unknown"
+        if baseline.ap_low <= self.chance:
+            return "guessing"
         if top.ap_high < min(control.ap_low, baseline.ap_low):
             return "short control" if self.lacks_maps else "specific"
         return "not specific" if top.ap_high < baseline.ap_low else "no drop"
@@ -177,20 +184,14 @@ class Contents:
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return float(values.mean()), float(error)
 
-    def where(self, *findings: Finding) -> list[str]:
+    def where(self, finding: Finding) -> list[str]:
         """Generators on which dropping the top maps had such an outcome."""
-        return [entry.name for entry in self.dropped if entry.finding in findings]
+        return [entry.name for entry in self.dropped if entry.finding == finding]
 
     @property
     def chance(self) -> float:
-        """AP of guessing, the share of fakes: mean over the generators."""
-        return float(np.mean([entry.result.fakes / entry.result.images for entry in self.dropped]))
-
-    @property
-    def better_than_guessing(self) -> bool:
-        """Whether the interval of AP lies above the share of fakes on any generator."""
-        results = [entry.result for entry in self.dropped]
-        return any(result.rows[BASELINE].ap_low > result.fakes / result.images for result in results)
+        """AP of guessing, averaged over the generators."""
+        return float(np.mean([entry.chance for entry in self.dropped]))
 
     @property
     def figures(self) -> dict[str, Path]:
