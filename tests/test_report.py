@@ -65,6 +65,7 @@ class Page(HTMLParser):
     [
         ({"ap": (0.99, 0.55, 0.97)}, "it depends on these maps in particular."),
         ({"ap": (0.99, 0.55, 0.97), "dropped": 1}, "does not settle whether on these or on their layers"),
+        ({"dropped": 1}, "without others of the same layers (1 of 3, as these have no more)"),
         ({"ap": (0.99, 0.55, 0.56)}, "not shown to depend on these maps more than on others of their layers"),
         ({"ap": (0.99, 0.55, 0.3)}, "not shown to depend on these maps more than on others of their layers"),
         ({"ap": (0.99, 0.97, 0.97)}, "it is not shown to depend on these maps (95 %"),
@@ -129,6 +130,17 @@ def test_tables_say_what_was_dropped_and_how_draws_spread(tmp_path: Path) -> Non
     assert "other: threshold chosen on other" in text
     assert "99.0 (12.3)" in text
     assert "In brackets the published figures" in text
+
+
+def test_warnings_stand_on_top(tmp_path: Path) -> None:
+    summary = write_run(tmp_path, GAN) / "summary.json"
+    content = json.loads(summary.read_text())
+    content["detectors"][0]["ranking_warning"] = "the ranking is of another checkpoint"
+    content["generators"][0]["warning"] = "all fakes are JPEG"
+    summary.write_text(json.dumps(content))
+    top = write_report(tmp_path).read_text().split("<main>")[0]
+    assert "resnet18: the ranking is of another checkpoint" in top
+    assert "gan: all fakes are JPEG" in top
 
 
 def test_it_names_only_files_that_are_there(finished: Path) -> None:
