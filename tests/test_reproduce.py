@@ -1,5 +1,5 @@
 """reproduce.py on a toy set: one pass equals the single scripts, it resumes, it answers to what goes
-wrong, and its report works in a browser."""
+wrong."""
 
 import contextlib
 import csv
@@ -10,8 +10,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -22,27 +21,15 @@ import torch
 from ranking_runs import SOURCES, Scripts, contents
 
 import passes.one_pass
-import utils.files
 from activation_histograms.collector import ActivationPairCollector
 from images.sets import find_image_pair
-from reproduction.html import embedded_json, escape, percent, url
-from reproduction.settings import by_architecture
+from reproduction.options import by_architecture
 from utils.errors import UserError
 from utils.files import sha256_file
 
 K = 3
-OTHER = "a<b>&'\""
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
+OTHER = "a &b#'%"
 HOSTILE = "<img src=x onerror=alert(1)>&\"'$%#.png"
-
-
-@pytest.fixture(autouse=True)
-def no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other work in the same tree may change what git says between two runs."""
-    monkeypatch.setattr(utils.files, "_commit", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +63,6 @@ def finished(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) 
     """The output of a whole run; not to be written to."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils.files, "_commit", lambda: None)
         patch.chdir(folder)
         patch.setattr(sys, "argv", [str(SOURCES / "reproduce.py"), *map(str, arguments)])
         load_script("reproduce")()
@@ -141,7 +127,7 @@ def test_one_pass_gives_what_the_single_scripts_give(
         place_of_map = Path(f"activation_rankings/resnet18/{name}_0.5/{mine['feature_map_name']}.csv")
         names = [[row["name"] for row in rows(root / place_of_map)] for root in (finished, Path("single"))]
         assert names[0] == names[1]
-        folder = Path("patches/resnet18") / name / "fake" / mine["feature_map_name"].split("(")[0]
+        folder = Path("patches/resnet18") / f"{name}_0.5" / "fake" / mine["feature_map_name"].split("(")[0]
         boxes = [
             [[row[c] for c in ("rank", "path", "row_min", "row_max", "col_min", "col_max")] for row in rows(root)]
             for root in (finished / folder / "patches.csv", "single" / folder / "patches.csv")
@@ -154,11 +140,10 @@ def test_a_second_run_computes_nothing(
     again: Path, scripts: Scripts, arguments: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(again)
-    monkeypatch.setattr("passes.experiments.run_pass", no_pass)
+    monkeypatch.setattr("passes.running.run_pass", no_pass)
     monkeypatch.setattr("utils.figures.save_figure", no_pass)
     run = scripts("reproduce", *arguments)
     assert run.code == 0, run.err
-    assert "all steps were done before" in run.out
     assert contents(again) == before
 
 
@@ -194,19 +179,19 @@ def test_only_what_depends_on_a_setting_is_computed_again(
     run = scripts("reproduce", *arguments, "--draws", 1, "--only", "sensitivity")
     assert run.code == 0, run.err
     changed = {name for name, content in contents(again).items() if before.get(name) != content}
-    assert {name.split("/")[0] for name in changed} == {"transfer", "reproduce"}
+    assert {name.split("/")[0] for name in changed} == {"transfer", ".drawn"}
     assert "random-k-2" not in (again / "transfer/resnet18/gan_0.5/scores.csv").read_text().splitlines()[0]
 
 
 def test_what_is_missing_is_made_again(again: Path, scripts: Scripts, arguments: list[object]) -> None:
     before = contents(again)
-    (again / "patches/resnet18/gan/fake/maps.csv").unlink()
+    (again / "patches/resnet18/gan_0.5/fake/maps.csv").unlink()
     (again / "whisker_plots/resnet18/0.5/gan.png").unlink()
     (again / "median_test/resnet18_0.5" / f"{OTHER}.csv").unlink()
     run = scripts("reproduce", *arguments)
     assert run.code == 0, run.err
-    assert f"one pass over 10 images of {OTHER}" in run.err
-    assert "images of gan" not in run.err
+    assert f"{OTHER}: median_test, 6 images" in run.err
+    assert "gan: median_test" not in run.err
     assert contents(again).keys() == before.keys()
 
 
@@ -216,9 +201,17 @@ def test_another_checkpoint_gets_a_ranking_of_its_own(
     state = torch.load(small_weights, weights_only=True)["model"]
     torch.save({"model": {name: tensor + 0.0 for name, tensor in state.items()}, "epoch": 1}, "copy.pth")
     assert sha256_file("copy.pth") != sha256_file(small_weights)
-    run = scripts("reproduce", *arguments, "--weights", "copy.pth", "--only", "ranking")
+    ranking = again / "fmap_relevances/resnet18/gan_0.5/gan-fake.csv"
+    record = ranking.with_name("gan-fake.csv.json")
+    before = record.read_text()
+    command = [*arguments, "--weights", "copy.pth", "--only", "ranking"]
+    run = scripts("reproduce", *command)
+    assert run.code == 2
+    assert "made with another checkpoint" in run.err
+    assert record.read_text() == before
+    run = scripts("reproduce", *command, "--overwrite")
     assert run.code == 0, run.err
-    assert "ranking all feature maps" in run.err
+    assert sha256_file("copy.pth") in record.read_text()
 
 
 def test_summary(finished: Path) -> None:
@@ -235,38 +228,18 @@ def test_summary(finished: Path) -> None:
     assert "| resnet18 | 3 | gan | 11 |" in (finished / "summary.md").read_text()
 
 
-class Links(HTMLParser):
-    """Addresses in a page, and the tags that it has."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+def data_of(page: Path) -> Any:
+    return json.loads(page.read_text().split('id="maps-0">')[1].split("</script>")[0])
 
 
-def test_report_names_only_files_that_are_there(finished: Path) -> None:
-    page = (finished / "report.html").read_text()
-    links = Links(page)
-    data = json.loads(page.split('id="maps-0">')[1].split("</script>")[0])
+def test_report_shows_every_map_on_every_generator(finished: Path) -> None:
+    data = data_of(finished / "report.html")
     generators = [entry for fmap in data["maps"] for entry in fmap["generators"]]
-    addresses = [entry[key] for entry in generators for key in ("histogram", "collage")]
-    addresses += [patch[key] for entry in generators for patch in entry["patches"] for key in ("patch", "image")]
-    assert len(addresses) == K * 2 * (2 + 2 * 2)
-    for address in [*links.found, *addresses]:
-        assert not address.startswith(("http", "//", "/"))
-        if not address.startswith(("#", "data:,")):
-            assert (finished / unquote(address)).is_file()
-    figures = [tag for tag, _ in links.tags if tag == "figure"]
-    assert len(figures) == len([tag for tag, _ in links.tags if tag == "figcaption"]) >= 6
-    assert not any(name.startswith("on") for _, attributes in links.tags for name in attributes)
-    assert all(attributes.get("alt") for tag, attributes in links.tags if tag == "img")
-    assert HOSTILE not in page
-    assert "<img src=x" not in page
+    assert len(generators) == K * 2
+    assert all(entry["histogram"] is not None and len(entry["patches"]) == 2 for entry in generators)
+    addresses = [*data["files"], *(entry["collage"] for entry in generators)]
+    assert all((finished / unquote(address)).is_file() for address in addresses)
+    assert HOSTILE not in (finished / "report.html").read_text()
     assert any(HOSTILE in patch["name"] for entry in generators for patch in entry["patches"])
 
 
@@ -278,8 +251,7 @@ def test_figures_of_some_maps_as_png_only(scripts: Scripts, arguments: list[obje
     for folder in ("collages", "activation_histograms"):
         maps = {path.parent.name for path in drawn if path.parts[1] == folder} - {"0.5"}
         assert len(maps) == 1
-    page = Path("out", "report.html").read_text()
-    data = json.loads(page.split('id="maps-0">')[1].split("</script>")[0])
+    data = data_of(Path("out", "report.html"))
     histograms = [entry["histogram"] for fmap in data["maps"] for entry in fmap["generators"]]
     assert [address is None for address in histograms] == [False, False, True, True, True, True]
 
@@ -287,28 +259,10 @@ def test_figures_of_some_maps_as_png_only(scripts: Scripts, arguments: list[obje
 def test_report_is_drawn_from_files(again: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(again)
     (again / "report.html").unlink()
-    monkeypatch.setattr("passes.experiments.run_pass", no_pass)
+    monkeypatch.setattr("passes.running.run_pass", no_pass)
     run = scripts("reproduce", "--report_only", "--output_dir", "out")
     assert run.code == 0, run.err
     assert contents(again) == before
-
-
-@pytest.mark.parametrize(
-    ("missing", "says"),
-    [
-        ("summary.json", "make it with src/reproduce.py"),
-        ("transfer/resnet18/gan_0.5/summary.csv", "src/transfer_sensitivity_analysis.py"),
-        (f"patches/resnet18/{OTHER}/fake/maps.csv", "extract_max_activation_patches.py"),
-        ("median_test/resnet18_0.5/gan.csv", "src/reproduce.py"),
-        ("transfer/resnet18/transfer_0.5.png", "without --report_only"),
-    ],
-)
-def test_a_missing_earlier_step_is_named(again: Path, scripts: Scripts, missing: str, says: str) -> None:
-    (again / missing).unlink()
-    run = scripts("reproduce", "--report_only", "--output_dir", "out")
-    assert run.code == 2
-    assert says in run.err
-    assert run.err.count("\n") == 1
 
 
 def test_tutorial(scripts: Scripts, finished: Path, small_images: Path, small_weights: Path) -> None:
@@ -336,9 +290,8 @@ def test_tutorial(scripts: Scripts, finished: Path, small_images: Path, small_we
     summary = {
         row["variant"]: float(row["ap"]) for row in rows(Path("results/transfer/resnet18/my_images_0.5/summary.csv"))
     }
-    for line in printed.getvalue().strip().splitlines():
-        name, ap = line.split(": AP ")
-        assert float(ap) == pytest.approx(summary[name], abs=6e-4)
+    by_hand = dict(line.split(": AP ") for line in printed.getvalue().splitlines() if ": AP " in line)
+    assert by_hand == {name: f"{ap:.3f}" for name, ap in summary.items()}
 
 
 @pytest.mark.parametrize(
@@ -374,18 +327,18 @@ def test_bad_input_is_one_line(
     Path("photos/below").mkdir()
     Path("empty").mkdir()
     shutil.copy(finished / "fmap_relevances/resnet18/gan_0.5/gan-fake.csv", "r.csv")
-    monkeypatch.setattr("passes.experiments.run_pass", no_pass)
+    monkeypatch.setattr("passes.running.run_pass", no_pass)
     given = ["--arch", "resnet18", "--device", "cpu"]
     run = scripts("reproduce", *given, *([] if "--weights" in change else ["--weights", small_weights]), *change)
     assert run.code == 2
-    assert says in run.err
-    assert run.err.count("\n") == 1
+    assert says in run.err.splitlines()[-1]
+    assert "Traceback" not in run.err
     assert not Path("output").exists()
 
 
 def test_values_by_architecture() -> None:
     archs = ["resnet50", "efb0"]
-    assert by_architecture("--topk", None, archs, int) == {}
+    assert by_architecture("--topk", (), archs, int) == {}
     assert by_architecture("--topk", ["EfficientNet-B0=5"], archs, int) == {"efb0": 5}
     assert by_architecture("--weights", ["a=b.pth", "c.pth"], archs, str) == {"resnet50": "a=b.pth", "efb0": "c.pth"}
     with pytest.raises(UserError, match="twice"):
@@ -403,101 +356,3 @@ def test_image_pair(tmp_path: Path, small_images: Path) -> None:
         ("a/deep/fakes/a.png", 1),
     ]
     assert pair.root == tmp_path.resolve()
-
-
-def test_pieces_of_a_page_are_escaped(tmp_path: Path) -> None:
-    assert escape("<a href='x'>\udcff") == "&lt;a href=&#x27;x&#x27;&gt;?"
-    assert url(tmp_path / "a#b" / "c d%\udcff.png", tmp_path) == "a%23b/c%20d%25%FF.png"
-    assert "</script><" not in embedded_json("x", "</script><script>")[:-9].removeprefix("<script")
-    assert percent(0.1234) == "12.3"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium on PATH: install it (apt-get install chromium) to test the report in a browser")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(params=[1280, 390])
-def page(browser: Any, finished: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The report, opened from disk; any message on the console or request beyond files fails the test."""
-    complaints: list[str] = []
-    opened = browser.new_page(viewport={"width": request.param, "height": 800})
-    opened.on("console", lambda message: complaints.append(message.text))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("dialog", lambda dialog: (complaints.append("dialog"), dialog.dismiss()))
-    opened.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
-    opened.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
-    opened.goto((finished / "report.html").as_uri())
-    yield opened
-    opened.wait_for_load_state("networkidle")
-    opened.close()
-    assert complaints == []
-
-
-def column(page: Any, number: int) -> list[str]:
-    return [str(text) for text in page.locator(f"tr.map > :nth-child({number})").all_inner_texts()]
-
-
-def test_it_fits_the_window(page: Any) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
-    page.locator("tr.map button").first.click()
-    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
-
-
-def test_all_pictures_load(page: Any) -> None:
-    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    page.locator("tr.map button").first.click()
-    page.evaluate("document.querySelectorAll('img').forEach((i) => { i.loading = 'eager'; })")
-    page.wait_for_function("Array.from(document.images).every((i) => i.complete)")
-    assert page.evaluate("Array.from(document.images).every((i) => i.naturalWidth > 0)")
-    assert page.evaluate("document.images.length") == 12
-
-
-def test_sorting(page: Any) -> None:
-    omega = page.get_by_role("button", name="ω in %")
-    assert column(page, 1) == ["1", "2", "3"]
-    omega.click()
-    values = [float(text) for text in column(page, 3)]
-    assert values == sorted(values, reverse=True)
-    omega.click()
-    assert column(page, 1) == ["3", "2", "1"]
-    assert page.locator("th[aria-sort]").count() == 1
-    assert page.locator("th[data-column=omega]").get_attribute("aria-sort") == "ascending"
-    page.get_by_role("button", name="Median shift").click()
-    shifts = [float(text) for text in column(page, 5)]
-    assert shifts == sorted(shifts, reverse=True)
-
-
-def test_a_click_shows_patches_and_histogram(page: Any) -> None:
-    second = page.locator("tr.map button").nth(1)
-    second.click()
-    detail = page.locator("tr.detail")
-    assert detail.locator(".patches li").count() == 2
-    assert second.get_attribute("aria-expanded") == "true"
-    assert "gan/1_fake/" in detail.inner_text()
-    assert detail.locator("figure img").count() == 1
-    page.locator("tr.map button").nth(2).click()
-    assert detail.count() == 1
-    page.locator("tr.map button").nth(2).click()
-    assert detail.count() == 0
-
-
-def test_keyboard_and_other_generator(page: Any) -> None:
-    first = page.locator("tr.map button").first
-    first.focus()
-    page.keyboard.press("Enter")
-    assert "on the fakes of gan" in page.locator("tr.detail").inner_text()
-    page.get_by_label("Generator", exact=True).select_option(index=1)
-    assert f"on the fakes of {OTHER}" in page.locator("tr.detail").inner_text()
-    assert page.locator("tr.detail .patches li").count() == 2
-    first.focus()
-    page.keyboard.press("Enter")
-    assert page.locator("tr.detail").count() == 0

@@ -22,11 +22,17 @@ document.querySelectorAll(".maps").forEach((section) => {
     const map = Number(row.dataset.map);
     const entry = data.maps[map];
     const here = onGenerator(map);
-    return {rank: map, name: entry.order, omega: entry.omega, p: here.p, shift: here.shift, count: entry.count}[column];
+    return {rank: map, name: entry.order, omega: entry.omega, paired: here.paired, mood: here.mood, shift: here.shift,
+      count: entry.count}[column];
   }
 
   function number(x, digits) {
     return x !== 0 && Math.abs(x) < 0.001 ? x.toExponential(1) : String(Number(x.toPrecision(digits)));
+  }
+
+  // A page that stands alone has no other files to lead to.
+  function linked(file, picture) {
+    return data.single_file ? picture : element("a", {href: data.files[file]}, picture);
   }
 
   function close() {
@@ -39,13 +45,13 @@ document.querySelectorAll(".maps").forEach((section) => {
 
   function patchList(here) {
     const list = element("ul", {className: "patches"});
-    here.patches.forEach((patch) => {
-      const picture = element("img", {src: patch.patch, alt: "patch of rank " + patch.rank, loading: "lazy"});
-      const image = element("img", {src: patch.image, alt: "its image", className: "whole", loading: "lazy"});
+    here.patches.forEach((patch, place) => {
+      const picture = element("img", {src: data.files[patch.patch], alt: "patch of rank " + (place + 1), loading: "lazy"});
+      const image = element("img", {src: data.files[patch.image], alt: "its image", className: "whole", loading: "lazy"});
       list.append(element("li", {},
         picture,
         element("span", {textContent: "max " + number(patch.max, 3) + ", " + patch.size + " px"}),
-        element("a", {href: patch.image}, image),
+        linked(patch.image, image),
         element("span", {textContent: patch.name})));
     });
     return list;
@@ -53,22 +59,30 @@ document.querySelectorAll(".maps").forEach((section) => {
 
   function testTable(entry) {
     const head = element("tr", {});
-    ["generator", "p", "p adjusted", "median, colour", "median, greyscale", "shift"].forEach((title, place) =>
+    ["generator", "p, adjusted", "shift", "effect", "Mood's p", "median, colour", "median, greyscale"].forEach((title, place) =>
       head.append(element("th", {textContent: title, scope: "col", className: place ? "number" : ""})));
     const lines = element("tbody", {});
     data.names.forEach((name, place) => {
       const test = entry.generators[place];
       const line = element("tr", {}, element("th", {textContent: name, scope: "row"}));
-      [number(test.p, 2), number(test.bh, 2), number(test.rgb, 4), number(test.grey, 4), number(test.shift, 3)].forEach(
-        (text) => line.append(element("td", {textContent: text, className: "number"})));
+      [[test.paired, 2], [test.shift, 3], [test.effect, 2], [test.mood, 2], [test.rgb, 4], [test.grey, 4]].forEach(
+        ([x, digits]) => line.append(element("td", {textContent: number(x, digits), className: "number"})));
       lines.append(line);
     });
     const scroll = element("div", {className: "scroll", tabIndex: 0}, element("table", {},
-      element("caption", {}, element("span", {textContent: "Median test of this map on every generator"})),
+      element("caption", {}, element("span", {textContent: "Tests of this map on every generator (effect: rank-biserial correlation, -1 to 1)"})),
       element("thead", {}, head), lines));
     scroll.setAttribute("role", "region");
-    scroll.setAttribute("aria-label", "Median test of this map on every generator");
+    scroll.setAttribute("aria-label", "Tests of this map on every generator");
     return scroll;
+  }
+
+  function verdict(here) {
+    if (here.paired > data.level) {
+      return "The paired test does not show that it looks at colour.";
+    }
+    return "It looks at colour: without, its response to the same image is mostly "
+      + (here.effect > 0 ? "weaker." : "stronger.");
   }
 
   function open(row) {
@@ -86,12 +100,12 @@ document.querySelectorAll(".maps").forEach((section) => {
     } else {
       content.append(element("p", {textContent: "No patches: none of its images could be read."}));
     }
-    if (here.histogram) {
+    if (here.histogram !== null) {
       content.append(element("figure", {},
-        element("a", {href: here.histogram}, element("img", {src: here.histogram,
+        linked(here.histogram, element("img", {src: data.files[here.histogram],
           alt: "Histograms of the map's largest activations in colour and in greyscale"})),
-        element("figcaption", {textContent: "How strongly the map responds to each fake in colour and in greyscale: "
-          + "the further apart the two medians (vertical lines), the more it depends on colour."})));
+        element("figcaption", {textContent: "How strongly the map responds to each fake in colour and in greyscale. "
+          + verdict(here)})));
     }
     content.append(testTable(entry));
     const detail = element("tr", {className: "detail"},
@@ -113,9 +127,10 @@ document.querySelectorAll(".maps").forEach((section) => {
     const opened = rows.find((row) => row.classList.contains("open"));
     rows.forEach((row) => {
       const here = onGenerator(Number(row.dataset.map));
-      const p = row.querySelector(".p");
-      p.textContent = number(here.p, 2);
-      p.classList.toggle("conditional", here.p <= data.level);
+      const p = row.querySelector(".paired");
+      p.textContent = number(here.paired, 2);
+      p.classList.toggle("conditional", here.paired <= data.level);
+      row.querySelector(".mood").textContent = number(here.mood, 2);
       row.querySelector(".shift").textContent = number(here.shift, 3);
     });
     const sorted = headers.find((header) => header.hasAttribute("aria-sort"));
