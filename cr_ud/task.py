@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cr_ud.training_data import Loader, label_of
-from cr_ud.training_sets import sample_evenly
+from cr_ud.training_data import label_of
 from detectors.heads import Head, OneLogit
 from evaluation.metrics import accuracies, average_precision
-from images.sets import ImageItem, ImageSet
-from passes.processes import Ranks
-from utils.errors import UserError
+from images.sets import ImageItem
 
 
 class Network(Protocol):
@@ -101,53 +98,3 @@ class RealOrFake(Task):
 
     def score(self, summary: Mapping[str, float]) -> float:
         return summary["acc"]
-
-
-def validate(
-    network: Network,
-    task: Task,
-    loader: Loader,
-    image_set: ImageSet,
-    *,
-    batch_size: int,
-    epoch: int = 0,
-    seed: int = 0,
-    number: int = 0,
-    autocast: torch.autocast | None = None,
-    ranks: Ranks | None = None,
-) -> tuple[int, dict[str, float]]:
-    """Images used and `Task.summary` of a network in evaluation mode, each process its share; all get the same.
-
-    With a `number`, of about so many images, half of them real. The mode of the network is put back.
-
-    Raises:
-        UserError: An image cannot be used, or none can, or scores are not finite.
-    """
-    ranks = ranks or Ranks()
-    model = network.model
-    ranks.broadcast(model.buffers())
-    was_training = model.training
-    model.eval()
-    mine: list[tuple[tuple[int, ...], np.ndarray, np.ndarray]] = []
-    images = sample_evenly(image_set, number, seed)
-    try:
-        for loaded in loader.validation(images, batch_size, epoch=epoch, seed=seed, ranks=ranks):
-            if not loaded.positions:
-                continue
-            inputs = network.inputs(torch.from_numpy(loaded.images).permute(0, 3, 1, 2))
-            with torch.no_grad(), autocast or torch.autocast(network.device.type, enabled=False):
-                evidence = task.evidence(model(inputs))
-            mine.append((loaded.positions, loaded.targets, evidence.float().cpu().numpy()))
-    finally:
-        model.train(was_training)
-    gathered = ranks.gather(mine)
-    result = None if gathered is None else _summary(task, [part for parts in gathered for part in parts])
-    return ranks.from_first(result)
-
-
-def _summary(task: Task, parts: list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]) -> tuple[int, dict[str, float]]:
-    if not parts:
-        raise UserError("no validation image can be used: give --val_dir others")
-    positions, targets, evidence = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(positions)
-    return len(order), task.summary(evidence[order], targets[order])

@@ -22,9 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from cr_ud.checkpointing import Progress, RunFiles, load_run, save_network, save_tensors
 from cr_ud.options import Monitoring, Optimisation
 from cr_ud.schedule import Schedule
-from cr_ud.task import Network, Task, validate
+from cr_ud.task import Network, Task
 from cr_ud.training_data import EpochOrder, Loaded, Loader
 from cr_ud.training_log import EPOCH, TRAIN, VALIDATION, LogRow, TrainingLog
+from cr_ud.training_sets import sample_evenly
 from images.sets import ImageSet
 from passes.interrupts import GracefulInterrupt
 from passes.processes import Ranks
@@ -273,25 +274,38 @@ class Trainer:
         self._bar.set_postfix_str(", ".join(f"{name} {text}" for name, text in self._shown.items()))
 
     def _validate(self, number: int = 0) -> tuple[int, dict[str, float]]:
-        """Images and their numbers, of the whole set unless a number is given."""
+        """Images used and their numbers, in evaluation mode, each process its share; all get the same.
+
+        With a `number`, of about so many images, half of them real.
+        """
+        started, model, seed = time.monotonic(), self.network.model, self.order.seed
         assert self.training.validation_set is not None
-        started = time.monotonic()
-        images, numbers = validate(
-            self.network,
-            self.task,
-            self.training.loader,
-            self.training.validation_set,
-            batch_size=self.order.batch_size,
-            epoch=self.progress.epoch,
-            seed=self.order.seed,
-            number=number,
-            autocast=self._autocast(),
-            ranks=self.ranks,
-        )
+        images = sample_evenly(self.training.validation_set, number, seed)
+        self.ranks.broadcast(model.buffers())
+        model.eval()
+        mine: list[tuple[tuple[int, ...], np.ndarray, np.ndarray]] = []
+        loader, size = self.training.loader, self.order.batch_size
+        for loaded in loader.validation(images, size, epoch=self.progress.epoch, seed=seed, ranks=self.ranks):
+            if loaded.positions:
+                inputs = self.network.inputs(torch.from_numpy(loaded.images).permute(0, 3, 1, 2))
+                with torch.no_grad(), self._autocast():
+                    evidence = self.task.evidence(model(inputs))
+                mine.append((loaded.positions, loaded.targets, evidence.float().cpu().numpy()))
+        model.train()
+        gathered = self.ranks.gather(mine)
+        parts = [part for parts in gathered or () for part in parts]
+        count, numbers = self.ranks.from_first(self._summary(parts) if self.ranks.is_first else None)
         self._since += time.monotonic() - started
         first = self.task.metrics[0]
         self._show(**{first: f"{numbers[first]:.3f}"})
-        return images, numbers
+        return count, numbers
+
+    def _summary(self, parts: list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]) -> tuple[int, dict[str, float]]:
+        if not parts:
+            raise UserError("no validation image can be used: give --val_dir others")
+        positions, targets, evidence = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(positions)
+        return len(order), self.task.summary(evidence[order], targets[order])
 
     def _end_epoch(self) -> None:
         result = None if self.training.validation_set is None else self._validate()
