@@ -18,6 +18,7 @@ from evaluation.scores import read_scores
 from evaluation.summary import MeanOverSets, ScoreSummary, mean_over_sets
 from fmap_ranking.names import FeatureMap, parse_key
 from patch_extraction.files import MapPatches, PatchFiles
+from reproduction.summary import SCRIPT
 from sensitivity_assessment.colour import Colour
 from sensitivity_assessment.sensitivity import Sensitivity
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
@@ -28,7 +29,6 @@ from utils.layout import Layout
 from utils.provenance import read_record
 from utils.tables import read_rows
 
-SCRIPT = "src/reproduce.py"
 Finding = Literal["specific", "short control", "not specific", "no drop", "guessing", "unknown"]
 
 

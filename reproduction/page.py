@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,23 +18,12 @@ from PIL import Image
 from activation_histograms.median_test import LEVEL
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import source
-from reproduction.contents import SCRIPT, Contents, MapOnGenerator, read_contents
-from reproduction.summary import read_summary
+from reproduction.contents import Contents, MapOnGenerator, read_contents
+from reproduction.summary import SCRIPT, read_summary
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
 from utils.files import write_text
 from utils.tables import percent
-
-_NAMES = {
-    "BASELINE": BASELINE,
-    "TOP": TOP,
-    "RANDOM": RANDOM,
-    "LAYER_RANDOM": LAYER_RANDOM,
-    "LOW": LOW,
-    "RGB": RGB,
-    "GRAYSCALE": GRAYSCALE,
-    "LEVEL": LEVEL,
-}
 
 
 def write_report(root: Path, single_file: bool = False) -> Path:
@@ -75,7 +64,8 @@ def _templates(files: Files) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= _NAMES
+    conditions = {"BASELINE": BASELINE, "TOP": TOP, "RANDOM": RANDOM, "LAYER_RANDOM": LAYER_RANDOM, "LOW": LOW}
+    environment.globals |= {**conditions, "RGB": RGB, "GRAYSCALE": GRAYSCALE, "LEVEL": LEVEL}
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": True, "separators": (",", ":"), "allow_nan": False}
     environment.filters |= {
         "percent": percent,
@@ -172,34 +162,21 @@ def _no_picture(path: Path) -> UserError:
     return UserError(f"{path} is missing or damaged: run {SCRIPT} without --report_only")
 
 
-@dataclass
-class _Pictures:
-    """Addresses of pictures, each once; elsewhere they are named by number."""
-
-    files: Files
-    addresses: list[str] = field(default_factory=list)
-    numbers: dict[Path, int] = field(default_factory=dict)
-
-    def number(self, path: Path | None) -> int | None:
-        if path is None:
-            return None
-        if path not in self.numbers:
-            self.numbers[path] = len(self.addresses)
-            self.addresses.append(self.files.address(path))
-        return self.numbers[path]
-
-
 def map_data(contents: Contents, single_file: bool = False) -> dict[str, Any]:
     """What the page's script shows of the top maps; pictures are numbers of addresses in `files`."""
     files = Files(contents.layout.root, single_file)
-    pictures = _Pictures(files)
+    numbers: dict[Path, int] = {}
+
+    def number_of(picture: Path | None) -> int | None:
+        return None if picture is None else numbers.setdefault(picture, len(numbers))
+
     maps = [
         {
             "key": entry.fmap.key,
             "order": entry.order,
             "omega": entry.omega,
             "count": entry.count,
-            "generators": [_on_generator(one, files, pictures) for one in entry.generators],
+            "generators": [_on_generator(one, files, number_of) for one in entry.generators],
         }
         for entry in contents.maps
     ]
@@ -208,11 +185,13 @@ def map_data(contents: Contents, single_file: bool = False) -> dict[str, Any]:
         "level": LEVEL,
         "single_file": single_file,
         "maps": maps,
-        "files": pictures.addresses,
+        "files": [files.address(picture) for picture in numbers],
     }
 
 
-def _on_generator(entry: MapOnGenerator, files: Files, pictures: _Pictures) -> dict[str, Any]:
+def _on_generator(
+    entry: MapOnGenerator, files: Files, number_of: Callable[[Path | None], int | None]
+) -> dict[str, Any]:
     test = entry.test
     return {
         "paired": test.p_value_paired_bh,
@@ -221,15 +200,15 @@ def _on_generator(entry: MapOnGenerator, files: Files, pictures: _Pictures) -> d
         "mood": test.p_value,
         "rgb": test.median_rgb,
         "grey": test.median_grayscale,
-        "histogram": pictures.number(entry.histogram),
+        "histogram": number_of(entry.histogram),
         "collage": files.link(entry.collage),
         "patches": [
             {
                 "name": patch.path,
                 "max": patch.max_act,
                 "size": "×".join(map(str, reversed(patch.box.size))),
-                "patch": pictures.number(entry.patches.picture(patch)),
-                "image": pictures.number(entry.patches.image(patch)),
+                "patch": number_of(entry.patches.picture(patch)),
+                "image": number_of(entry.patches.image(patch)),
             }
             for patch in entry.patches.patches
         ],
