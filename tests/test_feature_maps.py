@@ -199,7 +199,6 @@ def test_maps_that_the_detector_lacks_are_named(maps: Dropped, words: str) -> No
         lambda: network_.observe(x, maps),
         lambda: network_.max_activations(x, maps),
         lambda: network_.logits_with_dropout(x, {"a": {}, "b": maps}),
-        lambda: SharedForward(network_).request("rgb", maps),
     ):
         with pytest.raises(UserError, match=words):
             call()
@@ -271,21 +270,20 @@ def test_collectors_share_one_forward_pass(small_images: Path) -> None:
     def run(*watchers: _Watcher) -> None:
         run_pass(
             image_set(small_images),
-            watchers,
-            preprocess=detector.inputs,
+            {watcher.name: watcher for watcher in watchers},
             device=CPU,
             batch_size=6,
             crop=Crop("none"),
         )
 
     first, second = [("conv1", 3), ("layer2.0.conv1", 0)], [("layer2.0.conv1", 7), ("conv1", 3)]
-    forward = SharedForward(maps)
+    forward = SharedForward(detector)
     shared = [_Watcher("a", forward, first, grey=False), _Watcher("b", forward, second, grey=False)]
     shared += [_Watcher("c", forward, second, grey=True)]
     run(*shared)
     assert calls == [6, 6, 5, 5]
     for watcher, grey in zip(shared, (False, False, True), strict=True):
-        alone = _Watcher("alone", SharedForward(maps), watcher.maps, grey=grey)
+        alone = _Watcher("alone", SharedForward(detector), watcher.maps, grey=grey)
         run(alone)
         assert torch.equal(torch.cat(alone.values), torch.cat(watcher.values))
     assert not torch.equal(torch.cat(shared[1].values), torch.cat(shared[2].values))
