@@ -161,15 +161,16 @@ class Analysis(ABC, Generic[Options]):
 
     def record(self, notes: Mapping[str, object], report: PassReport) -> None:
         """Write the record beside each table."""
-        subject, labels = self.subject, self.labels_for(self.options)
+        subject, names = self.subject, {item.name for item in self.images.items}
+        skipped = [entry for entry in report.skipped_names() if entry[0] in names]
         write_record(
             self.outputs,
             self.origin(),
             settings=subject.settings,
             seed=subject.run.seed,
             device=subject.detector.device,
-            images=report.images,
-            skipped=report.skipped_names(next(iter(labels)) if len(labels) == 1 else None),
+            images=len(names) - len(skipped),
+            skipped=skipped,
             **notes,
         )
 

@@ -133,9 +133,9 @@ class PassReport:
     resumed_at: int = 0
     transparent: int = 0
 
-    def skipped_names(self, label: int | None = None) -> list[list[str]]:
-        """Name and reason of the images left out, of one label or all, as records have them."""
-        return [[entry.item.name, entry.reason] for entry in self.skipped if label in (None, entry.item.label)]
+    def skipped_names(self) -> list[list[str]]:
+        """Name and reason of the images left out, as records have them."""
+        return [[entry.item.name, entry.reason] for entry in self.skipped]
 
 
 @dataclass(frozen=True)
