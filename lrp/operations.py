@@ -51,11 +51,13 @@ class LinearOperation(Operation):
 
     weight: Tensor
     bias: Tensor | None
+    reads_all_channels = True
+    """Every output reads every channel of the input, so that the weight's second dimension is that of channels."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.detach()
         self.bias = None if bias is None else bias.detach()
-        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._parts: dict[str, tuple[Tensor, ...]] = {}
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,7 +67,7 @@ class LinearOperation(Operation):
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """A(weight)^T upstream, in the shape (first two dimensions excepted) of the input `like`."""
 
-    def parts(self, sign: str) -> tuple[Tensor, Tensor]:
+    def parts(self, sign: str) -> tuple[Tensor, ...]:
         """What positive and what negative inputs are to be multiplied by for the size of contributions of one sign.
 
         `"+"`: (w+, w-), as x+ w+ and x- w- are the positive contributions; `"-"`: (-w-, -w+). Computed once.
@@ -75,6 +77,14 @@ class LinearOperation(Operation):
             pair = (positive, negative) if sign == "+" else (-negative, -positive)
             self._parts[sign] = (_compact(pair[0]), _compact(pair[1]))
         return self._parts[sign]
+
+    def joined_parts(self, sign: str) -> Tensor:
+        """Both `parts` as one weight, for an input with its positive and then its negative part as channels."""
+        key = f"joined {sign}"
+        if key not in self._parts:
+            self._parts[key] = (_compact(torch.cat(self.parts(sign), 1)),)
+            del self._parts[sign]
+        return self._parts[key][0]
 
     def ones_like(self, x: Tensor) -> Tensor:
         """A constant image of ones (one sample) as this operation sees it."""
@@ -123,7 +133,7 @@ class Convolution(LinearOperation):
         super().__init__(weight, bias)
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding: Sides = padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
-        self.same_padding = same_padding
+        self.same_padding, self.reads_all_channels = same_padding, groups == 1
 
     @property
     def channels(self) -> int:
@@ -147,7 +157,14 @@ class Convolution(LinearOperation):
         left, right, top, bottom = sides = self.sides(x.shape)
         return ((top, left), None) if top == bottom and left == right else ((0, 0), sides)
 
+    @property
+    def _is_pointwise(self) -> bool:
+        """Whether this is one matrix product over pixels, which is faster than the general convolution."""
+        return self.weight.shape[2:] == (1, 1) and self.groups == 1 and not any(self.padding)
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self._is_pointwise:
+            return _by_pixel(self._strided(x).to(weight.dtype), weight[..., 0, 0].t(), bias)
         padding, explicit = self._padding(x)
         if explicit is not None:
             x = F.pad(x, explicit)
@@ -157,6 +174,13 @@ class Convolution(LinearOperation):
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         if self._is_slow_in_bfloat16(upstream):
             return self.adjoint(upstream.float(), weight.float(), like).to(upstream.dtype)
+        if self._is_pointwise:
+            share = _by_pixel(upstream, weight[..., 0, 0])
+            if self.stride == (1, 1):
+                return share
+            result = torch.zeros_like(like, dtype=share.dtype, memory_format=torch.channels_last)
+            self._strided(result).copy_(share)
+            return result
         padding, explicit = self._padding(like)
         height, width = like.shape[-2:]
         left, right, top, bottom = explicit or (0, 0, 0, 0)
@@ -181,10 +205,21 @@ class Convolution(LinearOperation):
             result = result[..., top : top + height, left : left + width]
         return result
 
+    def _strided(self, x: Tensor) -> Tensor:
+        return x if self.stride == (1, 1) else x[..., :: self.stride[0], :: self.stride[1]]
+
     def _is_slow_in_bfloat16(self, upstream: Tensor) -> bool:
         """Whether the processor has no fast kernel: a strided grouped adjoint in bf16 takes 30 times that in fp32."""
         strided = self.groups > 1 and self.stride != (1, 1)
         return strided and upstream.dtype == torch.bfloat16 and upstream.device.type == "cpu"
+
+
+def _by_pixel(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The channels of every pixel times a matrix (C, K), as one product over all pixels in channels-last order."""
+    pixels = x.permute(0, 2, 3, 1)
+    rows = pixels.reshape(-1, pixels.shape[-1])  # a product of views would go image row by image row
+    product = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+    return product.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def _empty_channels_last(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
@@ -210,6 +245,7 @@ class Affine(LinearOperation):
     """y = scale * x + shift, per channel (C,) or with one number (1,): a depthwise 1x1 convolution of any image."""
 
     kind = "affine"
+    reads_all_channels = False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         product = x * _per_channel(weight, x)

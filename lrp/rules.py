@@ -28,7 +28,9 @@ Relevances = tuple[Tensor | None, ...]
 def stabilize(denominator: Tensor, epsilon: float) -> Tensor:
     """b + epsilon * sign(b), zero counting as positive; overwrites b, which is always a fresh tensor here."""
     # `sign` alone would leave zeros where they are. Minus zero is a sum of minus zeros, which take no relevance anyway.
-    return denominator.add_(torch.full_like(denominator[:1], epsilon).copysign(denominator))
+    # A number that is filled in needs no upload, which a GPU would wait for.
+    size = torch.full((), epsilon, dtype=denominator.dtype, device=denominator.device)
+    return denominator.add_(torch.copysign(size, denominator))
 
 
 def divide(relevance: Tensor, total: Tensor, guard: float) -> Tensor:
@@ -43,7 +45,7 @@ def divide(relevance: Tensor, total: Tensor, guard: float) -> Tensor:
     elif total.device.type == "cpu":
         # Sample by sample: what was just read is still in the cache. There is no queue that the numbers wait for.
         for sample in total:
-            torch.threshold_(sample, guard * float(sample.max()), torch.inf)
+            torch.threshold_(sample, guard * float(sample.amax()), torch.inf)
     else:
         largest = total.amax(tuple(range(1, total.dim())), keepdim=True)
         total = torch.where(total > guard * largest, total, torch.inf)
@@ -221,22 +223,41 @@ class Contributions:
 
     def __init__(self, operation: LinearOperation, x: Tensor, *, nonnegative: bool) -> None:
         self._operation = operation
-        # Positive and negative part of the input; one that cannot be negative has no second part.
-        self._inputs = (x,) if nonnegative else (x.clamp(min=0), x.clamp(max=0))
+        self._joined = not nonnegative and operation.reads_all_channels
+        # Positive and negative part of the input; one that cannot be negative has no second part. Where every output
+        # reads all channels the parts are the channels of one input, which takes one product instead of two.
+        if nonnegative:
+            self._inputs: tuple[Tensor, ...] = (x,)
+        elif self._joined:
+            self._inputs = (_parts_of(x),)
+        else:
+            self._inputs = (x.clamp(min=0), x.clamp(max=0))
+
+    def _weights(self, sign: str) -> tuple[Tensor, ...]:
+        return (self._operation.joined_parts(sign),) if self._joined else self._operation.parts(sign)
 
     def total(self, sign: str) -> Tensor:
         """sum_i |z_ij|; shape of the output."""
-        totals = [self._operation.apply(x, w) for x, w in zip(self._inputs, self._operation.parts(sign), strict=False)]
-        return totals[0] if len(totals) == 1 else totals[0].add_(totals[1])
+        first, *second = (self._operation.apply(x, w) for x, w in zip(self._inputs, self._weights(sign), strict=False))
+        return first.add_(second[0]) if second else first
 
     def share(self, sign: str, ratio: Tensor) -> Tensor:
         """sum_j |z_ij| ratio_j; shape of the input."""
-        x, *second = self._inputs
-        weight, other = self._operation.parts(sign)
-        share = self._operation.adjoint(ratio, weight, x).mul_(x)
-        for x in second:
-            share.addcmul_(self._operation.adjoint(ratio, other, x), x)
-        return share
+        pairs = zip(self._inputs, self._weights(sign), strict=False)
+        first, *second = (self._operation.adjoint(ratio, weight, x).mul_(x) for x, weight in pairs)
+        if self._joined:
+            return torch.add(*first.chunk(2, 1))
+        return first.add_(second[0]) if second else first
+
+
+def _parts_of(x: Tensor) -> Tensor:
+    """The positive and the negative part of x, one after the other along the channels."""
+    channels = x.shape[1]
+    layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+    both = torch.empty((len(x), 2 * channels, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
+    torch.clamp(x, min=0, out=both[:, :channels])
+    torch.clamp(x, max=0, out=both[:, channels:])
+    return both
 
 
 @dataclass(frozen=True)
