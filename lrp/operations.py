@@ -7,6 +7,7 @@ rule is written once for all of them.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -21,6 +22,11 @@ Sides = tuple[int, int, int, int]
 """Padding of an image on the left, right, top and bottom, as `torch.nn.functional.pad` takes it."""
 
 
+Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Kernel, stride, dilation and padding before the first pixel, each (height, width)."""
+_PIXEL: Window = ((1, 1), (1, 1), (1, 1), (0, 0))
+
+
 class Operation(ABC):
     """One step of a network. `kind` is what the rule tables of `lrp.composites` look up."""
 
@@ -30,9 +36,20 @@ class Operation(ABC):
     keeps_sign = False
     """Non-negative inputs guarantee a non-negative output."""
 
+    fill = 0.0
+    """What padding is filled with."""
+
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute the step's output from its inputs."""
+
+    def window(self, size: torch.Size) -> Window | None:
+        """What one pixel of the output sees of an input of this size; None if that is not known."""
+        return None
+
+    def unpadded(self, inside: Tensor) -> Operation:
+        """The operation for cut-out inputs that hold their padding; `inside` (N, 1, H, W) is False there."""
+        return self
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:  # noqa: B027 (most operations own nothing)
         """Move the parameters, if there are any, to a device and floating-point type."""
@@ -87,7 +104,7 @@ class LinearOperation(Operation):
         return self._parts[key][0]
 
     def ones_like(self, x: Tensor) -> Tensor:
-        """A constant image of ones (one sample) as this operation sees it."""
+        """A constant image of ones as this operation sees it: one sample, or one per sample of cut-out inputs."""
         return torch.ones_like(x[:1])
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -134,6 +151,7 @@ class Convolution(LinearOperation):
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding: Sides = padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
         self.same_padding, self.reads_all_channels = same_padding, groups == 1
+        self._inside: Tensor | None = None
 
     @property
     def channels(self) -> int:
@@ -156,6 +174,19 @@ class Convolution(LinearOperation):
         """Symmetric padding for the convolution itself, and explicit where that fails."""
         left, right, top, bottom = sides = self.sides(x.shape)
         return ((top, left), None) if top == bottom and left == right else ((0, 0), sides)
+
+    def window(self, size: torch.Size) -> Window | None:
+        left, _, top, _ = self.sides(size)
+        height, width = self.weight.shape[2:]
+        return ((height, width), self.stride, self.dilation, (top, left))
+
+    def unpadded(self, inside: Tensor) -> Operation:
+        part = copy.copy(self)
+        part.padding, part.same_padding, part._inside = (0, 0, 0, 0), False, inside
+        return part
+
+    def ones_like(self, x: Tensor) -> Tensor:
+        return super().ones_like(x) if self._inside is None else self._inside.to(x.dtype).expand_as(x)
 
     @property
     def _is_pointwise(self) -> bool:
@@ -254,6 +285,9 @@ class Affine(LinearOperation):
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         return upstream * _per_channel(weight, upstream)
 
+    def window(self, size: torch.Size) -> Window | None:
+        return _PIXEL
+
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (x.dim() - 2)))
@@ -315,12 +349,16 @@ class Activation(Operation):
             return self._overwrite(inputs[0])
         return self._function(inputs[0])
 
+    def window(self, size: torch.Size) -> Window | None:
+        return _PIXEL
+
 
 class MaxPool(Operation):
     """Max pooling over windows of (height, width); its gradient already is the winner-take-all rule."""
 
     kind = "max_pool"
     keeps_sign = True
+    fill = -torch.inf
 
     def __init__(
         self,
@@ -330,14 +368,22 @@ class MaxPool(Operation):
         dilation: tuple[int, int] = (1, 1),
         ceil_mode: bool = False,
     ) -> None:
-        self.window = (kernel, stride, padding, dilation, ceil_mode)
+        self._options = (kernel, stride, padding, dilation, ceil_mode)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return F.max_pool2d(inputs[0], *self.window)
+        return F.max_pool2d(inputs[0], *self._options)
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        _, winners = torch.ops.aten.max_pool2d_with_indices(inputs[0], *self.window)
-        return (torch.ops.aten.max_pool2d_with_indices_backward(upstream, inputs[0], *self.window, winners),)
+        _, winners = torch.ops.aten.max_pool2d_with_indices(inputs[0], *self._options)
+        return (torch.ops.aten.max_pool2d_with_indices_backward(upstream, inputs[0], *self._options, winners),)
+
+    def window(self, size: torch.Size) -> Window | None:
+        kernel, stride, padding, dilation, _ = self._options
+        return (kernel, stride, dilation, padding)
+
+    def unpadded(self, inside: Tensor) -> Operation:
+        kernel, stride, _, dilation, _ = self._options
+        return MaxPool(kernel, stride, (0, 0), dilation)
 
 
 class Function(Operation):
@@ -407,6 +453,9 @@ class Sum(Operation):
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(upstream * sign for sign in self.signs)
 
+    def window(self, size: torch.Size) -> Window | None:
+        return _PIXEL
+
 
 class Product(Operation):
     """A product of two tensors as traced; canonisation turns it into a gate or refuses it."""
@@ -416,6 +465,9 @@ class Product(Operation):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return inputs[0] * inputs[1]
+
+    def window(self, size: torch.Size) -> Window | None:
+        return _PIXEL
 
 
 class Gate(Product):
@@ -442,3 +494,6 @@ class Concatenation(Operation):
             part.clone(memory_format=torch.preserve_format)
             for part in upstream.split([value.shape[self.dim] for value in inputs], self.dim)
         )
+
+    def window(self, size: torch.Size) -> Window | None:
+        return _PIXEL if self.dim in (1, -3) else None

@@ -175,7 +175,7 @@ def _interpolation(
 def _pad(sides: Any, mode: str = "constant", value: float | None = None) -> Operation:
     if mode != "constant" or value:
         raise NotImplementedError("padding with anything but zeros")
-    return Resample(lambda x: F.pad(x, tuple(sides)))
+    return Resample(lambda x: F.pad(x, tuple(sides)), lambda u, x: F.pad(u, [-side for side in sides]))
 
 
 def _refused(why: str) -> ModuleBuilder:
@@ -291,7 +291,13 @@ def _item(x: Any, index: Any) -> Operation | Size:
     batch, *others = index if isinstance(index, tuple) else (index,)
     if batch not in (slice(None), Ellipsis) or not all(part is Ellipsis or isinstance(part, slice) for part in others):
         raise NotImplementedError("picking images or single channels, rows or columns; slices are supported")
-    return Resample(lambda x: x[index])
+
+    def put_back(upstream: Tensor, x: Tensor) -> Tensor:
+        whole = torch.zeros_like(x, dtype=upstream.dtype)
+        whole[index] = upstream
+        return whole
+
+    return Resample(lambda x: x[index], put_back)
 
 
 def _attribute(x: Any, name: str) -> Size:
