@@ -24,7 +24,6 @@ Sides = tuple[int, int, int, int]
 
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
 """Kernel, stride, dilation and padding before the first pixel, each (height, width)."""
-_PIXEL: Window = ((1, 1), (1, 1), (1, 1), (0, 0))
 
 
 class Operation(ABC):
@@ -36,6 +35,8 @@ class Operation(ABC):
     keeps_sign = False
     """Non-negative inputs guarantee a non-negative output."""
 
+    pixelwise = False
+    """Every pixel of the output depends on the same pixel of the inputs alone."""
     fill = 0.0
     """What padding is filled with."""
 
@@ -45,7 +46,7 @@ class Operation(ABC):
 
     def window(self, size: torch.Size) -> Window | None:
         """What one pixel of the output sees of an input of this size; None if that is not known."""
-        return None
+        return ((1, 1), (1, 1), (1, 1), (0, 0)) if self.pixelwise else None
 
     def unpadded(self, inside: Tensor) -> Operation:
         """The operation for cut-out inputs that hold their padding; `inside` (N, 1, H, W) is False there."""
@@ -276,6 +277,7 @@ class Affine(LinearOperation):
     """y = scale * x + shift, per channel (C,) or with one number (1,): a depthwise 1x1 convolution of any image."""
 
     kind = "affine"
+    pixelwise = True
     reads_all_channels = False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -284,9 +286,6 @@ class Affine(LinearOperation):
 
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         return upstream * _per_channel(weight, upstream)
-
-    def window(self, size: torch.Size) -> Window | None:
-        return _PIXEL
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
@@ -335,6 +334,7 @@ class Activation(Operation):
     """Element-wise non-linearity; `in_place` is set by the program where nobody else reads the input."""
 
     kind = "activation"
+    pixelwise = True
 
     def __init__(self, name: str, function: Callable[[Tensor], Tensor] | None = None) -> None:
         self.name = name
@@ -348,9 +348,6 @@ class Activation(Operation):
         if self.in_place and self._overwrite is not None:
             return self._overwrite(inputs[0])
         return self._function(inputs[0])
-
-    def window(self, size: torch.Size) -> Window | None:
-        return _PIXEL
 
 
 class MaxPool(Operation):
@@ -436,6 +433,7 @@ class Sum(Operation):
     """Element-wise sum (or, with `signs` of -1, difference) of tensors of equal shape: the residual addition."""
 
     kind = "sum"
+    pixelwise = True
 
     def __init__(self, name: str, signs: tuple[int, ...] = (1, 1)) -> None:
         self.name, self.signs = name, signs
@@ -453,21 +451,15 @@ class Sum(Operation):
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(upstream * sign for sign in self.signs)
 
-    def window(self, size: torch.Size) -> Window | None:
-        return _PIXEL
-
 
 class Product(Operation):
     """A product of two tensors as traced; canonisation turns it into a gate or refuses it."""
 
     kind = "product"
-    keeps_sign = True
+    keeps_sign = pixelwise = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return inputs[0] * inputs[1]
-
-    def window(self, size: torch.Size) -> Window | None:
-        return _PIXEL
 
 
 class Gate(Product):
@@ -483,7 +475,7 @@ class Concatenation(Operation):
     keeps_sign = True
 
     def __init__(self, dim: int) -> None:
-        self.dim = dim
+        self.dim, self.pixelwise = dim, dim in (1, -3)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.cat(inputs, self.dim)
@@ -494,6 +486,3 @@ class Concatenation(Operation):
             part.clone(memory_format=torch.preserve_format)
             for part in upstream.split([value.shape[self.dim] for value in inputs], self.dim)
         )
-
-    def window(self, size: torch.Size) -> Window | None:
-        return _PIXEL if self.dim in (1, -3) else None

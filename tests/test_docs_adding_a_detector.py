@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detectors.architectures import architectures, unregister_architecture
-from lrp.tracing import MODULES
+from lrp.layers import MODULES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def restored_registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr("lrp.tracing.MODULES", dict(MODULES))
+    monkeypatch.setattr("lrp.layers.MODULES", dict(MODULES))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = architectures()
     yield
