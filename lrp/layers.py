@@ -149,7 +149,7 @@ def _mean_of_pixels(keepdim: bool) -> Operation:
 
     def adjoint(upstream: Tensor, x: Tensor) -> Tensor:
         upstream = upstream.to(x.dtype) / (x.shape[-2] * x.shape[-1])
-        return (upstream if keepdim else upstream[..., None, None]).expand_as(x)
+        return (upstream if keepdim else upstream[..., None, None]).expand_as(x).clone()
 
     return AveragePool(mean, adjoint)
 
@@ -184,6 +184,10 @@ def _activation(name: str) -> ModuleBuilder:
     return lambda module: Activation(name)
 
 
+def _function_of(name: str, function: Callable[[Tensor], Tensor]) -> Operation:
+    return Activation(name, function, keeps_sign=True)
+
+
 _STATISTICS_OF_THE_IMAGE = "its mean and variance are those of each image, so it is not linear and no rule covers it"
 
 MODULES: dict[type[nn.Module], ModuleBuilder] = {
@@ -204,9 +208,9 @@ MODULES: dict[type[nn.Module], ModuleBuilder] = {
     nn.Sigmoid: _activation("sigmoid"),
     nn.Hardsigmoid: _activation("hardsigmoid"),
     nn.Tanh: _activation("tanh"),
-    nn.GELU: lambda m: Activation("gelu", lambda x: F.gelu(x, approximate=m.approximate)),
-    nn.ELU: lambda m: Activation("elu", lambda x: F.elu(x, m.alpha)),
-    nn.LeakyReLU: lambda m: Activation("leaky_relu", lambda x: F.leaky_relu(x, m.negative_slope)),
+    nn.GELU: lambda m: _function_of("gelu", lambda x: F.gelu(x, approximate=m.approximate)),
+    nn.ELU: lambda m: _function_of("elu", lambda x: F.elu(x, m.alpha)),
+    nn.LeakyReLU: lambda m: _function_of("leaky_relu", lambda x: F.leaky_relu(x, m.negative_slope)),
     nn.Dropout: lambda m: Identity(),
     nn.Dropout2d: lambda m: Identity(),
     nn.Identity: lambda m: Identity(),
@@ -308,6 +312,10 @@ def _concatenation(tensors: Any, dim: Any = 0) -> Operation:
     return Concatenation(dim)
 
 
+def _leaky_relu(x: Value, negative_slope: float = 0.01, inplace: bool = False) -> Operation:
+    return _function_of("leaky_relu", lambda x: F.leaky_relu(x, negative_slope))
+
+
 def _function(name: str) -> Call:
     return Call(lambda x, inplace=False: Activation(name))
 
@@ -337,8 +345,8 @@ FUNCTIONS: dict[Any, Call] = {
     F.silu: _function("swish"),
     F.hardswish: _function("hardswish"),
     F.hardsigmoid: _function("hardsigmoid"),
-    F.gelu: Call(lambda x, **k: Activation("gelu", lambda x: F.gelu(x, **k))),
-    F.leaky_relu: Call(lambda x, s=0.01, inplace=False: Activation("leaky_relu", lambda x: F.leaky_relu(x, s))),
+    F.gelu: Call(lambda x, **kwargs: _function_of("gelu", lambda x: F.gelu(x, **kwargs))),
+    F.leaky_relu: Call(_leaky_relu),
     F.adaptive_avg_pool2d: Call(lambda x, output_size: _adaptive_average_pool(output_size)),
     F.avg_pool2d: Call(lambda x, *args, **kwargs: _average_pool(*args, **kwargs)),
     F.max_pool2d: Call(lambda x, *args, **kwargs: _max_pool(*args, **kwargs)),

@@ -220,19 +220,8 @@ class Convolution(LinearOperation):
         # The backward pass wants the input for its shape and memory format only.
         reads_input = explicit is None and like.shape == shape and like.dtype == upstream.dtype
         placeholder = like if reads_input else _empty_channels_last(shape, upstream)
-        result = torch.ops.aten.convolution_backward(
-            upstream,
-            placeholder,
-            weight,
-            None,
-            self.stride,
-            padding,
-            self.dilation,
-            False,
-            (0, 0),
-            self.groups,
-            (True, False, False),
-        )[0]
+        options = (self.stride, padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
+        result = torch.ops.aten.convolution_backward(upstream, placeholder, weight, None, *options)[0]
         if explicit is not None:
             result = result[..., top : top + height, left : left + width]
         return result
@@ -309,20 +298,17 @@ class BatchNorm(Affine):
         return self.bias
 
 
-# Element-wise functions by name; the second entry tells whether the output is never negative, the third whether
-# a non-negative input stays non-negative.
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool, bool]] = {
-    "relu": (F.relu, True, True),
-    "relu6": (F.relu6, True, True),
-    "swish": (F.silu, False, True),
-    "hardswish": (F.hardswish, False, True),
-    "gelu": (F.gelu, False, True),
-    "elu": (F.elu, False, True),
-    "leaky_relu": (F.leaky_relu, False, True),
-    "tanh": (torch.tanh, False, True),
-    "sigmoid": (torch.sigmoid, True, True),
-    "hardsigmoid": (F.hardsigmoid, True, True),
+# Element-wise functions by name, all of which keep non-negative inputs non-negative, and the same in place.
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "swish": F.silu,
+    "hardswish": F.hardswish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
 }
+_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid")
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "swish": lambda x: F.silu(x, inplace=True),
@@ -331,18 +317,34 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Activation(Operation):
-    """Element-wise non-linearity; `in_place` is set by the program where nobody else reads the input."""
+    """Element-wise non-linearity: a known one by its name, or a function.
+
+    Args:
+        name: Of the non-linearity; "sigmoid" and "hardsigmoid" make gates.
+        function: Where the name says not enough (LeakyReLU(0.2)) or is not known. Then, if it is so, say that
+        nonnegative: its output is never negative,
+        keeps_sign: or at least not for a non-negative input; this saves half of the convolutions behind it.
+    """
 
     kind = "activation"
     pixelwise = True
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Tensor], Tensor] | None = None,
+        *,
+        nonnegative: bool = False,
+        keeps_sign: bool = False,
+    ) -> None:
         self.name = name
-        self._function, self.nonnegative, self.keeps_sign = ACTIVATIONS[name]
-        self._overwrite = _IN_PLACE.get(name)
-        if function is not None:  # a module with a parameter of its own, e.g. LeakyReLU(0.2)
-            self._function, self._overwrite = function, None
         self.in_place = False
+        """Set by the program where nobody else reads the input."""
+        known = function is None
+        self._function = function or _ACTIVATIONS[name]
+        self._overwrite = _IN_PLACE.get(name) if known else None
+        self.nonnegative = name in _NONNEGATIVE if known else nonnegative
+        self.keeps_sign = known or keeps_sign
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.in_place and self._overwrite is not None:

@@ -22,6 +22,7 @@ from lrp.operations import LinearOperation, Operation
 GUARD = 1e-6
 """Contributions that sum to less than this share of the largest sum of a sample are taken for rounding of nothing."""
 
+Inputs = tuple[Tensor, ...]
 Relevances = tuple[Tensor | None, ...]
 
 
@@ -58,9 +59,7 @@ class Rule(Protocol):
     needs_inputs: ClassVar[bool]
     """Whether `propagate` reads the input values; where not, they are not kept."""
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         """Relevance of every input.
 
         Args:
@@ -84,9 +83,7 @@ class PassThrough:
 
     needs_inputs: ClassVar[bool] = False
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance,)
 
 
@@ -96,9 +93,7 @@ class Restore:
 
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance.reshape(inputs[0].shape),)
 
 
@@ -108,9 +103,7 @@ class SignalTakesAll:
 
     needs_inputs: ClassVar[bool] = False
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance, None)
 
 
@@ -120,9 +113,7 @@ class Gradient:
 
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return operation.gradient(relevance, *inputs)
 
 
@@ -136,9 +127,7 @@ class Epsilon:
     epsilon: float = 1e-6
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         output = operation.forward(*inputs)
         ratio = relevance / stabilize(output, self.epsilon)
         if isinstance(operation, LinearOperation):
@@ -153,9 +142,7 @@ class EpsilonSum:
     epsilon: float = 1e-6
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         total = stabilize(operation.forward(*inputs), self.epsilon)
         ratio = torch.div(relevance, total, out=total)
         return tuple(part.mul_(x) for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
@@ -181,9 +168,7 @@ class AlphaBeta:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         contributions = Contributions(_linear(operation), inputs[0], nonnegative=nonnegative)
         up = contributions.share("+", divide(relevance, contributions.total("+"), self.guard))
         if self.beta == 0.0:
@@ -203,9 +188,7 @@ class AdaptiveBeta:
     guard: float = GUARD
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         linear = _linear(operation)
         contributions = Contributions(linear, inputs[0], nonnegative=nonnegative)
         positive, negative = contributions.total("+"), contributions.total("-")
@@ -280,9 +263,7 @@ class ZBox:
         if len(low) != len(high) or not all(one < other for one, other in zip(low, high, strict=True)):
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         linear, (x,) = _linear(operation), inputs
         positive, negative = linear.parts("+")
         # The bounds are constant images; padding makes the response to them depend on the place, so it is computed,
