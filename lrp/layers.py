@@ -30,6 +30,7 @@ from lrp.operations import (
 )
 
 ModuleBuilder = Callable[[Any], Operation]
+"""Gets a module; returns the operation it stands for. A `NotImplementedError` says what it cannot do."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,8 @@ class Size:
 
 
 BATCH = Size(0)
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the tracer knows of a function or tensor method.
-
-    Attributes:
-        build: Gets the arguments of the call, tensors of the network as `Value`, sizes as `Size`; returns the operation
-            that the call stands for, or a `Size`. A `NotImplementedError` says what it cannot do.
-        overwrites: Whether the call overwrites its first argument (always, not by an argument `inplace`).
-    """
-
-    build: Callable[..., Operation | Size]
-    overwrites: bool = False
+FunctionBuilder = Callable[..., Operation | Size]
+"""Gets the arguments of a call, tensors as `Value`, sizes as `Size`; returns what the call stands for."""
 
 
 # Modules
@@ -316,47 +305,44 @@ def _leaky_relu(x: Value, negative_slope: float = 0.01, inplace: bool = False) -
     return _function_of("leaky_relu", lambda x: F.leaky_relu(x, negative_slope))
 
 
-def _function(name: str) -> Call:
-    return Call(lambda x, inplace=False: Activation(name))
+def _function(name: str) -> FunctionBuilder:
+    return lambda x, inplace=False: Activation(name)
 
 
-_ADD, _SUB = (lambda a, b: _sum(a, b, (1, 1))), (lambda a, b: _sum(a, b, (1, -1)))
+def _reshape(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> Operation:
+    return Reshape(lambda x: getattr(x, method)(*args, **options))
 
-FUNCTIONS: dict[Any, Call] = {
-    **dict.fromkeys((operator.add, torch.add, "add"), Call(_ADD)),
-    **dict.fromkeys((operator.iadd, "add_"), Call(_ADD, overwrites=True)),
-    **dict.fromkeys((operator.sub, torch.sub, "sub"), Call(_SUB)),
-    **dict.fromkeys((operator.isub, "sub_"), Call(_SUB, overwrites=True)),
-    **dict.fromkeys((operator.mul, torch.mul, "mul"), Call(_product)),
-    **dict.fromkeys((operator.imul, "mul_"), Call(_product, overwrites=True)),
-    **dict.fromkeys((operator.truediv, torch.div, "div"), Call(_quotient)),
-    **dict.fromkeys((operator.itruediv, "div_"), Call(_quotient, overwrites=True)),
-    **dict.fromkeys((operator.neg, torch.neg, "neg"), Call(lambda x: _product(x, -1))),
-    **dict.fromkeys((F.relu, torch.relu, "relu"), _function("relu")),
-    **dict.fromkeys((torch.relu_, "relu_"), Call(lambda x: Activation("relu"), overwrites=True)),
+
+FUNCTIONS: dict[Any, FunctionBuilder] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), lambda a, b: _sum(a, b, (1, 1))),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_"), lambda a, b: _sum(a, b, (1, -1))),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), _quotient),
+    **dict.fromkeys((operator.neg, torch.neg, "neg"), lambda x: _product(x, -1)),
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), _function("relu")),
     **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), _function("sigmoid")),
-    **dict.fromkeys((torch.tanh, F.tanh, "tanh"), _function("tanh")),
-    **dict.fromkeys((F.dropout, F.dropout2d), Call(_dropout)),
-    **dict.fromkeys((torch.mean, "mean"), Call(_mean)),
-    **dict.fromkeys((torch.flatten, "flatten"), Call(lambda x, *a, **k: Reshape(lambda x: x.flatten(*a, **k)))),
-    **dict.fromkeys((torch.squeeze, "squeeze"), Call(lambda x, *a, **k: Reshape(lambda x: x.squeeze(*a, **k)))),
-    **dict.fromkeys((torch.reshape, "reshape", "view"), Call(_view)),
+    **dict.fromkeys((F.tanh, torch.tanh, "tanh"), _function("tanh")),
+    **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
+    **dict.fromkeys((torch.mean, "mean"), _mean),
+    **dict.fromkeys((torch.flatten, "flatten"), lambda x, *args, **options: _reshape("flatten", args, options)),
+    **dict.fromkeys((torch.squeeze, "squeeze"), lambda x, *args, **options: _reshape("squeeze", args, options)),
+    **dict.fromkeys((torch.reshape, "reshape", "view"), _view),
     F.relu6: _function("relu6"),
     F.silu: _function("swish"),
     F.hardswish: _function("hardswish"),
     F.hardsigmoid: _function("hardsigmoid"),
-    F.gelu: Call(lambda x, **kwargs: _function_of("gelu", lambda x: F.gelu(x, **kwargs))),
-    F.leaky_relu: Call(_leaky_relu),
-    F.adaptive_avg_pool2d: Call(lambda x, output_size: _adaptive_average_pool(output_size)),
-    F.avg_pool2d: Call(lambda x, *args, **kwargs: _average_pool(*args, **kwargs)),
-    F.max_pool2d: Call(lambda x, *args, **kwargs: _max_pool(*args, **kwargs)),
-    F.interpolate: Call(lambda x, *args, **kwargs: _interpolation(*args, **kwargs)),
-    F.pad: Call(lambda x, *args, **kwargs: _pad(*args, **kwargs)),
-    torch.cat: Call(_concatenation),
-    operator.getitem: Call(_item),
-    getattr: Call(_attribute),
-    "size": Call(lambda x, dim=None: Size(dim)),
-    "contiguous": Call(lambda x, **kwargs: Identity()),
+    F.gelu: lambda x, **options: _function_of("gelu", lambda x: F.gelu(x, **options)),
+    F.leaky_relu: _leaky_relu,
+    F.adaptive_avg_pool2d: lambda x, output_size: _adaptive_average_pool(output_size),
+    F.avg_pool2d: lambda x, *args, **options: _average_pool(*args, **options),
+    F.max_pool2d: lambda x, *args, **options: _max_pool(*args, **options),
+    F.interpolate: lambda x, *args, **options: _interpolation(*args, **options),
+    F.pad: lambda x, *args, **options: _pad(*args, **options),
+    torch.cat: _concatenation,
+    operator.getitem: _item,
+    getattr: _attribute,
+    "size": lambda x, dim=None: Size(dim),
+    "contiguous": lambda x, **options: Identity(),
 }
 
 
@@ -365,11 +351,9 @@ def register_module(kind: type[nn.Module], builder: ModuleBuilder) -> None:
     MODULES[kind] = builder
 
 
-def register_function(
-    function: Callable[..., Any] | str, build: Callable[..., Operation | Size], *, overwrites: bool = False
-) -> None:
-    """Teach the tracer a function, or a tensor method by its name; see `Call`."""
-    FUNCTIONS[function] = Call(build, overwrites)
+def register_function(function: Callable[..., Any] | str, builder: FunctionBuilder) -> None:
+    """Teach the tracer a function, or a tensor method by its name."""
+    FUNCTIONS[function] = builder
 
 
 def builder_for(module: nn.Module) -> ModuleBuilder | None:

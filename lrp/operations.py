@@ -56,7 +56,7 @@ class Operation(ABC):
         """Move the parameters, if there are any, to a device and floating-point type."""
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Vector-Jacobian product with respect to every input; `upstream` has the output's shape."""
+        """Vector-Jacobian product with respect to every input, in fresh tensors; `upstream` has the output's shape."""
         # Inference tensors take no part in autograd, so under `torch.inference_mode` the probes are copies.
         with torch.inference_mode(False), torch.enable_grad():
             probes = [value.detach().clone().requires_grad_() for value in inputs]
@@ -110,6 +110,9 @@ class LinearOperation(Operation):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.apply(inputs[0], self.weight, self.bias)
+
+    def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.adjoint(upstream, self.weight, inputs[0]),)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         self.weight = _compact(self.weight.to(device, dtype, copy=True))

@@ -128,23 +128,8 @@ class Epsilon:
     needs_inputs: ClassVar[bool] = True
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
-        output = operation.forward(*inputs)
-        ratio = relevance / stabilize(output, self.epsilon)
-        if isinstance(operation, LinearOperation):
-            return (operation.adjoint(ratio, operation.weight, inputs[0]).mul_(inputs[0]),)
-        return tuple(g * x for g, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
-
-
-@dataclass(frozen=True)
-class EpsilonSum:
-    """The epsilon rule for a residual sum without autograd: R_i = x_i R / (x_1 + x_2 + ...)."""
-
-    epsilon: float = 1e-6
-    needs_inputs: ClassVar[bool] = True
-
-    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
-        total = stabilize(operation.forward(*inputs), self.epsilon)
-        ratio = torch.div(relevance, total, out=total)
+        output = stabilize(operation.forward(*inputs), self.epsilon)
+        ratio = torch.div(relevance, output, out=output)
         return tuple(part.mul_(x) for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
 
 

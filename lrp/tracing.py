@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from lrp import layers
 from lrp.errors import UnsupportedLayerError
-from lrp.operations import Identity, LinearOperation, Operation, Sum
+from lrp.operations import LinearOperation, Operation, Sum
 from lrp.program import Program, Step
 
 
@@ -73,8 +72,6 @@ def trace(model: nn.Module) -> Program:
         names.add(name)
         if isinstance(operation, Sum):
             operation.name = name
-        if not isinstance(operation, Identity):
-            _check_overwriting(node, name, origin, modules)
         steps.append(Step(name, operation, tuple(value.number for value in read), origin))
         known[node] = layers.Value(len(steps), node.name)
     return Program(steps)
@@ -104,13 +101,13 @@ def _operation(
     else:
         origin = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         where = f"{_place(node)!r} of type {origin}"
-        call = layers.FUNCTIONS.get(node.target)
-        if call is None:
+        function = layers.FUNCTIONS.get(node.target)
+        if function is None:
             supported = ", ".join(sorted({key if isinstance(key, str) else key.__name__ for key in layers.FUNCTIONS}))
             raise UnsupportedLayerError(
                 f"{where} has no rule; supported functions are {supported}; lrp.register_function adds one"
             )
-        build = partial(call.build, *args, **kwargs)
+        build = partial(function, *args, **kwargs)
     try:
         return build(), origin
     except (NotImplementedError, TypeError) as error:
@@ -124,24 +121,6 @@ def _constant_of(node: fx.Node, model: nn.Module) -> Tensor:
             f"{_place(node)!r} of type {node.target}: a bare parameter in forward has no rule; wrap it in a module"
         )
     return value
-
-
-def _check_overwriting(node: fx.Node, name: str, origin: str, modules: dict[str, nn.Module]) -> None:
-    """Refuse a step that overwrites a tensor which is read afterwards: steps of a program leave their inputs alone."""
-    if node.op == "call_module":
-        overwrites = bool(getattr(modules[str(node.target)], "inplace", False))
-    else:
-        call = layers.FUNCTIONS[node.target]
-        given = inspect.signature(call.build).bind_partial(*node.args, **node.kwargs).arguments
-        overwrites = call.overwrites or given.get("inplace") is True
-    value = node.all_input_nodes[0]
-    order = {other: place for place, other in enumerate(node.graph.nodes)}
-    later = [other for other in value.users if order[other] > order[node]]
-    if overwrites and later:
-        raise UnsupportedLayerError(
-            f"{name!r} of type {origin} overwrites its input, which {_place(later[0])!r} reads afterwards; "
-            "let it work out of place"
-        )
 
 
 def _place(node: fx.Node) -> str:

@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from detectors.detector import build_model
 from lrp import ChannelStatistics, Explainer, RuleTable, UnknownLayerError, ZBox, rule_table
 from lrp.operations import Operation
-from lrp.rules import AlphaBeta, Epsilon, EpsilonSum, Rule
+from lrp.rules import AlphaBeta, Epsilon, Rule
 from lrp.targets import start_relevance
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {"residual": TinyResNet, "gated": GatedNet}
@@ -83,7 +83,7 @@ def without_losses(rule: Rule, first: Rule | None) -> Explainer:
     """A network without biases, under rules without noticeable stabilisers."""
     tiny: Any = Epsilon(1e-13)
     table = RuleTable({**rule_table("beta0").by_kind, "convolution": rule}, first)
-    table = table.with_rules(dense=tiny, average_pool=tiny, sum=EpsilonSum(1e-13))
+    table = table.with_rules(dense=tiny, average_pool=tiny, sum=tiny)
     return Explainer(randomize(TinyResNet(bias=False)), table, dtype=torch.float64)
 
 
@@ -153,7 +153,7 @@ def test_conservation_report_stops_where_propagation_stops() -> None:
     explainer = explainer_of()
     rows = explainer.explain(images(), layers=["layer2.conv2"], input_relevance=False, conservation=True).conservation
     assert [row.layer for row in rows] == ["fc", "flatten", "avgpool", "layer2.relu@layer2_relu_1", "layer2.add_1"]
-    assert [row.rule for row in rows] == ["Epsilon", "Restore", "Epsilon", "PassThrough", "EpsilonSum"]
+    assert [row.rule for row in rows] == ["Epsilon", "Restore", "Epsilon", "PassThrough", "Epsilon"]
 
 
 # Batches, selections, and what is kept
