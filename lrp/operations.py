@@ -56,7 +56,7 @@ class Operation(ABC):
         """Move the parameters, if there are any, to a device and floating-point type."""
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Vector-Jacobian product with respect to every input, in fresh tensors; `upstream` has the output's shape."""
+        """Vector-Jacobian product with respect to every input; `upstream` has the output's shape."""
         # Inference tensors take no part in autograd, so under `torch.inference_mode` the probes are copies.
         with torch.inference_mode(False), torch.enable_grad():
             probes = [value.detach().clone().requires_grad_() for value in inputs]
@@ -273,8 +273,8 @@ class Affine(LinearOperation):
     reads_all_channels = False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        product = x * _per_channel(weight, x)
-        return product if bias is None else product.add_(_per_channel(bias, x))
+        scale = _per_channel(weight, x)
+        return x * scale if bias is None else torch.addcmul(_per_channel(bias, x), x, scale)
 
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         return upstream * _per_channel(weight, upstream)
@@ -454,7 +454,7 @@ class Sum(Operation):
         return total
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(upstream * sign for sign in self.signs)
+        return tuple(upstream if sign > 0 else -upstream for sign in self.signs)
 
 
 class Product(Operation):

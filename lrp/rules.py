@@ -114,7 +114,9 @@ class Gradient:
     needs_inputs: ClassVar[bool] = True
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
-        return operation.gradient(relevance, *inputs)
+        parts = operation.gradient(relevance, *inputs)
+        # more is added to each share on the way
+        return tuple(part.clone() if part is relevance else part for part in parts)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Epsilon:
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         output = stabilize(operation.forward(*inputs), self.epsilon)
         ratio = torch.div(relevance, output, out=output)
-        return tuple(part.mul_(x) for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
+        return tuple(part * x for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
 
 
 @dataclass(frozen=True)
