@@ -5,6 +5,7 @@ from lrp.composites import RULE_NAMES, RuleTable, rule_table
 from lrp.errors import UnknownLayerError, UnsupportedLayerError
 from lrp.explainer import Explainer, Record
 from lrp.explanation import Absorption, ChannelStatistics, Explanation, MapExplanation
+from lrp.layers import register_function, register_module
 from lrp.operations import (
     Activation,
     Affine,
@@ -18,7 +19,6 @@ from lrp.operations import (
     Reshape,
 )
 from lrp.rules import ZBox
-from lrp.tracing import register_function, register_module
 
 __all__ = [
     "RULE_NAMES",

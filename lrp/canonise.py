@@ -128,8 +128,8 @@ def _compare(program: Program, reference: nn.Module, example: Tensor | None) -> 
             if expected is not None and not _same(values[number], expected):
                 raise UnsupportedLayerError(
                     f"layer {step.name!r} of type {step.origin} computes something else in the model than its type "
-                    "says (a hook, a replaced method, a choice by size); register it, or the module that holds it, "
-                    "with lrp.register_module"
+                    "says (a hook, a replaced method, an input overwritten before, a choice by size); register it, or "
+                    "the module that holds it, with lrp.register_module"
                 )
         return
     raise UnsupportedLayerError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrp.canonise import build_program, explained_layers
@@ -15,6 +16,7 @@ from lrp.errors import UnknownLayerError
 from lrp.explanation import Absorption, ChannelStatistics, Explanation, MapExplanation
 from lrp.operations import Convolution
 from lrp.program import Step
+from lrp.receptive import FieldWalk
 from lrp.rules import GUARD, Rule
 from lrp.targets import Target, start_relevance
 
@@ -142,7 +144,6 @@ class Explainer:
         record: Record,
         start: Tensor,
         *,
-        at: str | None = None,
         layers: Collection[str] = (),
         visit: Visitor | None = None,
         measure: Measurer | None = None,
@@ -150,12 +151,11 @@ class Explainer:
         conservation: list[Absorption] | None = None,
         release: bool = True,
     ) -> Tensor | None:
-        """Walk backwards from the last value of a record, or from the output of a layer below it.
+        """Walk backwards from the last value of a record.
 
         Args:
             record: A forward pass; its saved values are given free on the way unless `release` is False.
             start: Relevance of the value where the walk begins, same shape as it.
-            at: Begin at the output of this layer.
             layers: Convolutions whose relevance is shown to `visit` and `measure`.
             visit: Called as visit(layer, relevance of the convolution's output (N, C, H, W)); the map is not kept.
             measure: Called as measure(layer, statistics of that relevance), which costs less than whole maps.
@@ -172,7 +172,7 @@ class Explainer:
         wanted = set(layers)
         self.check_layers(wanted)
         steps = self.program.steps
-        reached = record.reached if at is None else self.program.index(at) + 1
+        reached = record.reached
         needed = self._needed(wanted, input_relevance, reached)
         first_reader = {}
         for index in reversed(range(reached)):
@@ -293,36 +293,38 @@ class Explainer:
         """
         wanted = {layer: pairs for layer, pairs in wanted.items() if pairs}
         self.check_layers(wanted)
-        depth = {layer: self.program.index(layer) + 1 for layer in wanted}
-        deepest_first = sorted(wanted, key=depth.__getitem__, reverse=True)
-        if not deepest_first:
+        if not wanted:
             return
-        shapes: dict[str, torch.Size] = {}
+        steps = self.program.steps
+        numbers = {step.name: number for number, step in enumerate(steps, start=1)}
+        deepest_first = sorted(wanted, key=numbers.__getitem__, reverse=True)
+        # One upload for all layers, that nobody waits for.
+        pairs = torch.tensor([pair for layer in deepest_first for pair in wanted[layer]], dtype=torch.long)
+        pairs = pairs.to(self.program.device, non_blocking=True)
+        of_layer = dict(zip(deepest_first, pairs.split([len(wanted[layer]) for layer in deepest_first]), strict=True))
+        shapes = {0: inputs.shape}
         peaks: dict[str, tuple[Tensor, Tensor]] = {}
 
-        def find_peaks(layer: str, output: Tensor) -> None:
-            samples, channels = zip(*wanted[layer], strict=True)
-            maps = output[list(samples), list(channels)].flatten(1)
-            value, place = (maps.clamp(min=0) if self.positive_peaks else maps).max(1)
-            shapes[layer], peaks[layer] = output.shape[1:], (value, place)
+        def look(layer: str, output: Tensor) -> None:
+            shapes[numbers[layer]] = output.shape
+            if layer in of_layer:
+                maps = output[of_layer[layer].unbind(1)].flatten(1)
+                peaks[layer] = (maps.clamp(min=0) if self.positive_peaks else maps).max(1)
 
-        record = self.record(inputs, until=deepest_first[0], observed=wanted, observer=find_peaks)
+        record = self.record(inputs, until=deepest_first[0], observed=numbers, observer=look)
         for layer in deepest_first:
-            for number in [number for number in record.values if number >= depth[layer]]:
-                del record.values[number]
-            values, places = peaks[layer]
-            for first in range(0, len(values), batch_size):
-                part = slice(first, first + batch_size)
-                value, place = values[part], places[part]
-                samples, channels = torch.tensor(wanted[layer][part], device=value.device).unbind(1)
-                width = shapes[layer][-1]
-                start = torch.zeros((len(value), *shapes[layer]), dtype=value.dtype, device=value.device)
-                start = start.contiguous(memory_format=torch.channels_last)
+            number = numbers[layer]
+            for value in [value for value in record.values if value >= number]:
+                del record.values[value]
+            walk = FieldWalk(steps[:number], self.rules[:number], shapes)
+            width = shapes[number][-1]
+            for part, value, place in zip(
+                *(tensor.split(batch_size) for tensor in (of_layer[layer], *peaks[layer])), strict=True
+            ):
+                samples, channels = part.unbind(1)
                 row, column = place // width, place % width
-                start[torch.arange(len(value), device=value.device), channels, row, column] = 1.0
-                whole = Record(dict(record.values), record.reached, record.output)  # which a selection uses up
-                relevance = self.propagate(whole.select(samples), start, at=layer)
-                assert relevance is not None
+                start = F.one_hot(channels, shapes[number][1]).to(value.dtype)[:, :, None, None] * self._scale
+                relevance = walk.propagate(record.values, samples, start, row, column).div_(self._scale)
                 yield MapExplanation(layer, samples, channels, relevance, value, row, column)
 
     def check_layers(self, names: Collection[str]) -> None:

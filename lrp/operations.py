@@ -7,6 +7,7 @@ rule is written once for all of them.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -21,6 +22,10 @@ Sides = tuple[int, int, int, int]
 """Padding of an image on the left, right, top and bottom, as `torch.nn.functional.pad` takes it."""
 
 
+Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Kernel, stride, dilation and padding before the first pixel, each (height, width)."""
+
+
 class Operation(ABC):
     """One step of a network. `kind` is what the rule tables of `lrp.composites` look up."""
 
@@ -30,9 +35,22 @@ class Operation(ABC):
     keeps_sign = False
     """Non-negative inputs guarantee a non-negative output."""
 
+    pixelwise = False
+    """Every pixel of the output depends on the same pixel of the inputs alone."""
+    fill = 0.0
+    """What padding is filled with."""
+
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute the step's output from its inputs."""
+
+    def window(self, size: torch.Size) -> Window | None:
+        """What one pixel of the output sees of an input of this size; None if that is not known."""
+        return ((1, 1), (1, 1), (1, 1), (0, 0)) if self.pixelwise else None
+
+    def unpadded(self, inside: Tensor) -> Operation:
+        """The operation for cut-out inputs that hold their padding; `inside` (N, 1, H, W) is False there."""
+        return self
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:  # noqa: B027 (most operations own nothing)
         """Move the parameters, if there are any, to a device and floating-point type."""
@@ -51,11 +69,13 @@ class LinearOperation(Operation):
 
     weight: Tensor
     bias: Tensor | None
+    reads_all_channels = True
+    """Every output reads every channel of the input, so that the weight's second dimension is that of channels."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.detach()
         self.bias = None if bias is None else bias.detach()
-        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._parts: dict[str, tuple[Tensor, ...]] = {}
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,7 +85,7 @@ class LinearOperation(Operation):
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """A(weight)^T upstream, in the shape (first two dimensions excepted) of the input `like`."""
 
-    def parts(self, sign: str) -> tuple[Tensor, Tensor]:
+    def parts(self, sign: str) -> tuple[Tensor, ...]:
         """What positive and what negative inputs are to be multiplied by for the size of contributions of one sign.
 
         `"+"`: (w+, w-), as x+ w+ and x- w- are the positive contributions; `"-"`: (-w-, -w+). Computed once.
@@ -76,12 +96,23 @@ class LinearOperation(Operation):
             self._parts[sign] = (_compact(pair[0]), _compact(pair[1]))
         return self._parts[sign]
 
+    def joined_parts(self, sign: str) -> Tensor:
+        """Both `parts` as one weight, for an input with its positive and then its negative part as channels."""
+        key = f"joined {sign}"
+        if key not in self._parts:
+            self._parts[key] = (_compact(torch.cat(self.parts(sign), 1)),)
+            del self._parts[sign]
+        return self._parts[key][0]
+
     def ones_like(self, x: Tensor) -> Tensor:
-        """A constant image of ones (one sample) as this operation sees it."""
+        """A constant image of ones as this operation sees it: one sample, or one per sample of cut-out inputs."""
         return torch.ones_like(x[:1])
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.apply(inputs[0], self.weight, self.bias)
+
+    def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.adjoint(upstream, self.weight, inputs[0]),)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         self.weight = _compact(self.weight.to(device, dtype, copy=True))
@@ -123,7 +154,8 @@ class Convolution(LinearOperation):
         super().__init__(weight, bias)
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding: Sides = padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
-        self.same_padding = same_padding
+        self.same_padding, self.reads_all_channels = same_padding, groups == 1
+        self._inside: Tensor | None = None
 
     @property
     def channels(self) -> int:
@@ -147,7 +179,27 @@ class Convolution(LinearOperation):
         left, right, top, bottom = sides = self.sides(x.shape)
         return ((top, left), None) if top == bottom and left == right else ((0, 0), sides)
 
+    def window(self, size: torch.Size) -> Window | None:
+        left, _, top, _ = self.sides(size)
+        height, width = self.weight.shape[2:]
+        return ((height, width), self.stride, self.dilation, (top, left))
+
+    def unpadded(self, inside: Tensor) -> Operation:
+        part = copy.copy(self)
+        part.padding, part.same_padding, part._inside = (0, 0, 0, 0), False, inside
+        return part
+
+    def ones_like(self, x: Tensor) -> Tensor:
+        return super().ones_like(x) if self._inside is None else self._inside.to(x.dtype).expand_as(x)
+
+    @property
+    def _is_pointwise(self) -> bool:
+        """Whether this is one matrix product over pixels, which is faster than the general convolution."""
+        return self.weight.shape[2:] == (1, 1) and self.groups == 1 and not any(self.padding)
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self._is_pointwise:
+            return _by_pixel(self._strided(x).to(weight.dtype), weight[..., 0, 0].t(), bias)
         padding, explicit = self._padding(x)
         if explicit is not None:
             x = F.pad(x, explicit)
@@ -157,6 +209,13 @@ class Convolution(LinearOperation):
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         if self._is_slow_in_bfloat16(upstream):
             return self.adjoint(upstream.float(), weight.float(), like).to(upstream.dtype)
+        if self._is_pointwise:
+            share = _by_pixel(upstream, weight[..., 0, 0])
+            if self.stride == (1, 1):
+                return share
+            result = torch.zeros_like(like, dtype=share.dtype, memory_format=torch.channels_last)
+            self._strided(result).copy_(share)
+            return result
         padding, explicit = self._padding(like)
         height, width = like.shape[-2:]
         left, right, top, bottom = explicit or (0, 0, 0, 0)
@@ -164,27 +223,27 @@ class Convolution(LinearOperation):
         # The backward pass wants the input for its shape and memory format only.
         reads_input = explicit is None and like.shape == shape and like.dtype == upstream.dtype
         placeholder = like if reads_input else _empty_channels_last(shape, upstream)
-        result = torch.ops.aten.convolution_backward(
-            upstream,
-            placeholder,
-            weight,
-            None,
-            self.stride,
-            padding,
-            self.dilation,
-            False,
-            (0, 0),
-            self.groups,
-            (True, False, False),
-        )[0]
+        options = (self.stride, padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
+        result = torch.ops.aten.convolution_backward(upstream, placeholder, weight, None, *options)[0]
         if explicit is not None:
             result = result[..., top : top + height, left : left + width]
         return result
+
+    def _strided(self, x: Tensor) -> Tensor:
+        return x if self.stride == (1, 1) else x[..., :: self.stride[0], :: self.stride[1]]
 
     def _is_slow_in_bfloat16(self, upstream: Tensor) -> bool:
         """Whether the processor has no fast kernel: a strided grouped adjoint in bf16 takes 30 times that in fp32."""
         strided = self.groups > 1 and self.stride != (1, 1)
         return strided and upstream.dtype == torch.bfloat16 and upstream.device.type == "cpu"
+
+
+def _by_pixel(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The channels of every pixel times a matrix (C, K), as one product over all pixels in channels-last order."""
+    pixels = x.permute(0, 2, 3, 1)
+    rows = pixels.reshape(-1, pixels.shape[-1])  # a product of views would go image row by image row
+    product = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+    return product.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def _empty_channels_last(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
@@ -210,10 +269,12 @@ class Affine(LinearOperation):
     """y = scale * x + shift, per channel (C,) or with one number (1,): a depthwise 1x1 convolution of any image."""
 
     kind = "affine"
+    pixelwise = True
+    reads_all_channels = False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        product = x * _per_channel(weight, x)
-        return product if bias is None else product.add_(_per_channel(bias, x))
+        scale = _per_channel(weight, x)
+        return x * scale if bias is None else torch.addcmul(_per_channel(bias, x), x, scale)
 
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         return upstream * _per_channel(weight, upstream)
@@ -240,20 +301,17 @@ class BatchNorm(Affine):
         return self.bias
 
 
-# Element-wise functions by name; the second entry tells whether the output is never negative, the third whether
-# a non-negative input stays non-negative.
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool, bool]] = {
-    "relu": (F.relu, True, True),
-    "relu6": (F.relu6, True, True),
-    "swish": (F.silu, False, True),
-    "hardswish": (F.hardswish, False, True),
-    "gelu": (F.gelu, False, True),
-    "elu": (F.elu, False, True),
-    "leaky_relu": (F.leaky_relu, False, True),
-    "tanh": (torch.tanh, False, True),
-    "sigmoid": (torch.sigmoid, True, True),
-    "hardsigmoid": (F.hardsigmoid, True, True),
+# Element-wise functions by name, all of which keep non-negative inputs non-negative, and the same in place.
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "swish": F.silu,
+    "hardswish": F.hardswish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
 }
+_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid")
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "swish": lambda x: F.silu(x, inplace=True),
@@ -262,17 +320,34 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Activation(Operation):
-    """Element-wise non-linearity; `in_place` is set by the program where nobody else reads the input."""
+    """Element-wise non-linearity: a known one by its name, or a function.
+
+    Args:
+        name: Of the non-linearity; "sigmoid" and "hardsigmoid" make gates.
+        function: Where the name says not enough (LeakyReLU(0.2)) or is not known. Then, if it is so, say that
+        nonnegative: its output is never negative,
+        keeps_sign: or at least not for a non-negative input; this saves half of the convolutions behind it.
+    """
 
     kind = "activation"
+    pixelwise = True
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Tensor], Tensor] | None = None,
+        *,
+        nonnegative: bool = False,
+        keeps_sign: bool = False,
+    ) -> None:
         self.name = name
-        self._function, self.nonnegative, self.keeps_sign = ACTIVATIONS[name]
-        self._overwrite = _IN_PLACE.get(name)
-        if function is not None:  # a module with a parameter of its own, e.g. LeakyReLU(0.2)
-            self._function, self._overwrite = function, None
         self.in_place = False
+        """Set by the program where nobody else reads the input."""
+        known = function is None
+        self._function = function or _ACTIVATIONS[name]
+        self._overwrite = _IN_PLACE.get(name) if known else None
+        self.nonnegative = name in _NONNEGATIVE if known else nonnegative
+        self.keeps_sign = known or keeps_sign
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.in_place and self._overwrite is not None:
@@ -285,6 +360,7 @@ class MaxPool(Operation):
 
     kind = "max_pool"
     keeps_sign = True
+    fill = -torch.inf
 
     def __init__(
         self,
@@ -294,14 +370,22 @@ class MaxPool(Operation):
         dilation: tuple[int, int] = (1, 1),
         ceil_mode: bool = False,
     ) -> None:
-        self.window = (kernel, stride, padding, dilation, ceil_mode)
+        self._options = (kernel, stride, padding, dilation, ceil_mode)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return F.max_pool2d(inputs[0], *self.window)
+        return F.max_pool2d(inputs[0], *self._options)
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        _, winners = torch.ops.aten.max_pool2d_with_indices(inputs[0], *self.window)
-        return (torch.ops.aten.max_pool2d_with_indices_backward(upstream, inputs[0], *self.window, winners),)
+        _, winners = torch.ops.aten.max_pool2d_with_indices(inputs[0], *self._options)
+        return (torch.ops.aten.max_pool2d_with_indices_backward(upstream, inputs[0], *self._options, winners),)
+
+    def window(self, size: torch.Size) -> Window | None:
+        kernel, stride, padding, dilation, _ = self._options
+        return (kernel, stride, dilation, padding)
+
+    def unpadded(self, inside: Tensor) -> Operation:
+        kernel, stride, _, dilation, _ = self._options
+        return MaxPool(kernel, stride, (0, 0), dilation)
 
 
 class Function(Operation):
@@ -354,6 +438,7 @@ class Sum(Operation):
     """Element-wise sum (or, with `signs` of -1, difference) of tensors of equal shape: the residual addition."""
 
     kind = "sum"
+    pixelwise = True
 
     def __init__(self, name: str, signs: tuple[int, ...] = (1, 1)) -> None:
         self.name, self.signs = name, signs
@@ -369,14 +454,14 @@ class Sum(Operation):
         return total
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(upstream * sign for sign in self.signs)
+        return tuple(upstream if sign > 0 else -upstream for sign in self.signs)
 
 
 class Product(Operation):
     """A product of two tensors as traced; canonisation turns it into a gate or refuses it."""
 
     kind = "product"
-    keeps_sign = True
+    keeps_sign = pixelwise = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return inputs[0] * inputs[1]
@@ -395,7 +480,7 @@ class Concatenation(Operation):
     keeps_sign = True
 
     def __init__(self, dim: int) -> None:
-        self.dim = dim
+        self.dim, self.pixelwise = dim, dim in (1, -3)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.cat(inputs, self.dim)

@@ -22,13 +22,16 @@ from lrp.operations import LinearOperation, Operation
 GUARD = 1e-6
 """Contributions that sum to less than this share of the largest sum of a sample are taken for rounding of nothing."""
 
+Inputs = tuple[Tensor, ...]
 Relevances = tuple[Tensor | None, ...]
 
 
 def stabilize(denominator: Tensor, epsilon: float) -> Tensor:
     """b + epsilon * sign(b), zero counting as positive; overwrites b, which is always a fresh tensor here."""
     # `sign` alone would leave zeros where they are. Minus zero is a sum of minus zeros, which take no relevance anyway.
-    return denominator.add_(torch.full_like(denominator[:1], epsilon).copysign(denominator))
+    # A number that is filled in needs no upload, which a GPU would wait for.
+    size = torch.full((), epsilon, dtype=denominator.dtype, device=denominator.device)
+    return denominator.add_(torch.copysign(size, denominator))
 
 
 def divide(relevance: Tensor, total: Tensor, guard: float) -> Tensor:
@@ -43,7 +46,7 @@ def divide(relevance: Tensor, total: Tensor, guard: float) -> Tensor:
     elif total.device.type == "cpu":
         # Sample by sample: what was just read is still in the cache. There is no queue that the numbers wait for.
         for sample in total:
-            torch.threshold_(sample, guard * float(sample.max()), torch.inf)
+            torch.threshold_(sample, guard * float(sample.amax()), torch.inf)
     else:
         largest = total.amax(tuple(range(1, total.dim())), keepdim=True)
         total = torch.where(total > guard * largest, total, torch.inf)
@@ -56,9 +59,7 @@ class Rule(Protocol):
     needs_inputs: ClassVar[bool]
     """Whether `propagate` reads the input values; where not, they are not kept."""
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         """Relevance of every input.
 
         Args:
@@ -82,9 +83,7 @@ class PassThrough:
 
     needs_inputs: ClassVar[bool] = False
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance,)
 
 
@@ -94,9 +93,7 @@ class Restore:
 
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance.reshape(inputs[0].shape),)
 
 
@@ -106,9 +103,7 @@ class SignalTakesAll:
 
     needs_inputs: ClassVar[bool] = False
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance, None)
 
 
@@ -118,10 +113,10 @@ class Gradient:
 
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
-        return operation.gradient(relevance, *inputs)
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
+        parts = operation.gradient(relevance, *inputs)
+        # more is added to each share on the way
+        return tuple(part.clone() if part is relevance else part for part in parts)
 
 
 @dataclass(frozen=True)
@@ -134,29 +129,10 @@ class Epsilon:
     epsilon: float = 1e-6
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
-        output = operation.forward(*inputs)
-        ratio = relevance / stabilize(output, self.epsilon)
-        if isinstance(operation, LinearOperation):
-            return (operation.adjoint(ratio, operation.weight, inputs[0]).mul_(inputs[0]),)
-        return tuple(g * x for g, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
-
-
-@dataclass(frozen=True)
-class EpsilonSum:
-    """The epsilon rule for a residual sum without autograd: R_i = x_i R / (x_1 + x_2 + ...)."""
-
-    epsilon: float = 1e-6
-    needs_inputs: ClassVar[bool] = True
-
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
-        total = stabilize(operation.forward(*inputs), self.epsilon)
-        ratio = torch.div(relevance, total, out=total)
-        return tuple(part.mul_(x) for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
+        output = stabilize(operation.forward(*inputs), self.epsilon)
+        ratio = torch.div(relevance, output, out=output)
+        return tuple(part * x for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
 
 
 @dataclass(frozen=True)
@@ -179,9 +155,7 @@ class AlphaBeta:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         contributions = Contributions(_linear(operation), inputs[0], nonnegative=nonnegative)
         up = contributions.share("+", divide(relevance, contributions.total("+"), self.guard))
         if self.beta == 0.0:
@@ -201,9 +175,7 @@ class AdaptiveBeta:
     guard: float = GUARD
     needs_inputs: ClassVar[bool] = True
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         linear = _linear(operation)
         contributions = Contributions(linear, inputs[0], nonnegative=nonnegative)
         positive, negative = contributions.total("+"), contributions.total("-")
@@ -221,22 +193,41 @@ class Contributions:
 
     def __init__(self, operation: LinearOperation, x: Tensor, *, nonnegative: bool) -> None:
         self._operation = operation
-        # Positive and negative part of the input; one that cannot be negative has no second part.
-        self._inputs = (x,) if nonnegative else (x.clamp(min=0), x.clamp(max=0))
+        self._joined = not nonnegative and operation.reads_all_channels
+        # Positive and negative part of the input; one that cannot be negative has no second part. Where every output
+        # reads all channels the parts are the channels of one input, which takes one product instead of two.
+        if nonnegative:
+            self._inputs: tuple[Tensor, ...] = (x,)
+        elif self._joined:
+            self._inputs = (_parts_of(x),)
+        else:
+            self._inputs = (x.clamp(min=0), x.clamp(max=0))
+
+    def _weights(self, sign: str) -> tuple[Tensor, ...]:
+        return (self._operation.joined_parts(sign),) if self._joined else self._operation.parts(sign)
 
     def total(self, sign: str) -> Tensor:
         """sum_i |z_ij|; shape of the output."""
-        totals = [self._operation.apply(x, w) for x, w in zip(self._inputs, self._operation.parts(sign), strict=False)]
-        return totals[0] if len(totals) == 1 else totals[0].add_(totals[1])
+        first, *second = (self._operation.apply(x, w) for x, w in zip(self._inputs, self._weights(sign), strict=False))
+        return first.add_(second[0]) if second else first
 
     def share(self, sign: str, ratio: Tensor) -> Tensor:
         """sum_j |z_ij| ratio_j; shape of the input."""
-        x, *second = self._inputs
-        weight, other = self._operation.parts(sign)
-        share = self._operation.adjoint(ratio, weight, x).mul_(x)
-        for x in second:
-            share.addcmul_(self._operation.adjoint(ratio, other, x), x)
-        return share
+        pairs = zip(self._inputs, self._weights(sign), strict=False)
+        first, *second = (self._operation.adjoint(ratio, weight, x).mul_(x) for x, weight in pairs)
+        if self._joined:
+            return torch.add(*first.chunk(2, 1))
+        return first.add_(second[0]) if second else first
+
+
+def _parts_of(x: Tensor) -> Tensor:
+    """The positive and the negative part of x, one after the other along the channels."""
+    channels = x.shape[1]
+    layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+    both = torch.empty((len(x), 2 * channels, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
+    torch.clamp(x, min=0, out=both[:, :channels])
+    torch.clamp(x, max=0, out=both[:, channels:])
+    return both
 
 
 @dataclass(frozen=True)
@@ -259,9 +250,7 @@ class ZBox:
         if len(low) != len(high) or not all(one < other for one, other in zip(low, high, strict=True)):
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
 
-    def propagate(
-        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
-    ) -> Relevances:
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         linear, (x,) = _linear(operation), inputs
         positive, negative = linear.parts("+")
         # The bounds are constant images; padding makes the response to them depend on the place, so it is computed,

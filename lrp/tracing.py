@@ -1,383 +1,23 @@
-"""From a PyTorch model to the steps of a program: which modules and functions are known, and what they become."""
+"""From a PyTorch model to the steps of a program."""
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lrp import layers
 from lrp.errors import UnsupportedLayerError
-from lrp.operations import (
-    Activation,
-    Affine,
-    AveragePool,
-    BatchNorm,
-    Concatenation,
-    Convolution,
-    Dense,
-    Identity,
-    LinearOperation,
-    MaxPool,
-    Operation,
-    Product,
-    Resample,
-    Reshape,
-    Sides,
-    Sum,
-)
+from lrp.operations import LinearOperation, Operation, Sum
 from lrp.program import Program, Step
-
-ModuleBuilder = Callable[[Any], Operation]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of the network in the arguments of a call, by its number in the program."""
-
-    number: int
-    name: str
-
-
-@dataclass(frozen=True)
-class Size:
-    """Sizes in the arguments of a call: of dimension `dim` of some value, or of all."""
-
-    dim: int | None = None
-
-
-BATCH = Size(0)
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the tracer knows of a function or tensor method.
-
-    Attributes:
-        build: Gets the arguments of the call, tensors of the network as `Value`, sizes as `Size`; returns the operation
-            that the call stands for, or a `Size`. A `NotImplementedError` says what it cannot do.
-        overwrites: Whether the call overwrites its first argument (always, not by an argument `inplace`).
-    """
-
-    build: Callable[..., Operation | Size]
-    overwrites: bool = False
-
-
-# Modules
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
-
-def _convolution(module: nn.Conv2d) -> Operation:
-    if module.padding_mode != "zeros":
-        raise NotImplementedError(f"padding mode {module.padding_mode!r}; only zero padding is supported")
-    padding: tuple[int, int] | Sides
-    if module.padding == "same":
-        extra = [d * (k - 1) for d, k in zip(_pair(module.dilation), _pair(module.kernel_size), strict=True)]
-        padding = (extra[1] // 2, extra[1] - extra[1] // 2, extra[0] // 2, extra[0] - extra[0] // 2)
-    else:
-        padding = (0, 0) if isinstance(module.padding, str) else _pair(module.padding)
-    return Convolution(
-        module.weight,
-        module.bias,
-        stride=_pair(module.stride),
-        padding=padding,
-        dilation=_pair(module.dilation),
-        groups=module.groups,
-    )
-
-
-def _batch_norm(module: nn.BatchNorm2d) -> Operation:
-    if module.running_mean is None or module.running_var is None:
-        raise NotImplementedError("a batch norm without running statistics depends on the other images of a batch")
-    scale = torch.rsqrt(module.running_var.double() + module.eps)
-    if module.weight is not None:
-        scale = scale * module.weight.double()
-    shift = -module.running_mean.double() * scale
-    if module.bias is not None:
-        shift = shift + module.bias.double()
-    # The published networks keep a neutralised batch norm that still divides by sqrt(1 + eps).
-    return BatchNorm(scale, shift, residue=(1.0 + module.eps) ** -0.5)
-
-
-def _max_pool(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Operation:
-    if return_indices:
-        raise NotImplementedError("max pooling that returns indices")
-    kernel = _pair(kernel_size)
-    return MaxPool(kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode)
-
-
-def _average_pool(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Operation:
-    kernel = _pair(kernel_size)
-    window = (kernel, _pair(stride) if stride else kernel, _pair(padding))
-    options = (*window, ceil_mode, count_include_pad, divisor_override)
-    return AveragePool(
-        lambda x: F.avg_pool2d(x, *options), lambda u, x: torch.ops.aten.avg_pool2d_backward(u, x, *options)
-    )
-
-
-def _adaptive_average_pool(output_size: Any) -> Operation:
-    if output_size in (1, (1, 1), [1, 1]):
-        return _mean_of_pixels(True)
-    return AveragePool(
-        lambda x: F.adaptive_avg_pool2d(x, output_size),
-        lambda u, x: torch.ops.aten._adaptive_avg_pool2d_backward(u, x),
-    )
-
-
-def _mean_of_pixels(keepdim: bool) -> Operation:
-    def mean(x: Tensor) -> Tensor:
-        # In float32 whatever the type of the maps: a mean over many pixels is where short types lose most.
-        return x.mean((-2, -1), keepdim=keepdim, dtype=torch.promote_types(x.dtype, torch.float32))
-
-    def adjoint(upstream: Tensor, x: Tensor) -> Tensor:
-        upstream = upstream.to(x.dtype) / (x.shape[-2] * x.shape[-1])
-        return (upstream if keepdim else upstream[..., None, None]).expand_as(x)
-
-    return AveragePool(mean, adjoint)
-
-
-def _interpolation(
-    size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **others: Any
-) -> Operation:
-    if mode not in ("nearest", "nearest-exact", "bilinear", "area"):
-        raise NotImplementedError(f"interpolation mode {mode!r}; its weights are not all positive")
-    if any(isinstance(part, Size) for part in _flat([size])):
-        raise NotImplementedError("interpolation to the size of another map; give a scale factor or numbers")
-    others = {name: value for name, value in others.items() if name != "antialias" or value}
-    return Resample(
-        lambda x: F.interpolate(x, size, scale_factor, mode, align_corners if mode == "bilinear" else None, **others)
-    )
-
-
-def _pad(sides: Any, mode: str = "constant", value: float | None = None) -> Operation:
-    if mode != "constant" or value:
-        raise NotImplementedError("padding with anything but zeros")
-    return Resample(lambda x: F.pad(x, tuple(sides)))
-
-
-def _refused(why: str) -> ModuleBuilder:
-    def refuse(module: nn.Module) -> Operation:
-        raise NotImplementedError(why)
-
-    return refuse
-
-
-def _activation(name: str) -> ModuleBuilder:
-    return lambda module: Activation(name)
-
-
-_STATISTICS_OF_THE_IMAGE = "its mean and variance are those of each image, so it is not linear and no rule covers it"
-
-MODULES: dict[type[nn.Module], ModuleBuilder] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: lambda m: Dense(m.weight, m.bias),
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.SyncBatchNorm: _batch_norm,
-    nn.MaxPool2d: lambda m: _max_pool(m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices),
-    nn.AvgPool2d: lambda m: _average_pool(
-        m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
-    ),
-    nn.AdaptiveAvgPool2d: lambda m: _adaptive_average_pool(m.output_size),
-    nn.ReLU: _activation("relu"),
-    nn.ReLU6: _activation("relu6"),
-    nn.SiLU: _activation("swish"),
-    nn.Hardswish: _activation("hardswish"),
-    nn.Sigmoid: _activation("sigmoid"),
-    nn.Hardsigmoid: _activation("hardsigmoid"),
-    nn.Tanh: _activation("tanh"),
-    nn.GELU: lambda m: Activation("gelu", lambda x: F.gelu(x, approximate=m.approximate)),
-    nn.ELU: lambda m: Activation("elu", lambda x: F.elu(x, m.alpha)),
-    nn.LeakyReLU: lambda m: Activation("leaky_relu", lambda x: F.leaky_relu(x, m.negative_slope)),
-    nn.Dropout: lambda m: Identity(),
-    nn.Dropout2d: lambda m: Identity(),
-    nn.Identity: lambda m: Identity(),
-    nn.Flatten: lambda m: Reshape(lambda x: x.flatten(m.start_dim, m.end_dim)),
-    nn.ZeroPad2d: lambda m: _pad(m.padding),
-    nn.Upsample: lambda m: _interpolation(m.size, m.scale_factor, m.mode, m.align_corners),
-    nn.LayerNorm: _refused(_STATISTICS_OF_THE_IMAGE),
-    nn.GroupNorm: _refused(_STATISTICS_OF_THE_IMAGE),
-    nn.InstanceNorm2d: _refused(_STATISTICS_OF_THE_IMAGE),
-}
-
-
-# Functions and methods
-
-
-def _sum(first: Any, second: Any, signs: tuple[int, int]) -> Operation:
-    if isinstance(first, Value) and isinstance(second, Value):
-        return Sum("", signs)
-    constant, sign, scale = (second, signs[1], signs[0]) if isinstance(first, Value) else (first, signs[0], signs[1])
-    shift = sign * _constant(constant)
-    return Affine(torch.full_like(shift, scale), shift)
-
-
-def _product(first: Any, second: Any) -> Operation:
-    if isinstance(first, Value) and isinstance(second, Value):
-        return Product()
-    return Affine(_constant(second if isinstance(first, Value) else first), None)
-
-
-def _quotient(first: Any, second: Any) -> Operation:
-    if not isinstance(first, Value) or isinstance(second, Value):
-        raise NotImplementedError("a division by a tensor of the network")
-    return Affine(1.0 / _constant(second), None)
-
-
-def _constant(constant: Any) -> Tensor:
-    """A number, or one per channel, as (1,) or (C,)."""
-    if isinstance(constant, Size) or not isinstance(constant, int | float | Tensor):
-        raise NotImplementedError(f"arithmetic with {constant!r}; numbers and constants per channel are supported")
-    return torch.as_tensor(constant, dtype=torch.float64).detach().reshape(-1)
-
-
-def _is_per_channel(constant: Any) -> bool:
-    shape = tuple(constant.shape)
-    return constant.numel() == 1 or (len(shape) in (3, 4) and constant.numel() == shape[-3])
-
-
-def _dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Operation:
-    if training and p > 0:
-        raise NotImplementedError("dropout that is active in evaluation mode; give it training=self.training")
-    return Identity()
-
-
-def _mean(x: Value, dim: Any = None, keepdim: bool = False) -> Operation:
-    if not isinstance(dim, tuple | list) or sorted(d % 4 for d in dim) != [2, 3]:
-        raise NotImplementedError("a mean over other dimensions than height and width")
-    return _mean_of_pixels(keepdim)
-
-
-def _view(x: Value, *shape: Any) -> Operation:
-    """(N, -1) in any spelling: everything but the batch becomes one dimension."""
-    rows, *columns = _flat(shape)
-    width = columns[0] if len(columns) == 1 else None
-    if not isinstance(width, int) or not (width > 0 if rows == -1 else rows == BATCH):
-        raise NotImplementedError("a change of shape that is not (batch, -1)")
-    return Reshape(lambda x: x.reshape(len(x) if rows == BATCH else -1, width))
-
-
-def _flat(parts: Sequence[Any]) -> list[Any]:
-    return [one for part in parts for one in (_flat(part) if isinstance(part, tuple | list) else [part])]
-
-
-def _item(x: Any, index: Any) -> Operation | Size:
-    if isinstance(x, Size):
-        # sizes of other dimensions are only refused where they are used
-        return Size(index) if x.dim is None and isinstance(index, int) else Size(-1)
-    batch, *others = index if isinstance(index, tuple) else (index,)
-    if batch not in (slice(None), Ellipsis) or not all(part is Ellipsis or isinstance(part, slice) for part in others):
-        raise NotImplementedError("picking images or single channels, rows or columns; slices are supported")
-    return Resample(lambda x: x[index])
-
-
-def _attribute(x: Any, name: str) -> Size:
-    if name != "shape":
-        raise NotImplementedError(f"attribute {name!r}")
-    return Size()
-
-
-def _concatenation(tensors: Any, dim: Any = 0) -> Operation:
-    if not isinstance(dim, int):
-        raise NotImplementedError("the dimension of a concatenation must be a number")
-    return Concatenation(dim)
-
-
-def _function(name: str) -> Call:
-    return Call(lambda x, inplace=False: Activation(name))
-
-
-_ADD, _SUB = (lambda a, b: _sum(a, b, (1, 1))), (lambda a, b: _sum(a, b, (1, -1)))
-
-FUNCTIONS: dict[Any, Call] = {
-    **dict.fromkeys((operator.add, torch.add, "add"), Call(_ADD)),
-    **dict.fromkeys((operator.iadd, "add_"), Call(_ADD, overwrites=True)),
-    **dict.fromkeys((operator.sub, torch.sub, "sub"), Call(_SUB)),
-    **dict.fromkeys((operator.isub, "sub_"), Call(_SUB, overwrites=True)),
-    **dict.fromkeys((operator.mul, torch.mul, "mul"), Call(_product)),
-    **dict.fromkeys((operator.imul, "mul_"), Call(_product, overwrites=True)),
-    **dict.fromkeys((operator.truediv, torch.div, "div"), Call(_quotient)),
-    **dict.fromkeys((operator.itruediv, "div_"), Call(_quotient, overwrites=True)),
-    **dict.fromkeys((operator.neg, torch.neg, "neg"), Call(lambda x: _product(x, -1))),
-    **dict.fromkeys((F.relu, torch.relu, "relu"), _function("relu")),
-    **dict.fromkeys((torch.relu_, "relu_"), Call(lambda x: Activation("relu"), overwrites=True)),
-    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), _function("sigmoid")),
-    **dict.fromkeys((torch.tanh, F.tanh, "tanh"), _function("tanh")),
-    **dict.fromkeys((F.dropout, F.dropout2d), Call(_dropout)),
-    **dict.fromkeys((torch.mean, "mean"), Call(_mean)),
-    **dict.fromkeys((torch.flatten, "flatten"), Call(lambda x, *a, **k: Reshape(lambda x: x.flatten(*a, **k)))),
-    **dict.fromkeys((torch.squeeze, "squeeze"), Call(lambda x, *a, **k: Reshape(lambda x: x.squeeze(*a, **k)))),
-    **dict.fromkeys((torch.reshape, "reshape", "view"), Call(_view)),
-    F.relu6: _function("relu6"),
-    F.silu: _function("swish"),
-    F.hardswish: _function("hardswish"),
-    F.hardsigmoid: _function("hardsigmoid"),
-    F.gelu: Call(lambda x, **k: Activation("gelu", lambda x: F.gelu(x, **k))),
-    F.leaky_relu: Call(lambda x, s=0.01, inplace=False: Activation("leaky_relu", lambda x: F.leaky_relu(x, s))),
-    F.adaptive_avg_pool2d: Call(lambda x, output_size: _adaptive_average_pool(output_size)),
-    F.avg_pool2d: Call(lambda x, *args, **kwargs: _average_pool(*args, **kwargs)),
-    F.max_pool2d: Call(lambda x, *args, **kwargs: _max_pool(*args, **kwargs)),
-    F.interpolate: Call(lambda x, *args, **kwargs: _interpolation(*args, **kwargs)),
-    F.pad: Call(lambda x, *args, **kwargs: _pad(*args, **kwargs)),
-    torch.cat: Call(_concatenation),
-    operator.getitem: Call(_item),
-    getattr: Call(_attribute),
-    "size": Call(lambda x, dim=None: Size(dim)),
-    "contiguous": Call(lambda x, **kwargs: Identity()),
-}
-
-
-def register_module(kind: type[nn.Module], builder: ModuleBuilder) -> None:
-    """Teach the tracer a module of your own: `builder(module)` returns the operation it stands for."""
-    MODULES[kind] = builder
-
-
-def register_function(
-    function: Callable[..., Any] | str, build: Callable[..., Operation | Size], *, overwrites: bool = False
-) -> None:
-    """Teach the tracer a function, or a tensor method by its name; see `Call`."""
-    FUNCTIONS[function] = Call(build, overwrites)
-
-
-# Tracing
-
-
-def _builder_for(module: nn.Module) -> ModuleBuilder | None:
-    kind = next((kind for kind in type(module).__mro__ if kind in MODULES), None)
-    if kind is None:
-        return None
-    # A subclass that computes something else is not what it inherits from.
-    methods = ("forward", "_conv_forward")
-    same = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in methods)
-    return MODULES[kind] if same else None
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _builder_for(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return layers.builder_for(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> Program:
@@ -409,17 +49,17 @@ def trace(model: nn.Module) -> Program:
         if node.op == "placeholder":
             if known:
                 raise UnsupportedLayerError(f"{type(model).__name__} takes more than one input")
-            known[node] = Value(0, node.name)
+            known[node] = layers.Value(0, node.name)
             continue
         if node.op == "output":
             result = known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-            if not isinstance(result, Value) or result.number != len(steps):
+            if not isinstance(result, layers.Value) or result.number != len(steps):
                 raise UnsupportedLayerError(f"{type(model).__name__} must return one tensor, its logits")
             continue
         if node.op == "get_attr":
             known[node] = _constant_of(node, model)
             continue
-        read: list[Value] = []
+        read: list[layers.Value] = []
         operation, origin = _operation(node, modules, known, read)
         if not isinstance(operation, Operation):
             known[node] = operation
@@ -432,21 +72,19 @@ def trace(model: nn.Module) -> Program:
         names.add(name)
         if isinstance(operation, Sum):
             operation.name = name
-        if not isinstance(operation, Identity):
-            _check_overwriting(node, name, origin, modules)
         steps.append(Step(name, operation, tuple(value.number for value in read), origin))
-        known[node] = Value(len(steps), node.name)
+        known[node] = layers.Value(len(steps), node.name)
     return Program(steps)
 
 
 def _operation(
-    node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.Node, Any], read: list[Value]
-) -> tuple[Operation | Size, str]:
+    node: fx.Node, modules: dict[str, nn.Module], known: dict[fx.Node, Any], read: list[layers.Value]
+) -> tuple[Operation | layers.Size, str]:
     """What a node of the graph stands for and its type for messages; appends the values it reads to `read`."""
 
     def resolve(argument: fx.Node) -> Any:
         found = known[argument]
-        if isinstance(found, Value):
+        if isinstance(found, layers.Value):
             read.append(found)
         return found
 
@@ -455,21 +93,21 @@ def _operation(
     if node.op == "call_module":
         module = modules[str(node.target)]
         origin, where = type(module).__name__, f"layer {node.target!r} of type {type(module).__name__}"
-        builder = _builder_for(module)
+        builder = layers.builder_for(module)
         if builder is None:
-            supported = ", ".join(sorted(kind.__name__ for kind in MODULES))
+            supported = ", ".join(sorted(kind.__name__ for kind in layers.MODULES))
             raise UnsupportedLayerError(f"{where} has no rule; supported are {supported}; lrp.register_module adds one")
-        build: Callable[[], Operation | Size] = partial(builder, module)
+        build: Callable[[], Operation | layers.Size] = partial(builder, module)
     else:
         origin = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         where = f"{_place(node)!r} of type {origin}"
-        call = FUNCTIONS.get(node.target)
-        if call is None:
-            supported = ", ".join(sorted({key if isinstance(key, str) else key.__name__ for key in FUNCTIONS}))
+        function = layers.FUNCTIONS.get(node.target)
+        if function is None:
+            supported = ", ".join(sorted({key if isinstance(key, str) else key.__name__ for key in layers.FUNCTIONS}))
             raise UnsupportedLayerError(
                 f"{where} has no rule; supported functions are {supported}; lrp.register_function adds one"
             )
-        build = partial(call.build, *args, **kwargs)
+        build = partial(function, *args, **kwargs)
     try:
         return build(), origin
     except (NotImplementedError, TypeError) as error:
@@ -478,29 +116,11 @@ def _operation(
 
 def _constant_of(node: fx.Node, model: nn.Module) -> Tensor:
     value = operator.attrgetter(str(node.target))(model)
-    if not isinstance(value, Tensor) or not _is_per_channel(value):
+    if not isinstance(value, Tensor) or not layers.is_per_channel(value):
         raise UnsupportedLayerError(
             f"{_place(node)!r} of type {node.target}: a bare parameter in forward has no rule; wrap it in a module"
         )
     return value
-
-
-def _check_overwriting(node: fx.Node, name: str, origin: str, modules: dict[str, nn.Module]) -> None:
-    """Refuse a step that overwrites a tensor which is read afterwards: steps of a program leave their inputs alone."""
-    if node.op == "call_module":
-        overwrites = bool(getattr(modules[str(node.target)], "inplace", False))
-    else:
-        call = FUNCTIONS[node.target]
-        given = inspect.signature(call.build).bind_partial(*node.args, **node.kwargs).arguments
-        overwrites = call.overwrites or given.get("inplace") is True
-    value = node.all_input_nodes[0]
-    order = {other: place for place, other in enumerate(node.graph.nodes)}
-    later = [other for other in value.users if order[other] > order[node]]
-    if overwrites and later:
-        raise UnsupportedLayerError(
-            f"{name!r} of type {origin} overwrites its input, which {_place(later[0])!r} reads afterwards; "
-            "let it work out of place"
-        )
 
 
 def _place(node: fx.Node) -> str:

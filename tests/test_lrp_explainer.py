@@ -4,19 +4,23 @@ import gc
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
 from lrp_networks import GatedNet, TinyResNet, images, randomize
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from detectors.detector import build_model
 from lrp import ChannelStatistics, Explainer, RuleTable, UnknownLayerError, ZBox, rule_table
 from lrp.operations import Operation
-from lrp.rules import AlphaBeta, Epsilon, EpsilonSum, Rule
+from lrp.rules import AlphaBeta, Epsilon, Rule
 from lrp.targets import start_relevance
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {"residual": TinyResNet, "gated": GatedNet}
@@ -79,7 +83,7 @@ def without_losses(rule: Rule, first: Rule | None) -> Explainer:
     """A network without biases, under rules without noticeable stabilisers."""
     tiny: Any = Epsilon(1e-13)
     table = RuleTable({**rule_table("beta0").by_kind, "convolution": rule}, first)
-    table = table.with_rules(dense=tiny, average_pool=tiny, sum=EpsilonSum(1e-13))
+    table = table.with_rules(dense=tiny, average_pool=tiny, sum=tiny)
     return Explainer(randomize(TinyResNet(bias=False)), table, dtype=torch.float64)
 
 
@@ -149,7 +153,7 @@ def test_conservation_report_stops_where_propagation_stops() -> None:
     explainer = explainer_of()
     rows = explainer.explain(images(), layers=["layer2.conv2"], input_relevance=False, conservation=True).conservation
     assert [row.layer for row in rows] == ["fc", "flatten", "avgpool", "layer2.relu@layer2_relu_1", "layer2.add_1"]
-    assert [row.rule for row in rows] == ["Epsilon", "Restore", "Epsilon", "PassThrough", "EpsilonSum"]
+    assert [row.rule for row in rows] == ["Epsilon", "Restore", "Epsilon", "PassThrough", "Epsilon"]
 
 
 # Batches, selections, and what is kept
@@ -535,7 +539,185 @@ def test_relevance_of_a_feature_map_rule_by_rule() -> None:
     torch.testing.assert_close(relevance, received, rtol=1e-9, atol=1e-12)
 
 
+class Inception(nn.Module):
+    """Branches with their own paddings, joined by channels: same, dilated, pooled with ceil_mode, strided pointwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv2dDynamicSamePadding(3, 4, 3, stride=2)
+        self.bn = nn.BatchNorm2d(4)
+        self.same = Conv2dDynamicSamePadding(4, 4, 5, stride=2, groups=4)
+        self.dilated = nn.Conv2d(4, 4, 3, 2, padding=2, dilation=2)
+        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
+        self.point = nn.Conv2d(4, 4, 1, 2)
+        self.norm = nn.BatchNorm2d(16)
+        self.mix = nn.Conv2d(16, 6, (4, 3), padding="same")
+        self.last = nn.Conv2d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn(self.stem(x)))
+        x = torch.cat([self.same(x), self.dilated(x), self.pool(x), self.point(x)], 1)
+        return self.last(torch.relu(self.mix(self.norm(x)))).mean((2, 3))[:, :1]
+
+
+FIELDS: dict[str, tuple[Callable[[], nn.Module], RuleTable]] = {
+    "residual, z-box": (TinyResNet, rule_table("beta0", ZBox((-2.1, -2.2, -2.0), (2.6, 2.7, 2.8)))),
+    "residual, adaptive": (TinyResNet, rule_table("betaada")),
+    "gated": (GatedNet, rule_table("beta1")),
+    "branches": (Inception, rule_table("beta0")),
+    "branches, epsilon": (Inception, rule_table("epsilon", ZBox(-2.1, 2.6))),
+}
+
+
+@pytest.mark.parametrize("size", [(33, 33), (32, 47)])
+@pytest.mark.parametrize("case", FIELDS)
+def test_receptive_fields_hold_all_relevance_of_a_feature_map(case: str, size: tuple[int, int]) -> None:
+    """What is cut out gives what the whole image gives, also where a field leaves the image."""
+    build, table = FIELDS[case]
+    explainer = Explainer(randomize(build()), table, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 3, *size, generator=generator, dtype=torch.float64)
+    wanted = {layer: [(n % 3, n) for n in range(count)] for layer, count in explainer.layers}
+    borders = 0
+    for found in explainer.explain_feature_maps(x, wanted, batch_size=5):
+        record = explainer.record(x, until=found.layer).select(found.samples)
+        start, number = torch.zeros_like(record.output), torch.arange(len(found.samples))
+        start[number, found.channels, found.row, found.column] = 1.0
+        expected = explainer.propagate(record, start)
+        torch.testing.assert_close(found.relevance, expected, rtol=1e-8, atol=1e-12)
+        height, width = start.shape[2:]
+        borders += int(((found.row % (height - 1) == 0) | (found.column % (width - 1) == 0)).sum())
+    assert borders
+
+
+def test_a_feature_map_costs_what_it_sees() -> None:
+    looked_at: list[int] = []
+
+    @dataclass(frozen=True)
+    class Counting(AlphaBeta):
+        def propagate(self, operation: Operation, inputs: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
+            looked_at.append(inputs[0].shape[2] * inputs[0].shape[3])
+            return super().propagate(operation, inputs, *args, **kwargs)
+
+    table = rule_table().with_rules(convolution=Counting())
+    explainer = Explainer(randomize(TinyResNet()), table, dtype=torch.float64)
+    x = images(2, size=64)
+    for layer, most in (("conv1", 3 * 3), ("layer1.conv1", 3 * 3 + 9 * 9), ("layer1.conv2", 3 * 3 + 5 * 5 + 13 * 13)):
+        looked_at.clear()
+        explainer.explain_feature_map(x, layer, [0, 1])
+        assert 0 < sum(looked_at) <= most
+
+
+# Where it runs
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_inference_mode(rule: str, network: str) -> None:
+    expected = explainer_of(network, rule).explain(images()).input
+    with torch.inference_mode():
+        explainer = explainer_of(network, rule)
+        x = images()
+        assert torch.equal(explainer.explain(x).input, expected)  # type: ignore[arg-type]
+        explainer.explain_feature_map(x, explainer.layers[-1][0], [0, 1])
+    assert torch.equal(explainer.explain(images()).input, expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("network", [*NETWORKS, "branches"])
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_mixes_devices_or_waits_for_a_gpu(rule: str, network: str) -> None:
+    """On tensors that only pretend to be on a GPU: those of two devices do not mix, and have no values to wait for."""
+    build = Inception if network == "branches" else NETWORKS[network]
+    x = images().float()
+    explainer = Explainer(randomize(build()), table_of("residual", rule))
+    layers = names(explainer)
+    measured: dict[str, ChannelStatistics] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        explainer.program.to("cuda", torch.float32)
+        record = explainer.record(x.to("cuda"))
+        start = start_relevance(record.output, ["fake", "real"])
+        rows: list[Any] = []
+        relevance = explainer.propagate(record, start, layers=layers, measure=measured.__setitem__, conservation=rows)
+        assert relevance is not None
+        tensors = [relevance, start, *(row.absorbed for row in rows), *(s.absolute for s in measured.values())]
+        for found in explainer.explain_feature_maps(x.to("cuda"), {layer: [(0, 1), (1, 0)] for layer in layers}):
+            tensors += [found.relevance, found.value, found.row, found.samples]
+        assert {tensor.device.type for tensor in tensors} == {"cuda"}
+    assert set(measured) == set(layers)
+
+
 # Precision
+
+
+class Deep(nn.Sequential):
+    """Sixty convolutions whose relevance fades, in float32, into subnormal numbers and beyond."""
+
+    def __init__(self, gain: float) -> None:
+        layers = [nn.Sequential(nn.Conv2d(3 if n == 0 else 4, 4, 3, padding=1), nn.SiLU()) for n in range(60)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+        randomize(self, gain=gain)
+
+
+@dataclass(frozen=True)
+class Range(AlphaBeta):
+    """Notes the sizes of relevance that pass."""
+
+    sizes: list[Tensor] = field(default_factory=list)
+
+    def propagate(
+        self, operation: Operation, inputs: tuple[Tensor, ...], relevance: Tensor, *, nonnegative: bool
+    ) -> tuple[Tensor | None, ...]:
+        self.sizes.append(relevance.abs().flatten())
+        return super().propagate(operation, inputs, relevance, nonnegative=nonnegative)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relevance_stays_out_of_the_subnormal_numbers(dtype: torch.dtype) -> None:
+    tiny = torch.finfo(dtype).tiny
+    model = build_model("efb0").eval()  # fresh: its logit is nearly all bias, and little relevance gets past that
+    convolution = Range()
+    table = rule_table().with_rules(convolution=convolution)
+    explainer = Explainer(model, table, dtype=dtype)
+    found = explainer.explain(images(1, size=64), keep="maps", layers=["_conv_stem"])
+    sizes = torch.cat(convolution.sizes)
+    assert float(((sizes > 0) & (sizes < tiny)).float().mean()) < 1e-4
+    # which is not so of what is handed out
+    relevance = found.maps["_conv_stem"].abs()
+    assert float(((relevance > 0) & (relevance < 2.0**-100)).float().mean()) > 0.5
+
+
+@pytest.mark.parametrize("gain", [1e-3, 0.1, 1.0, 10.0, 1e3])
+@pytest.mark.parametrize("rule", ["beta0", "beta1", "betaada"])
+@pytest.mark.parametrize("published", [False, True])
+def test_nothing_overflows_in_deep_networks_with_absurd_weights(rule: str, gain: float, published: bool) -> None:
+    model = Deep(1.0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(gain)
+                module.bias.mul_(gain)  # type: ignore[union-attr]
+    explainer = Explainer(model, rule, published=published)
+    result = explainer.explain(images(2), layers=names(explainer))
+    if torch.isfinite(result.logits).all():
+        assert torch.isfinite(result.input).all()  # type: ignore[arg-type]
+        assert all(torch.isfinite(statistics.total).all() for statistics in result.channels.values())
+
+
+@pytest.mark.parametrize("rule", ["beta0", "beta1", "epsilon"])
+def test_the_scale_of_relevance_on_its_way_changes_no_bit(rule: str) -> None:
+    model = nn.Sequential(*list(Deep(1.0))[:5], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    explainer = Explainer(randomize(model), rule)
+    record = explainer.record(images().float())
+    result = explainer.explain(images(), layers=names(explainer), keep="maps")
+    walked = start_relevance(record.output, "fake")
+    for step, by in zip(reversed(explainer.program.steps), reversed(explainer.rules), strict=True):
+        if step.name in result.maps:
+            assert torch.equal(result.maps[step.name], walked)
+        inputs = tuple(record.values[value] for value in step.inputs) if by.needs_inputs else ()
+        (passed,) = by.propagate(step.operation, inputs, walked, nonnegative=step.nonnegative_inputs)
+        assert passed is not None
+        walked = passed
+    assert torch.equal(result.input, walked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -575,3 +757,30 @@ def test_same_inputs_give_the_same_bytes() -> None:
     assert first is not None
     assert second is not None
     assert first.numpy().tobytes() == second.numpy().tobytes()
+
+
+@pytest.mark.parametrize("view", ["slices", "zeros", "interpolation"])
+def test_resampling_conserves_relevance(view: str) -> None:
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "slices": lambda x: x[:, :, 1::2][..., ::3],
+        "zeros": lambda x: F.pad(x, (1, 2, 0, 3)),
+        "interpolation": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    }
+
+    class Resampled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 1, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(functions[view](torch.relu(self.a(x)))).mean((2, 3))
+
+    model = randomize(Resampled())
+    with torch.no_grad():
+        model.b.weight.abs_()  # without negative contributions nothing is absorbed below
+    explainer = Explainer(model, dtype=torch.float64)
+    maps = explainer.explain(images(), layers=["a", "b"], keep="maps").maps
+    torch.testing.assert_close(maps["a"].sum((1, 2, 3)), maps["b"].sum((1, 2, 3)), rtol=1e-9, atol=1e-12)
+    if view == "slices":
+        assert not maps["a"][:, :, ::2].any()
+        assert maps["a"][:, :, 1::2, ::3].any()
