@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fmap_ranking.ffrs import FFRS
 from fmap_ranking.options import LABELS, Confidence
@@ -91,15 +90,12 @@ class RelevanceCollector:
         labels = labels[rows]
         sums: dict[str, ChannelStatistics] = {}
 
-        def visit(layer: str, relevance: Tensor) -> None:
-            sums[layer] = ChannelStatistics.of(relevance)
-
         classes = labels.to(record.output.device, non_blocking=True)
         relevance = self._explainer.propagate(
             record,
             head.start_relevance(record.output, classes, published=self._explainer.published),
             layers=[name for name, _ in self._explainer.layers],
-            visit=visit,
+            measure=sums.__setitem__,
             input_relevance=self._keep is not None,
         )
         self._count(sums, labels.numpy())

@@ -39,9 +39,9 @@ from detectors.networks import (
 )
 from detectors.transforms import IMAGENET_MEAN, IMAGENET_STD, Bounds, Normalise
 from lrp import RuleTable, register_module
+from lrp.layers import MODULES
 from lrp.operations import Operation
 from lrp.rules import PassThrough, ZBox
-from lrp.tracing import MODULES
 from utils.errors import UserError
 from utils.settings import read_settings
 

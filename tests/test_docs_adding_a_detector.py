@@ -12,7 +12,7 @@ import pytest
 from detectors.choice import DetectorChoice
 from detectors.detector import Detector
 from detectors.networks import architectures, build_model, get_architecture, unregister_architecture
-from lrp.tracing import MODULES
+from lrp.layers import MODULES
 from utils.settings import read_settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -4,24 +4,14 @@ All explain the same batch, with the z+ rule (alpha 1, beta 0) where the library
 computes the per-channel statistics of all convolutions that FF-RS needs; the others give the relevance of the input.
 """
 
-import os
-import sys
-
-if not sys.flags.safe_path:
-    # This file is a namesake of the package it measures: start the script, this one or a neighbour that has found this
-    # file instead of the package, again without its folder on the import path.
-    os.execv(sys.executable, [sys.executable, "-P", *sys.argv])
-
 import argparse
 from collections.abc import Callable
 
 import torch
 from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
-from detectors.architectures import Architecture
-from detectors.explainers import detector_rules
 from torch import Tensor, nn
 
-from detectors.detector import build_model, get_architecture
+from detectors.networks import Architecture, build_model, get_architecture
 from lrp import Explainer
 
 STEP = "forward-backward step (S)"
@@ -67,7 +57,7 @@ def _forward(model: nn.Module, images: Tensor) -> None:
 
 
 def _ours(model: nn.Module, architecture: Architecture, dtype: torch.dtype, images: Tensor, with_input: bool) -> Work:
-    explainer = Explainer(model, detector_rules(architecture), dtype=dtype)
+    explainer = Explainer(model, architecture.rules("beta0", architecture.transform.bounds()), dtype=dtype)
     layers = [name for name, _ in explainer.layers]
     return lambda: explainer.explain(images, "fake", layers=layers, input_relevance=with_input)
 
@@ -112,7 +102,7 @@ def main() -> None:
     lines: list[str] = []
     for arch in args.arch:
         lines += measure(arch, args)
-    command = f"python benchmarks/lrp.py --batch {args.batch} --rounds {args.rounds}"
+    command = f"python benchmarks/relevance.py --batch {args.batch} --rounds {args.rounds}"
     print("\n".join(lines))
     write_section(f"Relevance propagation, {args.device.split(':')[0]}", command, lines)
 
