@@ -38,7 +38,7 @@ def make_contenders(arch: str, batch: int, device: str) -> dict[str, Callable[[]
         contenders[f"ours, {name}, channel statistics and input"] = lambda dtype=dtype: _ours(
             model, architecture, dtype, images, True
         )
-    if architecture.family == "resnet":
+    if arch.startswith("resnet"):
         contenders["zennit EpsilonPlus, input"] = lambda: _zennit(model, images)
     contenders["captum LRP (its epsilon rule), input"] = lambda: _captum(model, images)
     return contenders
