@@ -160,7 +160,9 @@ class _Plan:
                 topk=k,
             ),
         )
-        if not ranking.is_done() and shipped.is_file() and weights == detector.sha256:
+        # A set named with --rank_on is ranked here.
+        is_usable = options.rank_on is None and shipped.is_file() and weights == detector.sha256
+        if is_usable and not ranking.is_done():
             found = find_ranking(subject, RankingChoice(k, shipped))
             return shipped, f"{origin}, read from fmap_relevances/" + (f"; {found.warning}" if found.warning else "")
         self.run([ranking], tracker)

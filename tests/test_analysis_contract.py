@@ -261,9 +261,7 @@ class OneOfTwo(Ranks):
 
 
 @every_case
-def test_two_processes_do_the_work_of_one(
-    case: Case, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path) -> None:
     assert runs(case, tmp_path / "one").code == 0
     if case.steps_before:
         runs(CASES[case.steps_before[0]], tmp_path / "two")
@@ -273,13 +271,10 @@ def test_two_processes_do_the_work_of_one(
         def group(rank: int = rank) -> Iterator[Ranks]:
             yield OneOfTwo(rank, 2)
 
-        for module in ("passes.running", "evaluation.evaluate"):
-            monkeypatch.setattr(f"{module}.process_group", group, raising=False)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("passes.running", "evaluation.evaluate"):
+                patch.setattr(f"{module}.process_group", group, raising=False)
             done = runs(case, tmp_path / "two")
-        finally:
-            monkeypatch.undo()
-            monkeypatch.chdir(tmp_path)
         if rank == 0:
             assert done.code == 0, done.err
     one, two = (sorted(tables(tmp_path / name)) for name in ("one", "two"))
