@@ -51,7 +51,7 @@ class Evaluation(Assessment[EvaluationOptions]):
         # Blur and JPEG act on whole images; where single pixels change, cropping first gives the same.
         self._late = crop if crop.kind != "none" and (options.jpeg or options.blur or options.rescale) else None
         if self._late is not None:
-            subject = replace(subject, reading=replace(subject.reading, crop="none"))
+            subject = replace(subject, reading=replace(subject.reading, crop="none", resize=0))
         super().__init__(subject, options)
 
     @cached_property
