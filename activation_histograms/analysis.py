@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from utils.cli import progress
 from utils.errors import UserError
 from utils.files import safe_join, sha256_file, write_text
 from utils.layout import Layout
-from utils.provenance import Origin, describes, read_record, write_record
+from utils.provenance import Origin, describes, in_common, read_record, write_record
 from utils.tables import markdown, percent, percent_range, read_rows, write_rows
 
 SCRIPT = "src/median_test_activation_histograms.py"
@@ -110,13 +109,12 @@ def _others_there(layout: Layout, name: str) -> list[str]:
     """Generators with tests of the same maps of the same detector as `name`."""
 
     def identity(path: Path) -> tuple[object, ...]:
-        record: Mapping[str, Any] = read_record(path)
-        inputs, facts = record.get("inputs", {}), record.get("facts", {})
-        return inputs.get("weights"), inputs.get("ranking"), facts.get("topk"), describes(record, path)
+        record = read_record(path)
+        return describes(record, path), *in_common(record)
 
     wanted = identity(layout.median_tests / f"{name}.csv")
-    paths = sorted(layout.median_tests.glob("*.csv"))
-    return [path.stem for path in paths if wanted[-1] and path.stem != name and identity(path) == wanted]
+    paths = sorted(layout.median_tests.glob("*.csv")) if wanted[0] else []
+    return [path.stem for path in paths if path.stem != name and identity(path) == wanted]
 
 
 def write_shares(layout: Layout, names: Sequence[str], topk: int | None = None) -> tuple[list[ColourShare], list[Path]]:
@@ -189,16 +187,8 @@ def _means(shares: Sequence[ColourShare]) -> Iterator[str]:
         yield f"{percent(float(np.mean(values)))} ± {percent(float(np.std(values, ddof=1) / len(values) ** 0.5))}"
 
 
-_HEADER = (
-    "generator",
-    "fakes",
-    "maps",
-    "Mood, raw p (published)",
-    "Mood, adjusted",
-    "paired, raw p",
-    "paired, adjusted",
-    "untestable",
-)
+_HEADER = ["generator", "fakes", "maps", "Mood, raw p (published)", "Mood, adjusted"]
+_HEADER += ["paired, raw p", "paired, adjusted", "untestable"]
 _PAGE = """\
 # Colour-conditional feature maps: {title}
 

@@ -23,7 +23,7 @@ from passes.one_pass import PassReport
 from passes.running import narrowed
 from passes.shared_forward import SharedForward
 from utils.files import sha256_file
-from utils.provenance import describes, read_record
+from utils.provenance import describes, in_common, read_record
 from utils.tables import read_rows, write_rows
 
 AVERAGED = "averaged"
@@ -207,20 +207,12 @@ class Assessment(Analysis[Options]):
         So a table over generators holds all of them, also when each was assessed by a command of its own.
         """
         found = {analysis.gan_name: analysis.result for analysis in others}
-        wanted = _but_for_images(self.origin().plain())
+        wanted = in_common(self.origin().plain())
         for path in sorted(self.folder.parent.glob(f"*_{self.layout.tag}/summary.csv")):
             name, record = path.parent.name.removesuffix(f"_{self.layout.tag}"), read_record(path)
-            if name not in found and _but_for_images(record) == wanted and describes(record, path):
+            if name not in found and in_common(record) == wanted and describes(record, path):
                 found[name] = read_result(path.parent, name, made_by=self.script)
         return list(found.values())
-
-
-def _but_for_images(origin: Mapping[str, Any]) -> list[Any]:
-    """What the results of several sets of one table have in common: all that they depend on but the images."""
-    inputs, facts = (dict(origin.get(part, {})) for part in ("inputs", "facts"))
-    inputs.pop("images", None)
-    facts.pop("gan_name", None)
-    return [origin.get("computation"), inputs, facts]
 
 
 class Calibration(Assessment[AssessmentOptions]):

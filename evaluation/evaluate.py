@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,11 +30,14 @@ from utils.cli import say
 from utils.errors import UserError
 from utils.files import is_plain_name, safe_join
 from utils.layout import Layout
-from utils.provenance import describes, read_record
+from utils.provenance import describes, in_common, read_record
 
 # Test sets of Wang et al. that are arranged in class folders; no set is scaled, all are cropped at the centre.
 _WANG_WITH_CLASSES = frozenset({"progan", "stylegan", "cyclegan", "stylegan2"})
-_OF_DETECTOR_OR_SET = ("gan_name", "tag", "arch", "weights", "fake_class", "bsize")
+_OF_DETECTOR_OR_SET = (
+    ("images", "weights", "calibration"),
+    ("gan_name", "tag", "arch", "weights", "fake_class", "bsize"),
+)
 
 
 class Evaluation(Assessment[EvaluationOptions]):
@@ -186,16 +188,14 @@ def draw_evaluations(evaluations: Sequence[Evaluation]) -> list[Path]:
 def _results_there(evaluations: Sequence[Evaluation]) -> list[tuple[str, Result]]:
     """(Detector, result) of these evaluations, then of others in the folder that were made under the same settings."""
     results = {(e.layout.tag, e.gan_name): e.result for e in evaluations}
-    wanted = _settings(evaluations[0].origin().plain())
+    wanted = in_common(evaluations[0].origin().plain(), *_OF_DETECTOR_OR_SET)
     for path in sorted(evaluations[0].folder.parents[1].glob("*/*/summary.csv")):
         name, set_name = path.parts[-3:-1]
         record = read_record(path)
-        if (name, set_name) not in results and _settings(record) == wanted and describes(record, path):
+        if (
+            (name, set_name) not in results
+            and in_common(record, *_OF_DETECTOR_OR_SET) == wanted
+            and describes(record, path)
+        ):
             results[name, set_name] = read_result(path.parent, set_name, made_by=SCRIPT)
     return [(name, result) for (name, _), result in results.items()]
-
-
-def _settings(origin: Mapping[str, Any]) -> list[Any]:
-    """What evaluations of one table have in common, whichever detector and set they are of."""
-    facts = {key: value for key, value in origin.get("facts", {}).items() if key not in _OF_DETECTOR_OR_SET}
-    return [origin.get("computation"), facts]
