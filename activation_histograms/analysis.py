@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from utils.cli import progress
 from utils.errors import UserError
 from utils.files import safe_join, sha256_file, write_text
 from utils.layout import Layout
-from utils.provenance import Origin, describes, read_record, write_record
+from utils.provenance import Origin, describes, in_common, read_record, write_record
 from utils.tables import markdown, percent, percent_range, read_rows, write_rows
 
 SCRIPT = "src/median_test_activation_histograms.py"
@@ -110,13 +109,12 @@ def _others_there(layout: Layout, name: str) -> list[str]:
     """Generators with tests of the same maps of the same detector as `name`."""
 
     def identity(path: Path) -> tuple[object, ...]:
-        record: Mapping[str, Any] = read_record(path)
-        inputs, facts = record.get("inputs", {}), record.get("facts", {})
-        return inputs.get("weights"), inputs.get("ranking"), facts.get("topk"), describes(record, path)
+        record = read_record(path)
+        return describes(record, path), *in_common(record)
 
     wanted = identity(layout.median_tests / f"{name}.csv")
-    paths = sorted(layout.median_tests.glob("*.csv"))
-    return [path.stem for path in paths if wanted[-1] and path.stem != name and identity(path) == wanted]
+    paths = sorted(layout.median_tests.glob("*.csv")) if wanted[0] else []
+    return [path.stem for path in paths if path.stem != name and identity(path) == wanted]
 
 
 def write_shares(layout: Layout, names: Sequence[str], topk: int | None = None) -> tuple[list[ColourShare], list[Path]]:
@@ -159,49 +157,51 @@ def write_shares(layout: Layout, names: Sequence[str], topk: int | None = None) 
 
 
 def _page(layout: Layout, shares: Sequence[ColourShare]) -> str:
-    header = ["generator", "fakes", "maps", "Mood, raw p (published)", "Mood, adjusted"]
-    header += ["paired, raw p", "paired, adjusted", "untestable"]
-    rows = [
+    def both(share: ColourShare, which: str, count: int) -> str:
+        value, low, high = (getattr(share, f"share{which}{end}") for end in ("", "_low", "_high"))
+        return f"{percent(value)} {percent_range(low, high)} ({count})"
+
+    rows: list[list[object]] = [
         [
             share.generator,
             share.images,
             share.maps,
-            f"{percent(share.share)} {percent_range(share.share_low, share.share_high)} ({share.conditional})",
+            both(share, "", share.conditional),
             f"{percent(share.share_bh)} ({share.conditional_bh})",
-            f"{percent(share.share_paired)} {percent_range(share.share_paired_low, share.share_paired_high)} "
-            f"({share.paired})",
+            both(share, "_paired", share.paired),
             f"{percent(share.share_paired_bh)} ({share.paired_bh})",
             f"{share.degenerate} / {share.degenerate_paired}",
         ]
         for share in shares
     ]
     if len(shares) > 1:
-        rows.append(_mean_row(shares))
-    return "\n".join(
-        [
-            f"# Colour-conditional feature maps: {layout.arch}, blur_jpg {layout.tag}",
-            "",
-            f"Share of the maps counted whose largest activations differ without colour (p <= {LEVEL:g}), in percent, "
-            "with the 95 % Wilson interval and the number of maps.",
-            "",
-            markdown(header, rows),
-            "",
-            "- Mood's median test, as published, takes RGB and greyscale for independent samples; the paired test "
-            "(Wilcoxon's signed-rank test) looks at the difference of each image and finds much smaller changes.",
-            "- Adjusted: Benjamini and Hochberg's procedure over exactly the maps counted, of one generator. Each "
-            "decision depends on all maps, so these shares have no interval.",
-            "- Untestable (Mood / paired): maps that respond alike on all images, or not at all to colour (p = 1); "
-            "they count as not colour-conditional.",
-            "- The intervals treat maps as independent draws; maps of one network are not, so they are too narrow.",
-            "",
-        ]
+        rows.append([f"mean of {len(shares)} generators ± standard error", "", "", *_means(shares), ""])
+    return _PAGE.format(
+        title=f"{layout.arch}, blur_jpg {layout.tag}", level=f"{LEVEL:g}", table=markdown(_HEADER, rows)
     )
 
 
-def _mean_row(shares: Sequence[ColourShare]) -> list[object]:
-    def mean(name: str) -> str:
+def _means(shares: Sequence[ColourShare]) -> Iterator[str]:
+    for name in ("share", "share_bh", "share_paired", "share_paired_bh"):
         values = [getattr(share, name) for share in shares]
-        return f"{percent(float(np.mean(values)))} ± {percent(float(np.std(values, ddof=1) / len(values) ** 0.5))}"
+        yield f"{percent(float(np.mean(values)))} ± {percent(float(np.std(values, ddof=1) / len(values) ** 0.5))}"
 
-    names = ("share", "share_bh", "share_paired", "share_paired_bh")
-    return [f"mean of {len(shares)} ± standard error between them", "", "", *map(mean, names), ""]
+
+_HEADER = ["generator", "fakes", "maps", "Mood, raw p (published)", "Mood, adjusted"]
+_HEADER += ["paired, raw p", "paired, adjusted", "untestable"]
+_PAGE = """\
+# Colour-conditional feature maps: {title}
+
+Share of the maps counted whose largest activations differ without colour (p <= {level}), in percent, with the 95 % \
+Wilson interval and the number of maps.
+
+{table}
+
+- Mood's median test, as published, takes RGB and greyscale for independent samples; the paired test (Wilcoxon's \
+signed-rank test) looks at the difference of each image and finds much smaller changes.
+- Adjusted: Benjamini and Hochberg's procedure over exactly the maps counted, of one generator. Each decision depends \
+on all maps, so these shares have no interval. Nothing is adjusted for looking at several generators.
+- Untestable (Mood / paired): maps that respond alike on all images, or not at all to colour (p = 1); they count as \
+not colour-conditional.
+- The intervals treat maps as independent draws; maps of one network are not, so they are too narrow.
+"""

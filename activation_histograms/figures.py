@@ -92,9 +92,9 @@ def plot_shares(shares: Sequence[ColourShare], path_stem: Path, title: str) -> l
     errors = [np.maximum(heights - low, 0), np.maximum(high - heights, 0)]
     axes.errorbar(places - 0.27, heights, errors, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3)
     axes.set_xticks(places, [f"{s.generator}\n{s.maps} maps" for s in shares])
-    axes.set(ylabel="colour-conditional maps (%)", ylim=(0, 103), title=f"{title}\nwhisker: 95 % Wilson interval")
+    axes.set(ylabel="colour-conditional maps (%)", ylim=(0, 103), title=f"{title}\nwhiskers: 95 % Wilson intervals")
     axes.grid(visible=False, axis="x")
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=3 if len(shares) > 5 else 1)
     return save_figure(figure, path_stem)
 
 

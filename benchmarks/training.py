@@ -140,7 +140,8 @@ def learn(train_dir: Path, test_dir: Path, names: list[str], folder: Path, more:
     run("evaluate_detector.py", *given, "--output_dir", folder)
     rows = []
     for name in names:
-        row = read_result(folder / "evaluation" / "resnet18" / name, name, made_by="src/evaluate_detector.py").rows[RGB]
+        result = read_result(folder / "evaluation" / "resnet18_0.5" / name, name, made_by="src/evaluate_detector.py")
+        row = result.rows[RGB]
         ap = f"{row.ap:.3f} [{row.ap_low:.3f}, {row.ap_high:.3f}]"
         images = f"{row.images - row.fakes} + {row.fakes}"
         rows.append((name, images, ap, f"{row.acc_real:.2f}", f"{row.acc_fake:.2f}"))

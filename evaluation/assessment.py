@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,18 +12,19 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from evaluation.conditions import RGB, Condition, InColour
+from evaluation.metrics import checked
 from evaluation.options import AssessmentOptions
 from evaluation.scores import ScoreCollector, Scores, read_scores
-from evaluation.summary import METRICS, MeanOverSets, ScoreSummary, mean_over_sets, summarise_columns
+from evaluation.summary import METRICS, ScoreSummary, summarise_columns
 from evaluation.thresholds import FIXED, Threshold, gmean_threshold
 from images.sets import ImageSet, find_image_set, shared_images
 from passes.analysis import Analysis
 from passes.one_pass import PassReport
 from passes.running import narrowed
 from passes.shared_forward import SharedForward
-from utils.files import sha256_file, write_csv, write_text
-from utils.provenance import describes, read_record
-from utils.tables import ABSENT, markdown, percent, percent_range, read_rows, write_rows
+from utils.files import sha256_file
+from utils.provenance import describes, in_common, read_record
+from utils.tables import read_rows, write_rows
 
 AVERAGED = "averaged"
 # Detectors are trained on ProGAN, so there 0.5 is what they were made for.
@@ -67,6 +68,8 @@ class Assessment(Analysis[Options]):
     """Condition that the calibrated threshold is chosen on."""
     experiment: ClassVar[str]
     """Folder of the results."""
+    one_label: ClassVar[bool] = False
+    """Whether it says anything about reals alone or fakes alone."""
 
     @cached_property
     @abstractmethod
@@ -119,6 +122,7 @@ class Assessment(Analysis[Options]):
 
     def write(self, collector: ScoreCollector, report: PassReport) -> dict[str, object]:
         scores = collector.result()
+        checked(scores.labels, next(iter(scores.columns.values())), one_label=self.one_label)
         threshold = self.threshold(scores)
         columns, groups = dict(scores.columns), dict(self.groups())
         for kind, members in list(groups.items()):
@@ -203,14 +207,10 @@ class Assessment(Analysis[Options]):
         So a table over generators holds all of them, also when each was assessed by a command of its own.
         """
         found = {analysis.gan_name: analysis.result for analysis in others}
-        wanted = self.origin()
+        wanted = in_common(self.origin().plain())
         for path in sorted(self.folder.parent.glob(f"*_{self.layout.tag}/summary.csv")):
-            record = read_record(path)
-            facts = {key: record.get("facts", {}).get(key) for key in wanted.plain()["facts"] if key != "gan_name"}
-            same = record.get("inputs", {}).get("weights") == wanted.inputs["weights"]
-            same &= facts == {key: value for key, value in wanted.plain()["facts"].items() if key != "gan_name"}
-            name = path.parent.name.removesuffix(f"_{self.layout.tag}")
-            if same and name not in found and describes(record, path):
+            name, record = path.parent.name.removesuffix(f"_{self.layout.tag}"), read_record(path)
+            if name not in found and in_common(record) == wanted and describes(record, path):
                 found[name] = read_result(path.parent, name, made_by=self.script)
         return list(found.values())
 
@@ -236,94 +236,6 @@ def read_result(folder: Path, gan_name: str, *, made_by: str) -> Result:
     path = folder / "summary.csv"
     rows = {row.variant: row for row in read_rows(path, ScoreSummary, made_by=made_by)}
     return Result(gan_name, rows, read_record(path))
-
-
-def write_table(
-    stem: Path,
-    title: str,
-    caption: str,
-    results: Sequence[Result],
-    shown: Collection[str],
-    *,
-    published: Callable[[str, str], tuple[float, ...] | None],
-    notes: Sequence[str],
-) -> list[Path]:
-    """A table over sets beside the published figures: CSV (fractions, all columns) and Markdown (percent).
-
-    Below the sets stand the means over them, with the standard error between them.
-
-    Args:
-        stem: Path without suffix.
-        title, caption: Of the page.
-        results: One for each set.
-        shown: Conditions, in order.
-        published: From condition and set to what was published, AP first, in percent.
-        notes: Sentences below the table.
-    """
-    of_row = [(r.gan_name, r.rows[variant]) for r in results for variant in shown if variant in r.rows]
-    printed = {(name, row.variant): published(row.variant, name) for name, row in of_row}
-    columns = [field.name for field in fields(ScoreSummary)]
-    known = any(printed.values())
-    write_csv(
-        stem.with_name(f"{stem.name}.csv"),
-        ("generator", *columns, "published_ap"),
-        (
-            (
-                name,
-                *("" if (v := getattr(row, column)) is None or v != v else v for column in columns),
-                "" if (p := printed[name, row.variant]) is None else round(p[0] / 100, 4),
-            )
-            for name, row in of_row
-        ),
-    )
-    header = ["generator", "condition", "maps dropped", "AP", "real / fake, calibrated", "real / fake at 0.5"]
-    lines = []
-    for name, row in of_row:
-        figures = printed[name, row.variant]
-        lines.append(
-            [
-                name,
-                row.variant if row.draws == 1 else f"{row.variant} (mean of {row.draws})",
-                ABSENT if row.maps_dropped is None else str(row.maps_dropped),
-                shown_ap(row),
-                shown_pair(row, "_calibrated"),
-                shown_pair(row, ""),
-                *([ABSENT if figures is None else " / ".join(f"{x:.1f}" for x in figures)] if known else []),
-            ]
-        )
-    if len(results) > 1:
-        lines += [_mean_line(mean, known) for mean in mean_over_sets(row for _, row in of_row)]
-    page = [f"# {title}", caption, markdown([*header, *(["published"] if known else [])], lines)]
-    sign = f"fake {'above' if results[0].record.get('facts', {}).get('compat') == 'published' else 'at or above'}"
-    below = [f"- {r.gan_name}: {r.images} images, {sign} the threshold; {r.note}." for r in results]
-    write_text(
-        stem.with_name(f"{stem.name}.md"), "\n\n".join([*page, "\n".join([*below, *(f"- {n}" for n in notes)])]) + "\n"
-    )
-    return [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("csv", "md")]
-
-
-def _mean_line(mean: MeanOverSets, known: bool) -> list[str]:
-    pairs = [
-        " / ".join(
-            f"{percent(getattr(mean, f'acc_{label}{which}'))} ± {percent(getattr(mean, f'acc_{label}{which}_se'))}"
-            for label in ("real", "fake")
-        )
-        for which in ("_calibrated", "")
-    ]
-    name = f"mean of {mean.sets} ± standard error between them"
-    ap = f"{percent(mean.ap)} ± {percent(mean.ap_se)}"
-    return [name, mean.variant, "", ap, *pairs, *([""] if known else [])]
-
-
-def shown_ap(row: ScoreSummary) -> str:
-    """AP with the spread of its draws and its interval, in percent."""
-    spread = f" ± {percent(row.ap_spread)}" if row.draws > 1 else ""
-    return f"{percent(row.ap)}{spread} {percent_range(row.ap_low, row.ap_high)}".strip()
-
-
-def shown_pair(row: ScoreSummary, which: str) -> str:
-    """Accuracy on reals and on fakes, `_calibrated` or at 0.5 (empty), in percent."""
-    return " / ".join(percent(getattr(row, f"acc_{label}{which}")) for label in ("real", "fake"))
 
 
 def _with_dropped(row: ScoreSummary, counts: Sequence[int | None]) -> ScoreSummary:

@@ -6,7 +6,7 @@ with these two methods and a name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from images.decoding import Crop
-from images.distortions import blur, jpeg, rescale
+from images.distortions import blur, grayscale, jpeg, rescale
 from passes.one_pass import PassBatch
 from passes.shared_forward import Colour, SharedForward
 from utils.errors import UserError
@@ -74,14 +74,16 @@ class WithoutMaps:
 
 @dataclass(frozen=True)
 class Distorted:
-    """Images after JPEG (quality), Gaussian blur (sigma in pixels) or scaling (factor); cropped afterwards.
+    """Whole images after JPEG (quality), Gaussian blur (sigma in pixels) or scaling (factor), cropped only then.
+
+    With a colour as its kind it takes no value, and crops late as the others do.
 
     Raises:
         UserError: The value is out of its range.
     """
 
     kind: str
-    value: float
+    value: float = 0.0
     encoder: str = "pil"
     crop: Crop = field(default_factory=Crop)
     seed: int = 0
@@ -96,8 +98,8 @@ class Distorted:
 
     @property
     def name(self) -> str:
-        """`jpeg-75`, `blur-1.5`, `rescale-0.5`."""
-        return f"{self.kind}-{self.value:g}"
+        """`jpeg-75`, `blur-1.5`, `rescale-0.5`, or the colour."""
+        return f"{self.kind}-{self.value:g}" if self.kind in SWEEPS else self.kind
 
     def request(self, forward: SharedForward) -> None:
         """Nothing is shared with other conditions but the decoded images."""
@@ -114,34 +116,16 @@ class Distorted:
         return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
 
     def _apply(self, image: np.ndarray) -> np.ndarray:
-        if self.kind == "jpeg":
-            return jpeg(image, int(self.value), self.encoder)
-        return blur(image, self.value) if self.kind == "blur" else rescale(image, self.value)
-
-
-@dataclass(frozen=True)
-class Cropped:
-    """Another condition on images that are cropped only now, where distortions need the whole ones."""
-
-    condition: InColour
-    crop: Crop
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """That of the condition."""
-        return self.condition.name
-
-    def request(self, forward: SharedForward) -> None:
-        """Nothing is shared with other conditions but the decoded images."""
-
-    def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
-        colour = self.condition.name
-        images = forward.images(batch, colour).permute(0, 2, 3, 1).cpu().numpy()
-        cropped = np.stack(
-            [self.crop(image, seed=self.seed, name=item.name) for image, item in zip(images, batch.items, strict=True)]
-        )
-        return forward.output_of(batch, torch.from_numpy(cropped).permute(0, 3, 1, 2), self)
+        match self.kind:
+            case "jpeg":
+                return jpeg(image, int(self.value), self.encoder)
+            case "blur":
+                return blur(image, self.value)
+            case "rescale":
+                return rescale(image, self.value)
+            case "grayscale":
+                return grayscale(image)
+        return image
 
 
 def sweeps(
@@ -154,12 +138,10 @@ def sweeps(
     seed: int = 0,
 ) -> list[Condition]:
     """RGB, greyscale, and one condition for each value of each sweep; `crop` is applied after the distortion."""
+
+    def distorted(kind: str, value: float = 0.0) -> Condition:
+        return Distorted(kind, value, encoder, crop or Crop("none"), seed)
+
+    plain: list[Condition] = [InColour(colour) if crop is None else distorted(colour) for colour in (RGB, GRAYSCALE)]
     values = zip(SWEEPS, (jpeg_qualities, blur_sigmas, factors), strict=True)
-    distorted = [
-        Distorted(kind, value, encoder, crop or Crop("none"), seed)
-        for kind, numbers in values
-        for value in sorted(set(numbers))
-    ]
-    plain = (InColour(RGB), InColour(GRAYSCALE))
-    first: Sequence[Condition] = plain if crop is None else [Cropped(condition, crop, seed) for condition in plain]
-    return [*first, *distorted]
+    return [*plain, *(distorted(kind, value) for kind, numbers in values for value in sorted(set(numbers)))]

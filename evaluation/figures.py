@@ -90,12 +90,15 @@ def draw_robustness(results: Sequence[tuple[str, Result]], stem: Path) -> list[P
             for style, test_set in zip(_styles(), sets, strict=False):
                 own = [row for name, of_set, row in rows if (name, of_set) == (detector, test_set)]
                 _draw_sweep(axes, own, kind, style, test_set)
-            axes.set(xlabel=_AXIS_NAMES[kind], ylim=(0, 103))
+            values = {value for _, _, row in rows if (value := _sweep_value(row, kind)) is not None}
+            axes.set(xlabel=_AXIS_NAMES[kind], ylim=(0, 103), xticks=sorted(values))
             if kind == "jpeg":
                 axes.invert_xaxis()
         line[0].set_title(detector, loc="left")
         line[0].set_ylabel("AP (%)")
-    panels[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="dotted: undistorted")
+    panels[0, -1].legend(
+        loc="upper left", bbox_to_anchor=(1.0, 1.0), title="dotted: undistorted\nbands: 95 % intervals"
+    )
     return save_figure(figure, stem)
 
 

@@ -15,27 +15,16 @@ plain percentiles of redraws too sure of themselves, and are mended here:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student_t
 
-from evaluation.metrics import checked
-
 LEVEL = 0.95
 
 _CELLS_AT_ONCE = 2_000_000
-
-
-class Estimate(NamedTuple):
-    """A number with the bounds of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def wilson_interval(successes: float, count: int) -> tuple[float, float]:
@@ -126,65 +115,19 @@ def centred_bounds(values: ArrayLike, redrawn: np.ndarray) -> np.ndarray:
     return np.quantile(shifted, [0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0], axis=0)
 
 
-def interval(values: ArrayLike, redrawn: np.ndarray, units: ArrayLike, *, lowest: float = 0.0) -> np.ndarray:
-    """(2, ...): `centred_bounds`, widened to what the rule of three leaves open, within `lowest` and 1.
+def interval(values: ArrayLike, redrawn: np.ndarray, units: ArrayLike) -> np.ndarray:
+    """(2, ...): `centred_bounds`, widened to what the rule of three leaves open, within 0 and 1.
 
     Args:
         values: (...), of the images as they are.
         redrawn: (draws, ...).
         units: (...), independent units that each value rests on.
-        lowest: smallest possible value.
     """
     bounds = centred_bounds(values, redrawn)
     unseen, known = 1.0 - 0.05 ** (1.0 / np.asarray(units)), np.asarray(values)
-    low = np.minimum(bounds[0], known - unseen * (known - lowest))
+    low = np.minimum(bounds[0], known * (1.0 - unseen))
     high = np.maximum(bounds[1], known + unseen * (1.0 - known))
-    return np.clip([low, high], lowest, 1.0)
-
-
-def ap_difference(
-    labels: ArrayLike,
-    first: Sequence[ArrayLike],
-    second: Sequence[ArrayLike],
-    *,
-    clusters: ArrayLike | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-) -> Estimate:
-    """Mean average precision of the first columns of scores less that of the second, on the same images.
-
-    Both are computed on the same redraws, so what the images have in common cancels out.
-
-    Args:
-        labels: (n,).
-        first, second: columns of scores, (n,) each: one, or the draws of a kind.
-        clusters, draws, seed: see `Resampling`.
-
-    Raises:
-        UserError: there are no real or no fake images, or a score is not finite.
-    """
-    truth = np.asarray(labels)
-    sides = [[checked(truth, column)[1] for column in side] for side in (first, second)]
-    resampling = Resampling(truth, clusters, draws=draws, seed=seed)
-    means, redrawn = [], []
-    for stream, columns in enumerate(sides):
-        values = [ap_of_draws(truth, column, np.ones((1, len(truth))))[0] for column in columns]
-        samples = [
-            np.mean([ap_of_draws(truth, column, counts) for column in columns], axis=0)
-            for counts in resampling.blocks()
-        ]
-        spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-        redrawn.append(resampling.add_columns(np.concatenate(samples), spread, len(values), stream=stream))
-        means.append(np.mean(values))
-    value = float(means[0] - means[1])
-    units = min(resampling.real_units, resampling.fake_units)
-    low, high = interval(value, redrawn[0] - redrawn[1], units, lowest=-1.0)
-    return Estimate(value, float(low), float(high))
-
-
-def ap_of_draws(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Average precision of each redraw: counts (draws, n) to (draws,); copies of an image tie."""
-    return ranking_of_draws(labels, scores, counts)[0]
+    return np.clip([low, high], 0.0, 1.0)
 
 
 def ranking_of_draws(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

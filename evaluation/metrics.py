@@ -5,7 +5,7 @@ Labels are 0 real and 1 fake, scores are the probability of fake; every result i
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from utils.errors import UserError
 
@@ -19,15 +19,6 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
         UserError: there are no real or no fake images, or a score is not finite.
     """
     return float(average_precision_score(*checked(labels, scores)))
-
-
-def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the receiver operating characteristic, ties counting one half.
-
-    Raises:
-        UserError: there are no real or no fake images, or a score is not finite.
-    """
-    return float(roc_auc_score(*checked(labels, scores)))
 
 
 def accuracies(
@@ -48,20 +39,12 @@ def accuracies(
     return float(right[truth == 0].mean()), float(right[truth == 1].mean()), float(right.mean())
 
 
-def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
-    """Mean distance of confidence and accuracy over bins of confidence (Guo et al., ICML 2017, equation 3).
-
-    The confidence is the probability of the class decided on at 0.5: max(p, 1 - p).
-
-    Raises:
-        UserError: there are no real or no fake images, or a score is not finite.
-    """
-    truth, values = checked(labels, scores)
-    return float(np.abs(calibration_gaps(truth, values, bins).sum(axis=0)).sum() / len(values))
-
-
 def calibration_gaps(labels: np.ndarray, scores: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
-    """(n, bins): in the bin of its confidence, 1 or 0 for an image decided rightly or wrongly less the confidence."""
+    """(n, bins): in the bin of its confidence, 1 or 0 for an image decided rightly or wrongly less the confidence.
+
+    The absolute sums over images, added and divided by n, are the expected calibration error (Guo et al., ICML 2017,
+    equation 3). The confidence is the probability of the class decided on at 0.5: max(p, 1 - p).
+    """
     right = called_fake(scores, 0.5) == labels.astype(bool)
     confidence = np.maximum(scores, 1.0 - scores)
     gaps = np.zeros((len(scores), bins))

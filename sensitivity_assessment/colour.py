@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from detectors.choice import DetectorChoice
-from evaluation.assessment import Assessment, write_table
+from evaluation.assessment import Assessment
 from evaluation.conditions import GRAYSCALE, RGB, Condition, InColour
-from evaluation.published import published_colour_ap, source
+from evaluation.published import published_colour_ap
 from evaluation.scores import Scores
+from evaluation.tables import write_table
 from images.choice import ImageChoice, Reading
 from passes.analysis import draw_once
 from passes.options import RunOptions
@@ -54,7 +55,6 @@ class Colour(Assessment[ColourOptions]):
             first.results_there(analyses),
             (RGB, GRAYSCALE),
             published=lambda condition, name: _published(layout.arch, layout.tag, condition, name),
-            notes=[f"Published AP, of the published checkpoints: {source()}."],
         )
         if len(analyses) < 2:
             return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ _PANELS = (
     ("acc_fake", "fakes called fake (%)"),
     ("acc_real", "reals called real (%)"),
 )
+CURVE_METRICS = tuple(metric for metric, _ in _PANELS)
 _DOT: dict[str, Any] = {
     "marker": "o",
     "linestyle": "none",
@@ -85,7 +86,7 @@ def _draw_bars(panel: Axes, at: np.ndarray, width: float, variant: str, metric: 
     panel.bar(at, heights, width * 0.92, color=colour, label=label)
     below, above = np.maximum(heights - low, 0), np.maximum(high - heights, 0)
     for place in at[heights < 0.5]:
-        panel.text(place, 1, "0", ha="center", va="bottom", fontsize=8, color=colour)
+        panel.text(place + 0.12 * width, 1, "0", ha="left", va="bottom", fontsize=8, color=colour)
     panel.errorbar(at, heights, [below, above], fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=1.5)
     for place, result in zip(at, results, strict=True):
         draws = [row for name, row in result.rows.items() if name.startswith(f"{variant}-") and name[-1].isdigit()]
@@ -94,7 +95,7 @@ def _draw_bars(panel: Axes, at: np.ndarray, width: float, variant: str, metric: 
             panel.plot(spread, _percent(draws, metric), **_DOT)
 
 
-def _percent(rows: Sequence[ScoreSummary], metric: str) -> np.ndarray:
+def _percent(rows: Iterable[ScoreSummary], metric: str) -> np.ndarray:
     return np.array([100 * getattr(row, metric) for row in rows])
 
 
@@ -105,8 +106,8 @@ def _chance(results: Sequence[Result]) -> float:
 
 @house_style()
 def plot_topk(
-    curves: Mapping[str, Mapping[int, Mapping[str, float]]],
-    baseline: Mapping[str, float],
+    curves: Mapping[str, Mapping[int, ScoreSummary]],
+    baseline: ScoreSummary,
     chosen: int | None,
     path_stem: Path,
     title: str,
@@ -114,9 +115,8 @@ def plot_topk(
     """AP and accuracies at 0.5 against the number of dropped maps, the chosen k marked.
 
     Args:
-        curves: By variant and k the metrics `ap`, `acc_fake`, `acc_real`, 0..1, and for each the ends of its interval,
-            `<metric>_low` and `<metric>_high`.
-        baseline: The same metrics with no map dropped.
+        curves: By variant and k, ascending.
+        baseline: With no map dropped.
         chosen: k to mark, if there is one.
         path_stem: Where to write, without suffix.
         title: Of the figure.
@@ -126,17 +126,17 @@ def plot_topk(
     """
     figure, axes = new_figure(7.2, 8.2, len(_PANELS), 1, sharex=True)
     for panel, (metric, label) in zip(axes, _PANELS, strict=True):
-        panel.axhline(100 * baseline[metric], color=GREY, linestyle="--", label="no map dropped")
+        panel.axhline(100 * getattr(baseline, metric), color=GREY, linestyle="--", label="no map dropped")
         for variant, points in curves.items():
             colour, name = _BARS[variant]
-            numbers = sorted(points)
-            value, low, high = ([100 * points[k][f"{metric}{end}"] for k in numbers] for end in ("", "_low", "_high"))
+            numbers = list(points)
+            value, low, high = (_percent(points.values(), f"{metric}{end}") for end in ("", "_low", "_high"))
             panel.plot(numbers, value, "o-", color=colour, markersize=4, label=name)
             panel.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
         if chosen is not None:
             panel.axvline(chosen, color=BLACK, linewidth=1)
             if metric == "ap":
-                panel.text(chosen, 103, f"k = {chosen}", ha="center", va="bottom")
+                panel.text(chosen, 105, f"k = {chosen}", ha="center", va="bottom")
         panel.set(ylabel=label, ylim=(0, 104), xscale="log", yticks=range(0, 101, 25))
     ticks = sorted({k for points in curves.values() for k in points})
     axes[-1].set_xlabel("k, number of feature maps dropped")

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluation.assessment import AVERAGED, Assessment, write_table
+from evaluation.assessment import AVERAGED, Assessment
 from evaluation.conditions import Condition, WithoutMaps
-from evaluation.published import published_sensitivity, source
+from evaluation.published import published_sensitivity
+from evaluation.tables import write_table
 from fmap_ranking.ranking import find_ranking
 from passes.analysis import Subject, draw_once
 from passes.one_pass import PassReport
@@ -78,18 +79,15 @@ class Sensitivity(Assessment[SensitivityOptions]):
         remarks = []
         if whole:
             remarks.append(
-                f"the top {self.ranked.k} hold {', '.join(whole)}: where nothing bypasses such a layer, dropping it "
-                "blinds any detector, whatever its maps respond to"
+                f"The top {self.ranked.k} hold {', '.join(whole)}: where nothing bypasses such a layer, dropping it "
+                "blinds any detector, whatever its maps respond to."
             )
-        lacking: dict[tuple[tuple[str, int], ...], list[str]] = {}
-        for column, missing in self.variants.shortfall.items():
-            lacking.setdefault(tuple(missing.items()), []).append(column)
-        dropped = self.maps_dropped()
-        remarks += [
-            f"{', '.join(columns)}: {dropped[columns[0]]} of {self.ranked.k} maps are dropped, since these layers have "
-            "no more outside the top k: " + ", ".join(f"{layer} {number}" for layer, number in missing)
-            for missing, columns in lacking.items()
-        ]
+        if missing := self.variants.shortfall:
+            layers = ", ".join(f"{layer} {number}" for layer, number in missing.items())
+            remarks.append(
+                f"{LAYER_RANDOM} drops {self.ranked.k - sum(missing.values())} of {self.ranked.k} maps, since these "
+                f"layers have no more outside the top k: {layers}. So it is no fair control here."
+            )
         return remarks
 
     def messages(self) -> list[str]:
@@ -103,39 +101,28 @@ class Sensitivity(Assessment[SensitivityOptions]):
         layout, k = first.layout, first.ranked.k
         results = first.results_there(analyses)
         stem = layout.table(cls.experiment)
-        ranking, size = first.ranked.path.name, len(first.ranked.ranking)
         notes = [
             f"{RANDOM}: mean over the draws and its spread (standard deviation); {RANDOM}-{AVERAGED}: scores of the "
             "draws averaged before AP, which is what the published row shows.",
-            *_control_note(results[0].rows, k),
-            *first.remarks(),
-            *([first.ranked.warning] if first.ranked.warning else []),
-            f"Published figures, of the published checkpoints, all images: {source()}.",
         ]
+        if LAYER_RANDOM in results[0].rows:
+            notes.append(
+                f"{LAYER_RANDOM}: as many maps of every layer as the top k has there, none of them from the top k: the "
+                "fair control, since omega is a share of its layer, which favours narrow early layers."
+            )
         table = write_table(
             stem,
             f"Sensitivity to dropping feature maps: {layout.arch}, blur_jpg {layout.tag}, k = {k}",
-            f"Ranking: {ranking}. AP with its 95 % interval; accuracy on reals and on fakes at the calibrated "
-            "threshold and at 0.5. All in percent.",
+            f"Ranking: {first.ranked.path.name}. AP with its 95 % interval; accuracy on reals and on fakes at the "
+            "calibrated threshold and at 0.5. All in percent.",
             results,
             SHOWN,
             published=lambda variant, name: published_sensitivity(layout.arch, layout.tag, k, variant, name),
-            notes=notes,
+            notes=[*notes, *first.remarks(), *([first.ranked.warning] if first.ranked.warning else [])],
         )
+        size = len(first.ranked.ranking)
         title = f"{layout.arch}, blur_jpg {layout.tag}: {k} of {size:,} feature maps dropped"
         return [
             *table,
             *draw_once(layout, cls.name, [table[0]], {"title": title}, lambda: plot_sensitivity(results, stem, title)),
         ]
-
-
-def _control_note(rows: Mapping[str, Any], k: int) -> list[str]:
-    if LAYER_RANDOM not in rows:
-        return []
-    dropped = rows[LAYER_RANDOM].maps_dropped
-    short = "" if dropped in (None, k) else f", as far as there are any: {dropped} of {k}"
-    return [
-        f"{LAYER_RANDOM}: as many maps of every layer as the top k has there, none of them from the top k{short}. "
-        "Omega is a share of its layer, which favours narrow early layers, so this is the fair control"
-        + (" only where no maps lack." if short else ".")
-    ]

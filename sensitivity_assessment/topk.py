@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from textwrap import fill
 
 from detectors.choice import DetectorChoice
-from evaluation.metrics import average_precision
-from evaluation.scores import Scores
-from evaluation.summary import ScoreSummary, summarise_columns
+from evaluation.summary import ScoreSummary
 from fmap_ranking.names import FeatureMap
 from images.choice import ImageChoice, Reading
 from passes.analysis import Subject, draw_once
 from passes.options import RunOptions
 from passes.processes import Ranks
 from passes.running import run_analyses, subjects
-from sensitivity_assessment.figures import plot_topk
+from sensitivity_assessment.figures import CURVE_METRICS, plot_topk
 from sensitivity_assessment.options import TopkOptions
 from sensitivity_assessment.sensitivity import Sensitivity
 from sensitivity_assessment.variants import BASELINE, LOW, RANDOM, TOP, Variants, make_variants
-from utils.errors import UserError
 from utils.files import write_csv, write_json
-from utils.provenance import Origin, write_record
+from utils.provenance import write_record
 
 NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 CURVES = (TOP, RANDOM, LOW)
-_METRICS = ("ap", "acc_fake", "acc_real")
 # A bisection ends when k is known to this share of itself.
 _PRECISION = 0.05
 
@@ -81,17 +76,26 @@ class ChosenK:
         k: Smallest k tried at which the AP of top-k has fallen to the target, or None.
         criterion: In words.
         target_ap: 0..1.
+        baseline_ap: Of the unchanged detector.
         ap: AP of top-k by k.
     """
 
     k: int | None
     criterion: str
     target_ap: float
+    baseline_ap: float
     ap: Mapping[int, float]
 
     @property
-    def none_fits(self) -> str:
-        """What to say if no k was found."""
+    def verdict(self) -> str:
+        """What to say of it."""
+        if self.k is not None:
+            return f"k = {self.k}, {self.criterion}"
+        if self.baseline_ap <= self.target_ap:
+            return (
+                f"no k chosen, the unchanged detector has AP {self.baseline_ap:.3f} already and the target is "
+                f"{self.target_ap:.3f}: choose images that it ranks better, or --target_ap"
+            )
         return f"no k chosen, AP stays above {self.target_ap:.3f}: try larger --numbers"
 
 
@@ -111,69 +115,62 @@ def find_k(subject: Subject, options: TopkOptions, ranks: Ranks) -> tuple[Chosen
     return _report(passes, options) if ranks.is_first else None
 
 
-def _joined(passes: Sequence[DroppedAtK]) -> Scores:
-    tables = [analysis.scores for analysis in passes]
-    columns = {name: column for table in tables for name, column in table.columns.items()}
-    return Scores(tables[0].paths, tables[0].labels, columns)
+def _rows(passes: Sequence[DroppedAtK]) -> dict[str, ScoreSummary]:
+    return {name: row for analysis in passes for name, row in analysis.result.rows.items()}
 
 
-def _target(options: TopkOptions, labels: np.ndarray, baseline: float) -> float:
-    """AP asked for; by default halfway from that of the unchanged detector to guessing, the share of fakes."""
-    return (baseline + float(labels.mean())) / 2 if options.target_ap is None else options.target_ap
+def _choice(rows: Mapping[str, ScoreSummary], options: TopkOptions) -> ChosenK:
+    baseline = rows[BASELINE]
+    criterion, target = "smallest k tried with top-k AP <= ", options.target_ap
+    if target is None:
+        target = (baseline.ap + baseline.fakes / baseline.images) / 2
+        rule = " (halfway from the unchanged detector to guessing: our rule, not the paper's)"
+    else:
+        rule = ""
+    ap = {k: row.ap for k, row in curves_of(rows)[TOP].items()}
+    k = smallest_below(ap, target) if baseline.ap > target else None
+    return ChosenK(k, f"{criterion}{target:.3f}{rule}", target, baseline.ap, ap)
 
 
 def _next(passes: Sequence[DroppedAtK], options: TopkOptions) -> int | None:
-    scores = _joined(passes)
-    try:
-        ap = {name: average_precision(scores.labels, column) for name, column in scores.columns.items()}
-    except UserError as error:
-        raise UserError(f"{passes[0].gan_name}: {error}") from error
-    top = {int(name.partition("@")[2]): value for name, value in ap.items() if name.startswith(f"{TOP}@")}
-    return next_number(top, _target(options, scores.labels, ap[BASELINE]))
+    choice = _choice(_rows(passes), options)
+    return None if choice.k is None else next_number(choice.ap, choice.target_ap)
 
 
 def _report(passes: Sequence[DroppedAtK], options: TopkOptions) -> tuple[ChosenK, list[Path]]:
-    first, scores = passes[0], _joined(passes)
-    groups = {kind: members for analysis in passes for kind, members in analysis.groups().items()}
-    rows = summarise_columns(
-        scores.labels, scores.columns, groups, draws=options.bootstrap, seed=first.subject.run.seed
-    )
-    by_name = {row.variant: row for row in rows}
-    curves = curves_of(by_name)
-    baseline = {metric: float(getattr(by_name[BASELINE], metric)) for metric in _METRICS}
-    target = _target(options, scores.labels, baseline["ap"])
-    top = {k: point["ap"] for k, point in curves[TOP].items()}
-    criterion = f"smallest k tried with top-k AP <= {target:.3f}"
-    if options.target_ap is None:
-        criterion += " (halfway from the unchanged detector to guessing: our rule, not the paper's)"
-    chosen = ChosenK(smallest_below(top, target), criterion, target, top)
+    first, rows = passes[0], _rows(passes)
+    chosen, curves, baseline = _choice(rows, options), curves_of(rows), rows[BASELINE]
     folder = first.layout.scores(first.experiment, first.gan_name)
     table, choice = folder / "curves.csv", folder / "topk.json"
-    lines = [(k, name, *curves[name][k].values()) for name in CURVES for k in sorted(curves[name])]
-    write_csv(table, ("k", "variant", *next(iter(curves[TOP].values()))), lines)
-    write_json(choice, {"k": chosen.k, "criterion": criterion, "target_ap": target, "ap": top})
+    columns = [f"{metric}{end}" for metric in CURVE_METRICS for end in ("", "_low", "_high")]
+    lines = [
+        (k, name, *(getattr(row, column) for column in columns))
+        for name, points in curves.items()
+        for k, row in points.items()
+    ]
+    write_csv(table, ("k", "variant", *columns), lines)
+    write_json(choice, {"k": chosen.k, "criterion": chosen.criterion, "target_ap": chosen.target_ap, "ap": chosen.ap})
     origin = first.origin()
-    facts = {**origin.facts, "numbers": sorted(top), "target_ap": target}
-    write_record([table], Origin(origin.computation, origin.inputs, facts), settings=first.subject.settings)
-    title = f"{first.layout.arch}, blur_jpg {first.layout.tag}, {first.gan_name}: {len(scores.labels)} images"
-    lines_of_title = criterion.replace(" (", "\n(")
+    facts = {**origin.facts, "numbers": list(chosen.ap), "target_ap": chosen.target_ap}
+    write_record([table], replace(origin, facts=facts), settings=first.subject.settings)
+    subject = f"{first.layout.arch}, blur_jpg {first.layout.tag}, {first.gan_name}: {baseline.images} images"
+    title = f"{subject}\n{fill(chosen.verdict, 70)}"
 
     def draw() -> list[Path]:
-        return plot_topk(curves, baseline, chosen.k, folder / "topk", f"{title}\n{lines_of_title}")
+        return plot_topk(curves, baseline, chosen.k, folder / "topk", title)
 
-    pictures = draw_once(first.layout, f"find_topk-{first.gan_name}", [table], {"criterion": criterion}, draw)
+    pictures = draw_once(first.layout, f"find_topk-{first.gan_name}", [table], {"title": title}, draw)
     return chosen, [table, *pictures]
 
 
-def curves_of(rows: Mapping[str, ScoreSummary]) -> dict[str, dict[int, dict[str, float]]]:
-    """By curve and k the metrics with the ends of their intervals."""
-    curves: dict[str, dict[int, dict[str, float]]] = {name: {} for name in CURVES}
+def curves_of(rows: Mapping[str, ScoreSummary]) -> dict[str, dict[int, ScoreSummary]]:
+    """By curve and k what its column `<curve>@<k>` gave."""
+    curves: dict[str, dict[int, ScoreSummary]] = {name: {} for name in CURVES}
     for name, row in rows.items():
         curve, _, number = name.partition("@")
-        if curve in curves and number:
-            columns = [f"{metric}{end}" for metric in _METRICS for end in ("", "_low", "_high")]
-            curves[curve][int(number)] = {column: float(getattr(row, column)) for column in columns}
-    return curves
+        if curve in curves and number.isdigit():
+            curves[curve][int(number)] = row
+    return {curve: dict(sorted(points.items())) for curve, points in curves.items()}
 
 
 def smallest_below(ap: Mapping[int, float], target: float) -> int | None:

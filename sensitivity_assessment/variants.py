@@ -24,12 +24,12 @@ class Variants:
     Attributes:
         maps: Dropped maps by column; the baseline drops none.
         draws: The columns of each kind of random choice.
-        shortfall: By column and layer how many maps a layer-matched draw lacks, because the layer has no more.
+        shortfall: By layer how many maps every layer-matched draw lacks, because the layer has no more.
     """
 
     maps: Mapping[str, tuple[FeatureMap, ...]]
     draws: Mapping[str, tuple[str, ...]]
-    shortfall: Mapping[str, Mapping[str, int]]
+    shortfall: Mapping[str, int]
 
 
 def make_variants(
@@ -53,7 +53,7 @@ def make_variants(
     """
     maps: dict[str, tuple[FeatureMap, ...]] = {BASELINE: (), TOP: ranking.top_k(k), LOW: ranking.low_k(k)}
     kinds: dict[str, tuple[str, ...]] = {RANDOM: tuple(f"{RANDOM}-{number}" for number in range(1, draws + 1))}
-    shortfall: dict[str, Mapping[str, int]] = {}
+    shortfall: Mapping[str, int] = {}
     for draw, column in enumerate(kinds[RANDOM]):
         chosen = ranking.random_k(k, seed, draw)
         maps[column] = _with_replacement(ranking, k, seed, draw) if published else chosen
@@ -61,9 +61,7 @@ def make_variants(
         kinds[LAYER_RANDOM] = tuple(f"{LAYER_RANDOM}-{number}" for number in range(1, draws + 1))
         for draw, column in enumerate(kinds[LAYER_RANDOM]):
             matched = ranking.layer_matched_random_k(k, seed, draw)
-            maps[column] = matched.maps
-            if matched.shortfall:
-                shortfall[column] = matched.shortfall
+            maps[column], shortfall = matched.maps, matched.shortfall
     return Variants(maps, kinds, shortfall)
 
 

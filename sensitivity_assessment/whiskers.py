@@ -52,7 +52,7 @@ def plot_whiskers(groups: Mapping[str, Mapping[str, Scores]], path_stem: Path, t
     for panel in axes[:, 0]:
         panel.set_ylabel("p(fake) in %")
     handles = [Patch(facecolor=_COLOURS[c], edgecolor=BLACK, label=_NAMES[c]) for c in (RGB, GRAYSCALE)]
-    meaning = "box: quartiles and median; whiskers: 5th to 95th percentile"
+    meaning = "box: quartiles and median; whiskers: 5th to 95th percentile;\nbelow: change of the median without colour"
     figure.legend(handles=handles, loc="outside lower center", ncols=2, title=meaning, title_fontsize=9)
     figure.suptitle(f"{title}\nfakes with p(fake) of at least {SMALLEST_SCORE:.0%} on RGB".replace("%", " %"))
     return save_figure(figure, path_stem)

@@ -19,7 +19,7 @@ def main() -> None:
     from sensitivity_assessment.topk import find_k_of_sets
 
     for name, (chosen, paths) in find_k_of_sets(*settings).items():
-        say(f"{name}: k = {chosen.k}, {chosen.criterion}" if chosen.k else f"{name}: {chosen.none_fits}")
+        say(f"{name}: {chosen.verdict}")
         say("\n".join(map(str, paths)))
 
 

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from activation_histograms.outputs import write_shares
-from ranking_runs import image_set, tuned_model
+from ranking_runs import Run, Scripts, contents, detector_of, image_set, tuned_model
 from scipy.stats import binomtest, chi2_contingency, false_discovery_control, wilcoxon
 
+import activation_histograms.analysis
 from activation_histograms.collector import ActivationPairCollector, ActivationPairs, read_activations
 from activation_histograms.figures import plot_histogram, plot_overview, plot_shares
 from activation_histograms.median_test import MedianTest, colour_share, median_tests
-from detectors.detector import Detector, get_architecture
-from detectors.feature_maps import FeatureMapNetwork, SharedForward
+from detectors.detector import Detector
 from evaluation.intervals import wilson_interval
 from fmap_ranking.names import FeatureMap
-from images.decoding import Crop
+from fmap_ranking.ranking import Ranking
+from images.decoding import Crop, decode_image
 from images.distortions import to_grayscale
+from lrp.canonise import build_program, explained_layers
 from passes.one_pass import run_pass
+from passes.shared_forward import SharedForward
 from utils.errors import UserError
+from utils.figures import figure_formats
 from utils.files import write_npz
 from utils.tables import read_rows, write_rows
 
-CPU = torch.device("cpu")
 MAPS = [FeatureMap("layer1.0.conv1", 5, 64), FeatureMap("conv1", 60, 64), FeatureMap("conv1", 2, 64)]
 
 
@@ -105,7 +110,7 @@ def test_files_that_are_missing_or_damaged_name_their_maker(tmp_path: Path) -> N
             read_activations(tmp_path / name, made_by="x")
 
 
-def test_share_of_a_generator(tmp_path: Path) -> None:
+def test_share_of_a_generator() -> None:
     tests = median_tests(random_pairs(20, 12))
     share = colour_share("gan", tests)
     assert share.paired == sum(test.p_value_paired <= 0.05 for test in tests)
@@ -116,9 +121,6 @@ def test_share_of_a_generator(tmp_path: Path) -> None:
     assert 20 > share.conditional > share.conditional_bh > 0
     assert (share.share_low, share.share_high) == wilson_interval(share.conditional, 20)
     assert (share.images, share.maps, share.degenerate, share.degenerate_paired) == (12, 20, 0, 0)
-    csv, markdown = write_shares(tmp_path / "shares", "resnet50", "0.5", [share])
-    assert csv.read_text().splitlines()[1].startswith(f"gan,12,20,{share.conditional},{share.share!r}")
-    assert f"({share.paired_bh}) | 0 / 0 |" in markdown.read_text()
 
 
 def test_adjusted_over_the_maps_counted_only() -> None:
@@ -196,82 +198,185 @@ def test_clusters_count_once() -> None:
         assert clustered.p_value == many.p_value
 
 
-def collector(root: Path, chosen: list[FeatureMap] = MAPS) -> tuple[ActivationPairCollector, Detector]:
-    detector = Detector(get_architecture("resnet18"), tuned_model(root), CPU, None, "", 1)
-    return ActivationPairCollector(SharedForward(FeatureMapNetwork(detector)), chosen, image_set(root)), detector
+@pytest.fixture(scope="module")
+def detector(small_images: Path) -> Detector:
+    return detector_of(tuned_model(small_images))
 
 
-def show(collected: ActivationPairCollector, detector: Detector, root: Path, batch_size: int) -> ActivationPairs:
-    run_pass(
-        image_set(root),
-        [collected],
-        preprocess=detector.preprocess,
-        device=CPU,
-        batch_size=batch_size,
-        crop=Crop("none"),
-    )
-    return collected.result()
-
-
-def test_activations_of_fakes_on_both_kinds_of_image(small_images: Path) -> None:
+@pytest.mark.parametrize("batch_size", [2, 11])
+def test_activations_of_fakes_on_both_kinds_of_image(detector: Detector, small_images: Path, batch_size: int) -> None:
     """Against two separate passes over each map's hooked output."""
-    collected, detector = collector(small_images)
-    found = show(collected, detector, small_images, 4)
-    assert found.paths == tuple(item.name for item in image_set(small_images).with_label(1).items)
+    images = image_set(small_images)
+    collector = ActivationPairCollector(SharedForward(detector), MAPS, images)
+    run_pass(images, {"x": collector}, device=torch.device("cpu"), batch_size=batch_size, crop=Crop("none"))
+    found = collector.result()
+    assert found.paths == tuple(item.name for item in images.with_label(1).items)
     assert found.keys == tuple(fmap.key for fmap in MAPS)
-    pixels = torch.stack([torch.from_numpy(_decoded(small_images / name)) for name in found.paths]).permute(0, 3, 1, 2)
-    for column, fmap in enumerate(MAPS):
-        for values, images in ((found.rgb, pixels), (found.grayscale, to_grayscale(pixels))):
-            maxima: list[torch.Tensor] = []
-
-            def hook(
-                module: object,
-                inputs: object,
-                output: torch.Tensor,
-                index: int = fmap.index,
-                maxima: list[torch.Tensor] = maxima,
-            ) -> None:
-                maxima.append(output[:, index].amax((1, 2)))
-
-            handle = detector.model.get_submodule(fmap.layer).register_forward_hook(hook)
-            detector.model(detector.preprocess(images))
-            handle.remove()
-            np.testing.assert_allclose(values[:, column], maxima[0].numpy(), rtol=1e-4, atol=1e-4)
+    pixels = torch.from_numpy(np.stack([decode_image(small_images / name) for name in found.paths])).permute(0, 3, 1, 2)
+    for values, shown in ((found.rgb, pixels), (found.grayscale, to_grayscale(pixels))):
+        for column, fmap in enumerate(MAPS):
+            expected = hooked_maxima(detector, fmap, shown)
+            np.testing.assert_allclose(values[:, column], expected, rtol=1e-4, atol=1e-4)
     assert not np.allclose(found.rgb, found.grayscale, atol=1e-2)
 
 
-def _decoded(path: Path) -> np.ndarray:
-    from images.decoding import decode_image
+def hooked_maxima(detector: Detector, fmap: FeatureMap, images: torch.Tensor) -> np.ndarray:
+    maxima: list[torch.Tensor] = []
 
-    return decode_image(path)
+    def hook(module: object, inputs: object, output: torch.Tensor) -> None:
+        maxima.append(output[:, fmap.index].amax((1, 2)))
+
+    handle = detector.model.get_submodule(fmap.layer).register_forward_hook(hook)
+    detector.model(detector.inputs(images))
+    handle.remove()
+    return maxima[0].numpy()
 
 
-def test_batches_state_and_merge(small_images: Path) -> None:
-    whole, detector = collector(small_images)
-    expected = show(whole, detector, small_images, 11)
-    single, _ = collector(small_images)
-    show(single, detector, small_images, 2)
-    resumed, _ = collector(small_images)
-    resumed.load_state(single.state())
-    halves = [collector(small_images)[0] for _ in range(2)]
-    for number, half in enumerate(halves):
-        half.load_state({kind: values.copy() for kind, values in single.state().items()})
-        for values in half._values.values():
-            values[number::2] = np.nan
-    halves[0].merge(halves[1].state())
-    for other in (single, resumed, halves[0]):
-        assert other.result().paths == expected.paths
-        np.testing.assert_allclose(other.result().rgb, expected.rgb, atol=1e-5)
-        np.testing.assert_allclose(other.result().grayscale, expected.grayscale, atol=1e-5)
+# The scripts
+
+MEDIAN, SHARE = "median_test_activation_histograms", "find_color_conditional_percentage"
+
+
+@pytest.fixture(scope="module")
+def ranking(tmp_path_factory: pytest.TempPathFactory, detector: Detector) -> Path:
+    path = tmp_path_factory.mktemp("ranking") / "fake.csv"
+    layers = explained_layers(build_program(detector.model))
+    values = np.random.default_rng(0).random(sum(channels for _, channels in layers))
+    Ranking.from_values(layers, values / 1000).write(path)
+    return path
+
+
+@pytest.fixture
+def run(
+    scripts: Scripts, small_images: Path, small_weights: Path, ranking: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Run]:
+    """Runs a script on the small images; no figures over generators."""
+    monkeypatch.setattr(activation_histograms.analysis, "draw_once", lambda *arguments: [])
+
+    def call(name: str, *more: object, code: int = 0) -> Run:
+        given: list[object] = ["--arch", "resnet18", "--gan_name", "gan"]
+        if name == MEDIAN:
+            given += ["--weights", small_weights, "--dataset_dir", small_images, "--device", "cpu", "--bsize", 4]
+            given += ["--relevances", ranking, "--topk", 3, "--histograms", "none"]
+        with figure_formats("png"):
+            done = scripts(name, *given, *more)
+        assert done.code == code, done.err
+        return done
+
+    return call
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_tests_of_the_top_maps_and_their_share(run: Callable[..., Run], ranking: Path, tmp_path: Path) -> None:
+    run(MEDIAN)
+    folder = tmp_path / "output/median_test/resnet18_0.5"
+    tests = rows(folder / "gan.csv")
+    keys = [line.split(",")[0] for line in ranking.read_text().splitlines()[1:4]]
+    assert [row["feature_map_name"] for row in tests] == keys
+    assert {row["images"] for row in tests} == {"6"}
+    counted = run(SHARE, "--topk", 2)
+    (share,) = rows(folder / "color_conditional.csv")
+    assert (share["generator"], share["maps"]) == ("gan", "2")
+    assert float(share["share"]) == sum(float(row["p_value"]) <= 0.05 for row in tests[:2]) / 2
+    assert (folder / "color_conditional.md").read_text() in counted.out
+    assert "more than the 3 maps" in run(SHARE, "--topk", 4, code=2).err
+    refused = run(SHARE, "--gan_name", "other", code=2)
+    assert f"python src/{MEDIAN}.py --arch resnet18 --blur_jpg 0.5 --gan_name other" in refused.err
+
+
+def test_shares_hold_the_generators_of_earlier_commands(
+    run: Callable[..., Run], small_images: Path, tmp_path: Path
+) -> None:
+    for name in ("gan", "other"):
+        shutil.copytree(small_images / "gan", tmp_path / "data" / name)
+    given = ["--dataset_dir", tmp_path / "data"]
+    table = tmp_path / "output/median_test/resnet18_0.5/color_conditional.csv"
+
+    def generators() -> list[str]:
+        return [row["generator"] for row in rows(table)]
+
+    run(MEDIAN, *given, "--gan_name", "other")
+    run(MEDIAN, *given)
+    assert generators() == ["gan", "other"]
+    cells = []
+    for name in ("share", "share_bh", "share_paired", "share_paired_bh"):
+        shares = [100 * float(row[name]) for row in rows(table)]
+        cells.append(f"{np.mean(shares):.1f} ± {np.std(shares, ddof=1) / 2**0.5:.1f}")
+    line = f"| mean of 2 generators ± standard error |  |  | {' | '.join(cells)} |  |"
+    assert line in table.with_suffix(".md").read_text()
+    # Tests of other maps are another table, and so are edited ones.
+    run(MEDIAN, *given, "--topk", 4)
+    assert generators() == ["gan"]
+    run(MEDIAN, *given)
+    assert generators() == ["gan", "other"]
+    with table.with_name("other.csv").open("a") as file:
+        file.write("\n")
+    run(MEDIAN, *given)
+    assert generators() == ["gan"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "drawn"),
+    [
+        (["--histograms", "overview"], ["gan.png"]),
+        (["--histograms", "all", "--maps_drawn", "1"], ["conv1/gan.png", "gan.png"]),
+        (["--histograms", "none"], []),
+    ],
+)
+def test_histograms_asked_for(run: Callable[..., Run], tmp_path: Path, flags: list[str], drawn: list[str]) -> None:
+    run(MEDIAN, *flags)
+    found = sorted(contents(tmp_path / "output/activation_histograms/resnet18/0.5"))
+    assert len(found) == len(drawn)
+    assert [Path(name).name for name in found] == [Path(name).name for name in drawn]
+
+
+def test_clusters_of_the_images_are_those_of_the_tests(
+    run: Callable[..., Run], small_images: Path, tmp_path: Path
+) -> None:
+    for name in ("x", "y"):
+        shutil.copytree(small_images / "gan", tmp_path / "data/gan" / name)
+    run(MEDIAN, "--dataset_dir", tmp_path / "data", "--cluster", "folder")
+    tests = rows(tmp_path / "output/median_test/resnet18_0.5/gan.csv")
+    assert {(row["images"], row["units"]) for row in tests} == {("12", "2")}
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--topk", "1000000"], "k = 1000000 is out of range"),
+        (["--relevances", "absent.csv"], "rank_fmaps.py"),
+        (["--relevances", "other.csv"], "the detector has no layer _conv_stem"),
+    ],
+)
+def test_wrong_rankings_are_one_line(run: Callable[..., Run], tmp_path: Path, extra: list[str], words: str) -> None:
+    (tmp_path / "other.csv").write_text("key,mean_relevance\n_conv_stem.#6(T=32),0.5\n")
+    assert words in run(MEDIAN, *extra, code=2).err.splitlines()[-1]
+    assert not (tmp_path / "output").exists()
+
+
+def test_fakes_that_cannot_be_decoded(run: Callable[..., Run], small_images: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_images / "gan/0_real", tmp_path / "data/gan/0_real")
+    (tmp_path / "data/gan/1_fake").mkdir()
+    (tmp_path / "data/gan/1_fake/x.png").write_bytes(b"no image")
+    refused = run(MEDIAN, "--dataset_dir", tmp_path / "data", "--skip_bad_images", code=2)
+    assert "gan: no fake images" in refused.err.splitlines()[-1]
+
+
+# Figures
 
 
 def test_figures(tmp_path: Path) -> None:
     sample = pairs([[1, 1, 1], [1, 2, 3]], [[1, 1, 1], [5, 6, 7]])
     tests = median_tests(sample)
     share = colour_share("gan", tests)
-    drawn = plot_histogram(sample, 0, tests[0], tmp_path / "one", "title")
-    drawn += plot_overview(sample, tests, tmp_path / "all", "title")
-    drawn += plot_overview(random_pairs(9, 5), median_tests(random_pairs(9, 5)), tmp_path / "some", "title", most=3)
-    drawn += plot_shares([share, share], tmp_path / "shares", "title")
-    assert len(drawn) == 8
+    with figure_formats("png"):
+        drawn = plot_histogram(sample, 0, tests[0], tmp_path / "one", "title")
+        drawn += plot_overview(sample, tests, tmp_path / "all", "title")
+        drawn += plot_overview(random_pairs(9, 5), median_tests(random_pairs(9, 5)), tmp_path / "some", "title", most=3)
+        drawn += plot_shares([share, share], tmp_path / "shares", "title")
+    assert len(drawn) == 4
     assert all(path.stat().st_size > 5000 for path in drawn)

@@ -1,363 +1,410 @@
-"""Variants, collected scores, summaries, tables and the choice of k."""
+"""Sensitivity, colour ablation and the choice of k: what is dropped, thresholds, tables over generators, figures."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from sensitivity_assessment.choice import curves_of, next_number, smallest_below, variants_for
-from sensitivity_assessment.outputs import GeneratorResult, ResultFiles, write_colour_table, write_sensitivity_table
-from sensitivity_assessment.results import is_current, read_result, write_result
-from sensitivity_assessment.scores import ScoreCollector, Scores, read_scores
-from sensitivity_assessment.summary import (
-    choose_threshold,
-    read_summary,
-    summarise,
-    write_summary,
-)
-from torch import Tensor
+from hypothesis import given
+from hypothesis import strategies as st
+from ranking_runs import LOGITS, Run, Scripts, contents
 
-from evaluation.metrics import average_precision
-from evaluation.published import GENERATORS, published_colour_ap, published_sensitivity
-from evaluation.thresholds import Threshold
+import passes.running
+import sensitivity_assessment.colour
+import sensitivity_assessment.sensitivity
+import sensitivity_assessment.topk
+from detectors.networks import build_model
+from evaluation.assessment import Result
+from evaluation.scores import Scores
+from evaluation.summary import ScoreSummary, summarise_columns
 from fmap_ranking.ranking import Ranking
-from images.loading import Batch
-from images.sets import ImageItem, ImageSet
-from passes.one_pass import PassBatch
-from sensitivity_assessment.figures import plot_sensitivity
+from lrp.canonise import build_program, explained_layers
+from sensitivity_assessment.figures import plot_sensitivity, plot_topk
+from sensitivity_assessment.topk import curves_of, next_number, smallest_below
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP, make_variants
 from sensitivity_assessment.whiskers import chosen_fakes, plot_whiskers
 from utils.errors import UserError
-from utils.files import write_provenance
+from utils.figures import figure_formats
 
-LAYERS = [("a", 4), ("b", 40), ("c", 60)]
+PROBABILITIES = {name: 1 / (1 + np.exp(-logit)) for name, logit in LOGITS.items()}
+
+# What is dropped
 
 
-def ranking() -> Ranking:
+def small_ranking() -> Ranking:
+    """Of layers of 4, 40 and 60 maps; three of the first four lead."""
     values = np.random.default_rng(0).random(104) / 104
-    values[:3] += 0.1  # three of the four maps of layer a lead
-    return Ranking.from_values(LAYERS, values)
-
-
-def scores(columns: Mapping[str, list[float]], labels: list[int], names: str = "x") -> Scores:
-    paths = tuple(f"{names}/{number}.png" for number in range(len(labels)))
-    return Scores(paths, np.array(labels), {name: np.array(values) for name, values in columns.items()})
+    values[:3] += 0.1
+    return Ranking.from_values([("a", 4), ("b", 40), ("c", 60)], values)
 
 
 def test_variants_drop_what_their_names_say() -> None:
-    ranked = ranking()
-    variants = make_variants(ranked, 10, seed=3, draws=2)
-    assert list(variants.maps) == [
-        BASELINE,
-        TOP,
-        LOW,
-        "random-k-1",
-        "random-k-2",
-        "layer-random-k-1",
-        "layer-random-k-2",
-    ]
+    ranking = small_ranking()
+    variants = make_variants(ranking, 10, seed=3, draws=2)
+    drawn = [f"{kind}-{number}" for kind in (RANDOM, LAYER_RANDOM) for number in (1, 2)]
+    assert list(variants.maps) == [BASELINE, TOP, LOW, *drawn]
     top = set(variants.maps[TOP])
     assert variants.maps[BASELINE] == ()
-    assert variants.maps[LOW] == ranked.maps[-10:]
-    for name in variants.draws[RANDOM]:
-        assert len(set(variants.maps[name])) == 10
+    assert (variants.maps[TOP], variants.maps[LOW]) == (ranking.maps[:10], ranking.maps[-10:])
+    # Layer a has one map outside the top ten, which holds three of it.
+    assert variants.shortfall == {"a": 2}
+    for name in drawn:
         assert not top & set(variants.maps[name])
+        assert len(set(variants.maps[name])) == (10 if name in variants.draws[RANDOM] else 8)
     for name in variants.draws[LAYER_RANDOM]:
-        matched = variants.maps[name]
-        assert not top & set(matched)
-        # Layer a has one map outside the top ten, which holds three of it.
-        assert variants.shortfall[name] == {"a": 2}
-        assert sum(fmap.layer == "a" for fmap in matched) == 1
-        for layer in ("b", "c"):
-            assert sum(f.layer == layer for f in matched) == sum(f.layer == layer for f in top)
+        of_layer = {layer: sum(f.layer == layer for f in variants.maps[name]) for layer in "abc"}
+        assert of_layer == {"a": 1, **{layer: sum(f.layer == layer for f in top) for layer in "bc"}}
     assert variants.maps["random-k-1"] != variants.maps["random-k-2"]
-    again = make_variants(ranked, 10, seed=3, draws=2)
-    assert again.maps == variants.maps
-    assert make_variants(ranked, 10, seed=4, draws=2).maps != variants.maps
+    assert make_variants(ranking, 10, seed=3, draws=2).maps == variants.maps
+    assert make_variants(ranking, 10, seed=4, draws=2).maps != variants.maps
 
 
 def test_published_draws_are_with_replacement_and_not_layer_matched() -> None:
-    ranked = ranking()
-    drawn = [make_variants(ranked, 50, seed=seed, draws=1, published=True) for seed in range(5)]
-    sizes = [len(variants.maps["random-k-1"]) for variants in drawn]
-    assert max(sizes) < 50  # of 54 maps, 50 draws with replacement hold about 32
-    for variants in drawn:
+    for seed in range(5):
+        variants = make_variants(small_ranking(), 50, seed=seed, draws=1, published=True)
         assert list(variants.maps) == [BASELINE, TOP, LOW, "random-k-1"]
         assert not set(variants.maps[TOP]) & set(variants.maps["random-k-1"])
+        # Of 54 maps, 50 draws with replacement hold about 32.
+        assert len(variants.maps["random-k-1"]) < 45
 
 
 @pytest.mark.parametrize("k", [0, 53, 1000])
 def test_k_out_of_range(k: int) -> None:
     with pytest.raises(UserError, match=f"k = {k} is out of range"):
-        make_variants(ranking(), k, seed=0)
+        make_variants(small_ranking(), k, seed=0)
 
 
-def test_metrics_by_hand() -> None:
-    table = scores(
-        {"base": [0.1, 0.4, 0.5, 0.35, 0.5, 0.9], "r1": [0, 0, 0, 1, 1, 1], "r2": [1, 1, 1, 0, 0, 0]},
-        [0, 0, 0, 1, 1, 1],
-    )
-    threshold = Threshold(0.35, source="elsewhere")
-    rows = {row.variant: row for row in summarise(table, {"r": ["r1", "r2"]}, threshold, bootstrap=50)}
-    assert list(rows) == ["base", "r1", "r2", "r", "r-averaged"]
-    base = rows["base"].values
-    # A third of recall each: precision 1 at 0.9, 2/3 at 0.5, 3/5 at 0.35.
-    assert base["ap"] == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
-    assert (base["acc_real"], base["acc_fake"], base["acc"]) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
-    assert (base["acc_real_calibrated"], base["acc_fake_calibrated"]) == pytest.approx((1 / 3, 1))
-    strict = summarise(table, {}, threshold, published=True, bootstrap=5)[0].values
-    assert (strict["acc_real"], strict["acc_fake"]) == pytest.approx((1, 1 / 3))
-    assert strict["acc_fake_calibrated"] == pytest.approx(2 / 3)
-    mean = rows["r"]
-    assert mean.draws == 2
-    assert mean.values["ap"] == pytest.approx((1 + average_precision(table.labels, table.columns["r2"])) / 2)
-    assert mean.spread["acc"] == pytest.approx(np.std([1, 0], ddof=1))
-    assert rows["r-averaged"].values["ap"] == 0.5
-    assert np.isnan(rows["base"].spread["ap"])
+# The scripts
 
 
-def test_where_the_threshold_comes_from() -> None:
-    table = scores({BASELINE: [0.1, 0.2, 0.3, 0.6]}, [0, 0, 1, 1])
-    held_out = scores({BASELINE: [0.1, 0.5, 0.7]}, [0, 0, 1], "other")
-    own = choose_threshold("gan", table, BASELINE, None)
-    assert (own.value, own.shared) == (0.25, 4)
-    assert "optimistic" in own.note
-    assert choose_threshold("gan", table, BASELINE, None, published=True).value == 0.3
-    other = choose_threshold("gan", table, BASELINE, ("valid", held_out))
-    assert (other.value, other.shared) == (0.6, 0)
-    assert "valid" in other.note
-    assert "optimistic" not in other.note
-    assert choose_threshold("gan", table, BASELINE, ("same", table)).shared
-    assert choose_threshold("progan", table, BASELINE, None) == Threshold()
+@pytest.fixture(scope="module")
+def rankings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Rankings of a resnet18: in random order, and from the first layer to the last."""
+    folder = tmp_path_factory.mktemp("rankings")
+    layers = explained_layers(build_program(build_model("resnet18").eval()))
+    count = sum(channels for _, channels in layers)
+    for name, values in (("random", np.random.default_rng(0).random(count)), ("depth", np.linspace(1, 0, count))):
+        Ranking.from_values(layers, values / 1000).write(folder / f"{name}.csv")
+    return {name: folder / f"{name}.csv" for name in ("random", "depth")}
 
 
-@pytest.mark.parametrize("label", [0, 1])
-def test_one_class_is_an_error(label: int, tmp_path: Path) -> None:
-    table = scores({BASELINE: [0.1, 0.2]}, [label, label])
-    with pytest.raises(UserError, match=f"gan: no {'fake' if label == 0 else 'real'} images"):
-        write_result(ResultFiles(tmp_path, "transfer", "x", "gan", "0.5"), table, chosen_on=BASELINE)
-    assert not list(tmp_path.rglob("*"))
+@pytest.fixture
+def run(
+    scripts: Scripts, small_images: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Run]:
+    """Runs a script on the small images and detector; pictures are left out, except where a test draws them."""
+    for module in (passes.running, *_DRAWING):
+        monkeypatch.setattr(module, "draw_once", lambda *arguments: [])
+
+    def call(name: str, *more: object, code: int = 0) -> Run:
+        common = ["--arch", "resnet18", "--weights", small_weights, "--dataset_dir", small_images, "--device", "cpu"]
+        done = scripts(name, *common, "--gan_name", "gan", "--bsize", 4, "--bootstrap", 50, *more)
+        assert done.code == code, done.err
+        return done
+
+    return call
 
 
-def test_files_come_back_as_they_were(tmp_path: Path) -> None:
-    table = scores({"base": [0.1, 1 / 3], "r-1": [1e-30, 1.0]}, [0, 1])
-    table.write(tmp_path / "scores.csv")
-    back = read_scores(tmp_path / "scores.csv", made_by="x")
-    assert back.paths == table.paths
-    assert all(np.array_equal(back.columns[name], table.columns[name]) for name in table.columns)
-    rows = summarise(table, {"r": ["r-1", "base"]}, Threshold(0.25), bootstrap=5)
-    write_summary(tmp_path / "summary.csv", rows)
-    read = read_summary(tmp_path / "summary.csv", made_by="x")
-    assert [(r.variant, r.draws, r.threshold, r.values, r.low, r.high) for r in read] == [
-        (r.variant, r.draws, r.threshold, r.values, r.low, r.high) for r in rows
+_DRAWING = (sensitivity_assessment.sensitivity, sensitivity_assessment.colour, sensitivity_assessment.topk)
+SENSITIVITY, COLOUR, TOPK = "transfer_sensitivity_analysis", "grayscale_sensitivity_analysis", "find_topk"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def by_name(path: Path) -> dict[str, dict[str, str]]:
+    return {row["variant"]: row for row in rows(path)}
+
+
+def other_name(images: Path, folder: Path, name: str = "other") -> Path:
+    """The small images in a data set folder where the generator has another name, too."""
+    for generator in ("gan", name):
+        shutil.copytree(images / "gan", folder / generator)
+    return folder
+
+
+def test_sensitivity(run: Callable[..., Run], rankings: dict[str, Path], tmp_path: Path) -> None:
+    done = run(SENSITIVITY, "--relevances", rankings["random"], "--topk", 20, "--draws", 2)
+    folder = tmp_path / "output/transfer/resnet18/gan_0.5"
+    scores = rows(folder / "scores.csv")
+    assert list(scores[0]) == [
+        *("path", "label", "baseline", "top-k", "low-k", "random-k-1", "random-k-2"),
+        *("layer-random-k-1", "layer-random-k-2"),
     ]
-    header = (tmp_path / "summary.csv").read_text().splitlines()[0]
-    assert header.startswith(
-        "variant,ap,acc_real,acc_fake,acc,threshold,acc_real_calibrated,acc_fake_calibrated,acc_calibrated"
-    )
-
-
-@pytest.mark.parametrize(
-    "text", ["", "path,label\nx,a\n", "label,path\n0,x\n", "path,label,base\nx,0\n", "path,label,base\nx,0,much\n"]
-)
-def test_damaged_tables(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "scores.csv"
-    path.write_text(text)
-    for read in (read_scores, read_summary):
-        if read is read_summary and not text:
-            continue
-        with pytest.raises(UserError, match=r"scores\.csv is damaged .*make it anew with src/x\.py"):
-            read(path, made_by="src/x.py")  # type: ignore[operator]
-
-
-def test_missing_tables_name_their_maker(tmp_path: Path) -> None:
-    for read in (read_scores, read_summary):
-        with pytest.raises(UserError, match=r"absent\.csv: make (it|them) with src/x\.py"):
-            read(tmp_path / "absent.csv", made_by="src/x.py")  # type: ignore[operator]
-
-
-def images(count: int) -> ImageSet:
-    items = tuple(ImageItem(Path(f"{n}.png"), f"{n}.png", n % 2, "", "gan") for n in range(count))
-    return ImageSet(Path(), items)
-
-
-def batch(image_set: ImageSet, positions: tuple[int, ...]) -> PassBatch:
-    items = tuple(image_set.items[position] for position in positions)
-    labels = torch.tensor([item.label for item in items])
-    return PassBatch(
-        Batch(torch.zeros(len(items), 3, 2, 2, dtype=torch.uint8), labels, items, positions, 0), lambda x: x
-    )
-
-
-def collector(image_set: ImageSet, **options: bool) -> ScoreCollector:
-    def score(view: PassBatch) -> dict[str, Tensor]:
-        logits = torch.tensor([[float(position)] for position in view.batch.positions])
-        return {"plus": 10 * logits, "minus": -logits}
-
-    return ScoreCollector("test", image_set, ["plus", "minus"], score, **options)
-
-
-def test_collected_batch_by_batch_resumed_and_merged() -> None:
-    image_set = images(5)
-    whole = collector(image_set)
-    whole.update(batch(image_set, (0, 1, 2, 3, 4)))
-    parts, other = collector(image_set), collector(image_set)
-    parts.update(batch(image_set, (3, 0)))
-    resumed = collector(image_set)
-    resumed.load_state(parts.state())
-    resumed.update(batch(image_set, (1,)))
-    other.update(batch(image_set, (4, 2)))
-    resumed.merge(other.state())
-    for name, column in whole.result().columns.items():
-        assert np.array_equal(resumed.result().columns[name], column)
-    assert resumed.result().paths == tuple(f"{n}.png" for n in range(5))
-    assert parts.result().paths == ("0.png", "3.png")
-    assert parts.result().labels.tolist() == [0, 1]
-
-
-def test_only_the_published_scores_tie_at_one() -> None:
-    image_set = images(4)
-    for single, ties in ((True, True), (False, False)):
-        found = collector(image_set, single_precision=single)
-        found.update(batch(image_set, (2, 3)))
-        low, high = found.result().columns["plus"]
-        assert (low == high) is np.bool_(ties)
-
-
-def test_a_score_that_is_no_number_names_its_image() -> None:
-    image_set = images(2)
-    broken = ScoreCollector("test", image_set, ["x"], lambda view: {"x": torch.tensor([[0.0], [float("nan")]])})
-    with pytest.raises(UserError, match=r"1\.png: the detector's output is not a number"):
-        broken.update(batch(image_set, (0, 1)))
-
-
-def result(tmp_path: Path, name: str, seed: int = 0) -> GeneratorResult:
-    generator = np.random.default_rng(seed)
-    labels = [0] * 10 + [1] * 10
-    columns = {
-        column: generator.random(20).tolist()
-        for column in (BASELINE, TOP, LOW, "random-k-1", "random-k-2", "layer-random-k-1", "layer-random-k-2")
+    assert {row["path"]: float(row["baseline"]) for row in scores} == pytest.approx(PROBABILITIES, abs=1e-4)
+    assert {row["path"]: int(row["label"]) for row in scores} == {name: int("1_fake" in name) for name in LOGITS}
+    assert any(abs(float(row["top-k"]) - float(row["baseline"])) > 1e-3 for row in scores)
+    assert "11 of these images are reported on, so the calibrated accuracies are optimistic" in done.out
+    assert set(json.loads((folder / "summary.csv.json").read_text())["inputs"]) == {"images", "ranking", "weights"}
+    dropped = rows(folder / "dropped_maps.csv")
+    keys = [line.split(",")[0] for line in rankings["random"].read_text().splitlines()[1:21]]
+    assert [row["key"] for row in dropped if row["variant"] == "top-k"] == keys
+    summary = by_name(folder / "summary.csv")
+    assert {name: row["maps_dropped"] for name, row in summary.items() if "-1" not in name and "-2" not in name} == {
+        **{"baseline": "0", "top-k": "20", "low-k": "20", "random-k": "20", "random-k-averaged": "20"},
+        **{"layer-random-k": "20", "layer-random-k-averaged": "20"},
     }
-    draws = {RANDOM: ["random-k-1", "random-k-2"], LAYER_RANDOM: ["layer-random-k-1", "layer-random-k-2"]}
-    files = ResultFiles(tmp_path, "transfer", "resnet50", name, "0.5")
-    write_result(files, scores(columns, labels), chosen_on=BASELINE, draws=draws, record={"inputs": {"weights": "w"}})
-    return read_result(files, made_by="x")
+    draws = [float(summary[f"random-k-{number}"]["ap"]) for number in (1, 2)]
+    assert float(summary["random-k"]["ap"]) == pytest.approx(np.mean(draws))
+    assert float(summary["random-k"]["ap_spread"]) == pytest.approx(np.std(draws, ddof=1))
 
 
-def test_results_know_where_they_come_from(tmp_path: Path) -> None:
-    found = result(tmp_path, "gan")
-    files = ResultFiles(tmp_path, "transfer", "resnet50", "gan", "0.5")
-    assert (found.images, found.fakes) == (20, 10)
-    assert "optimistic" in found.note
-    assert is_current(files, {"weights": "w"}, {})
-    assert not is_current(files, {"weights": "v"}, {})
-    assert not is_current(files, {"weights": "w"}, {"crop": "none"})
-    write_provenance(files.summary, inputs={"weights": "v"})
-    assert not is_current(files, {"weights": "w"}, {})
-    files.scores.unlink()
-    assert not is_current(files, {"weights": "v"}, {})
+def test_layers_dropped_whole_and_maps_that_lack_are_said(
+    run: Callable[..., Run], rankings: dict[str, Path], tmp_path: Path
+) -> None:
+    done = run(SENSITIVITY, "--relevances", rankings["depth"], "--topk", 70, "--draws", 1)
+    page = (tmp_path / "output/transfer/resnet18/transfer_0.5.md").read_text()
+    for text in (done.out, page):
+        assert "The top 70 hold all 64 maps of conv1" in text
+        assert "layer-random-k drops 6 of 70 maps" in text
+    assert "| gan | layer-random-k | 6 |" in page
+    # A blind detector gives every image the same score, which ranks like guessing.
+    top = by_name(tmp_path / "output/transfer/resnet18/gan_0.5/summary.csv")["top-k"]
+    assert float(top["ap"]) == pytest.approx(6 / 11)
 
 
-@pytest.mark.parametrize(("k", "tag", "shown"), [(114, "0.5", True), (113, "0.5", False), (114, "0.1", False)])
-def test_published_figures_stand_beside_comparable_ones_only(tmp_path: Path, k: int, tag: str, shown: bool) -> None:
-    results = [result(tmp_path, "stylegan2"), result(tmp_path, "mine", 1)]
-    paths = write_sensitivity_table(tmp_path / "table", "resnet50", tag, k, results, ranking="r.csv", published=False)
-    with paths[0].open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["variant"] for row in rows if row["generator"] == "mine"] == [
-        BASELINE,
-        TOP,
-        RANDOM,
-        "random-k-averaged",
-        LAYER_RANDOM,
-        LOW,
-    ]
-    by_variant = {row["variant"]: row for row in rows if row["generator"] == "stylegan2"}
-    assert by_variant[TOP]["published_ap"] == ("0.553" if shown else "")
-    assert by_variant["random-k-averaged"]["published_ap"] == ("0.986" if shown else "")
-    assert by_variant[RANDOM]["published_ap"] == ""
-    assert {row["published_ap"] for row in rows if row["generator"] == "mine"} == {""}
-    assert float(by_variant[TOP]["ap"]) == results[0].rows[TOP].values["ap"]
-    text = paths[1].read_text()
-    assert ("| 55.3 | 89.4 / 11.3 |" in text) is shown
-    assert "ECCV 2022" in text
+def test_published_variants_and_rule(run: Callable[..., Run], rankings: dict[str, Path], tmp_path: Path) -> None:
+    run(SENSITIVITY, "--relevances", rankings["random"], "--topk", 20, "--compat", "published")
+    folder = tmp_path / "output/transfer/resnet18"
+    columns = list(rows(folder / "gan_0.5/scores.csv")[0])[2:]
+    assert columns == ["baseline", "top-k", "low-k", *(f"random-k-{n}" for n in range(1, 6))]
+    # The fake that defines the threshold is not above it.
+    assert float(by_name(folder / "gan_0.5/summary.csv")["baseline"]["acc_fake_calibrated"]) < 1
+    assert "fake above the threshold" in (folder / "transfer_0.5.md").read_text()
 
 
-def test_colour_table(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    found = []
-    for tag in ("0.5", "cr"):
-        files = ResultFiles(tmp_path, "grayscale-transfer", "efb0", "cyclegan", tag)
-        table = scores({"rgb": rng.random(8).tolist(), "grayscale": rng.random(8).tolist()}, [0, 1] * 4)
-        write_result(files, table, chosen_on="rgb")
-        found.append(read_result(files, made_by="x"))
-    detectors = {"one": ("efb0", "0.5", found[:1]), "two": ("efb0", "cr", found[1:])}
-    with write_colour_table(tmp_path / "table", detectors, published=False)[0].open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["detector"], row["images"], row["published_ap"]) for row in rows] == [
-        ("one", "rgb", "0.973"),
-        ("one", "grayscale", "0.865"),
-        ("two", "rgb", "0.957"),
-        ("two", "grayscale", "0.913"),
-    ]
+def test_calibration_on_another_set(
+    run: Callable[..., Run], rankings: dict[str, Path], small_images: Path, tmp_path: Path
+) -> None:
+    """The real e of logit -3.5 and the fakes a and d of 3 and 4; a copy of the real is among the images reported on."""
+    held_out = tmp_path / "held_out"
+    for name, label in (("e", "0_real"), ("a", "1_fake"), ("d", "1_fake")):
+        (held_out / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(small_images / "gan" / label / f"{name}.png", held_out / label / f"renamed_{name}.png")
+    data = other_name(small_images, tmp_path / "data")
+    for name in ("1_fake/a.png", "1_fake/d.png"):
+        (data / "other" / name).unlink()
+    given = ["--relevances", rankings["random"], "--topk", 5, "--draws", 1, "--dataset_dir", data]
+    run(SENSITIVITY, *given, "--gan_name", "gan", "other", "--calibrate_on", held_out)
+    folder = tmp_path / "output/transfer/resnet18"
+    for name, shared in (("gan", 3), ("other", 1)):
+        summary = by_name(folder / f"{name}_0.5/summary.csv")
+        assert float(summary["baseline"]["threshold"]) == pytest.approx(
+            np.mean(1 / (1 + np.exp([3.5, -3.0]))), abs=1e-4
+        )
+        note = json.loads((folder / f"{name}_0.5/summary.csv.json").read_text())["threshold_note"]
+        assert "on held_out" in note
+        assert f"{shared} of these images are reported on" in note
+    paths = [row["path"] for row in rows(tmp_path / "output/calibration/resnet18/held_out_0.5/scores.csv")]
+    names = ("0_real/renamed_e.png", "1_fake/renamed_a.png", "1_fake/renamed_d.png")
+    assert paths == [f"held_out/{name}" for name in names]
 
 
-def test_published_figures() -> None:
-    assert published_sensitivity("resnet50", "top-k", "biggan") == (55.4, 86.4, 18.3)
-    assert published_sensitivity("efb0", "random-k", "gaugan") == (98.1, 87.8, 96.2)
-    assert published_sensitivity("resnet18", "top-k", "biggan") is None
-    assert published_sensitivity("efb0", "top-k", "san") is None
-    assert published_colour_ap("resnet50", "cr-grayscale", GENERATORS[3]) == 87.6
+def test_a_set_of_the_data_folder_can_be_named_for_calibration(run: Callable[..., Run], tmp_path: Path) -> None:
+    done = run(COLOUR, "--calibrate_on", "gan")
+    assert "11 of these images are reported on" in done.out
+    assert "no folder" in run(COLOUR, "--calibrate_on", "absent", code=2).err
 
 
-def test_figures_are_drawn_also_for_one_generator_and_empty_boxes(tmp_path: Path) -> None:
-    results = [result(tmp_path, "a"), result(tmp_path, "b", 1)]
-    for number, chosen in enumerate((results, results[:1])):
-        for path in plot_sensitivity(chosen, tmp_path / f"figure{number}", "title"):
-            assert path.stat().st_size > 5000
-    low = scores({"rgb": [0.1, 0.1, 0.1], "grayscale": [0.9, 0.9, 0.9]}, [0, 1, 1])
-    high = scores({"rgb": [0.9, 0.9, 0.19], "grayscale": [0.1, 0.3, 0.9]}, [0, 1, 1])
-    assert {key: values.tolist() for key, values in chosen_fakes(high).items()} == {"rgb": [90.0], "grayscale": [30.0]}
-    for path in plot_whiskers({"one": {"low": low, "high": high}}, tmp_path / "whiskers", "title"):
-        assert path.stat().st_size > 5000
+def test_progan_has_the_threshold_of_training(run: Callable[..., Run], small_images: Path, tmp_path: Path) -> None:
+    data = other_name(small_images, tmp_path / "data", "progan")
+    done = run(COLOUR, "--dataset_dir", data, "--gan_name", "progan")
+    assert "threshold 0.5, fixed" in done.out
 
 
-def test_bisection_finds_k() -> None:
-    def ap(k: int) -> float:
-        return 1 - k / 1000
+def test_tables_hold_the_sets_of_earlier_commands(
+    run: Callable[..., Run], rankings: dict[str, Path], small_images: Path, tmp_path: Path
+) -> None:
+    data = other_name(small_images, tmp_path / "data")
+    given = ["--dataset_dir", data, "--topk", 5, "--draws", 1]
+    table = tmp_path / "output/transfer/resnet18/transfer_0.5.csv"
 
-    tried = {k: ap(k) for k in (1, 10, 100, 1000)}
-    while (k := next_number(tried, 0.58)) is not None:
-        assert k not in tried
-        tried[k] = ap(k)
-    found = smallest_below(tried, 0.58)
-    assert found is not None
-    assert 420 <= found <= 442
-    assert len(tried) < 14
+    def generators() -> list[str]:
+        return list(dict.fromkeys(row["generator"] for row in rows(table)))
+
+    run(SENSITIVITY, *given, "--relevances", rankings["random"], "--gan_name", "other")
+    assert generators() == ["other"]
+    assert "mean of" not in table.with_suffix(".md").read_text()
+    run(SENSITIVITY, *given, "--relevances", rankings["random"])
+    assert generators() == ["gan", "other"]
+    ap = {row["generator"]: 100 * float(row["ap"]) for row in rows(table) if row["variant"] == TOP}
+    mean, error = np.mean(list(ap.values())), np.std(list(ap.values()), ddof=1) / 2**0.5
+    assert (
+        f"| mean of 2 sets ± standard error | top-k |  | {mean:.1f} ± {error:.1f} |"
+        in table.with_suffix(".md").read_text()
+    )
+    # Another ranking, or another k, is another table.
+    run(SENSITIVITY, *given, "--relevances", rankings["depth"])
+    assert generators() == ["gan"]
+    run(SENSITIVITY, *given, "--relevances", rankings["random"])
+    assert generators() == ["gan", "other"]
+    run(SENSITIVITY, *given, "--relevances", rankings["random"], "--topk", 6)
+    assert generators() == ["gan"]
 
 
 @pytest.mark.parametrize(
-    ("tried", "target"), [({1: 0.5, 10: 0.4}, 0.6), ({1: 0.9, 10: 0.8}, 0.6), ({5: 0.9, 6: 0.1}, 0.6)]
+    ("script", "extra", "words"),
+    [
+        (SENSITIVITY, ["--topk", "0"], "at least 1"),
+        (SENSITIVITY, ["--topk", "1000000"], "k = 1000000 is out of range"),
+        (SENSITIVITY, ["--relevances", "absent.csv"], "rank_fmaps.py"),
+        (COLOUR, ["--second_weights", "x.pth", "--second_tag", "0.5"], "--second_tag 0.5"),
+        (TOPK, ["--target_ap", "1.5"], "--target_ap"),
+    ],
 )
-def test_bisection_ends_where_there_is_nothing_between(tried: dict[int, float], target: float) -> None:
-    assert next_number(tried, target) is None
+def test_wrong_choices(
+    run: Callable[..., Run], rankings: dict[str, Path], tmp_path: Path, script: str, extra: list[str], words: str
+) -> None:
+    given = [] if script == COLOUR else ["--relevances", rankings["random"]]
+    refused = run(script, *given, *extra, code=2)
+    assert words in refused.err.splitlines()[-1]
+    assert not (tmp_path / "output").exists()
 
 
-def test_curves_over_k() -> None:
-    variants = variants_for(ranking(), [2, 20], seed=0, draws=2)
-    assert list(variants.maps) == [
-        BASELINE,
-        *(f"{name}@{k}" for k in (2, 20) for name in (TOP, LOW, "random-k-1", "random-k-2")),
-    ]
-    rng = np.random.default_rng(1)
-    table = scores({name: rng.random(10).tolist() for name in variants.maps}, [0, 1] * 5)
-    rows = {row.variant: row for row in summarise(table, variants.draws, Threshold(), bootstrap=5)}
+def test_images_of_one_kind_are_refused(run: Callable[..., Run], small_images: Path, tmp_path: Path) -> None:
+    """Also where the others cannot be decoded."""
+    data = other_name(small_images, tmp_path / "data")
+    for path in (data / "gan/1_fake").iterdir():
+        path.write_bytes(b"no image")
+    refused = run(COLOUR, "--dataset_dir", data, "--skip_bad_images", code=2)
+    assert "gan: no fake images" in refused.err.splitlines()[-1]
+    shutil.rmtree(data / "gan/1_fake")
+    assert "1_fake" in run(COLOUR, "--dataset_dir", data, code=2).err
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_colour_ablation_of_two_detectors(run: Callable[..., Run], small_weights: Path, tmp_path: Path) -> None:
+    second = shutil.copy(small_weights, tmp_path / "second.pth")
+    run(COLOUR, "--second_weights", second)
+    folder = tmp_path / "output/grayscale-transfer/resnet18"
+    scores = rows(folder / "gan_0.5/scores.csv")
+    assert list(scores[0]) == ["path", "label", "rgb", "grayscale"]
+    assert {row["path"]: float(row["rgb"]) for row in scores} == pytest.approx(PROBABILITIES, abs=1e-4)
+    assert any(abs(float(row["rgb"]) - float(row["grayscale"])) > 0.01 for row in scores)
+    assert [row["variant"] for row in rows(folder / "gan_cr/summary.csv")] == ["rgb", "grayscale"]
+    for tag in ("0.5", "cr"):
+        page = (folder / f"grayscale-transfer_{tag}.md").read_text()
+        assert "| gan | grayscale |" in page
+        # Nothing is dropped here, and nothing was published of a resnet18.
+        assert "maps dropped" not in page
+        assert "ublished" not in page
+    done = run("grayscale_sensitivity_whisker_plots", "--second_weights", second)
+    assert done.out.count("done before") == 1
+
+
+# The choice of k
+
+
+def test_choice_of_k(run: Callable[..., Run], rankings: dict[str, Path], tmp_path: Path) -> None:
+    """Without all 64 maps of the first convolution every image looks the same."""
+    given = ["--relevances", rankings["depth"], "--draws", 1, "--numbers", 1, 64]
+    run(TOPK, *given)
+    folder = tmp_path / "output/find_topk/resnet18/gan_0.5"
+    ap = json.loads((folder / "topk.json").read_text())["ap"]
+    assert ap["1"] > ap["64"] == pytest.approx(6 / 11)
+    target = (ap["1"] + ap["64"]) / 2
+    done = run(TOPK, *given, "--bisect", "--target_ap", target)
+    chosen = json.loads((folder / "topk.json").read_text())
+    tried = sorted(int(k) for k in chosen["ap"])
+    assert f"gan: k = {chosen['k']}, smallest k tried with top-k AP <= {target:.3f}" in done.out
+    assert chosen["ap"][str(chosen["k"])] <= target
+    assert all(chosen["ap"][str(k)] > target for k in tried if k < chosen["k"])
+    before = max(k for k in tried if k < chosen["k"])
+    assert chosen["k"] - before <= max(1, 0.05 * before)
+    curves = rows(folder / "curves.csv")
+    assert {(row["k"], row["variant"]) for row in curves} == {
+        (str(k), variant) for k in tried for variant in (TOP, RANDOM, LOW)
+    }
+    assert all(float(row["ap_low"]) <= float(row["ap"]) <= float(row["ap_high"]) for row in curves)
+    # A bisection goes on where it was: nothing is computed again.
+    scores = {name: data for name, data in contents(folder / "passes").items() if name.endswith("scores.csv")}
+    assert len(scores) == len(tried) - 1
+    again = run(TOPK, *given, "--bisect", "--target_ap", target)
+    assert again.out.count("done before") == len(scores)
+
+
+@pytest.mark.parametrize(("target", "words"), [(0, "AP stays above 0.000: try larger"), (0.9, "has AP 0.883 already")])
+def test_no_k_where_there_is_none(
+    run: Callable[..., Run], rankings: dict[str, Path], target: float, words: str
+) -> None:
+    """The unchanged detector's AP is 0.883: more than that is there before a map is dropped."""
+    done = run(TOPK, "--relevances", rankings["random"], "--draws", 1, "--numbers", 1, "--target_ap", target)
+    assert "no k chosen" in done.out
+    assert words in done.out
+
+
+@given(st.floats(0.02, 0.98), st.lists(st.integers(1, 1000), min_size=2, max_size=6, unique=True))
+def test_bisection_finds_k(target: float, first: list[int]) -> None:
+    """Of an AP that falls steadily; it never tries a k twice, and ends at a k known to 5 %."""
+    tried = {k: 1 - k / 1001 for k in first}
+    for _ in range(20):
+        k = next_number(tried, target)
+        if k is None:
+            break
+        assert k not in tried
+        tried[k] = 1 - k / 1001
+    found = smallest_below(tried, target)
+    below = [k for k in first if tried[k] > target]
+    if found is None or not below:
+        assert tried.keys() == set(first)
+    else:
+        exact = next(k for k in range(1, 1001) if 1 - k / 1001 <= target)
+        assert exact <= found <= max(exact + 1, 1.06 * exact)
+
+
+# Figures
+
+
+def result(name: str, seed: int = 0) -> Result:
+    """A set of random scores under every variant."""
+    draws = {kind: [f"{kind}-1", f"{kind}-2"] for kind in (RANDOM, LAYER_RANDOM)}
+    columns = [BASELINE, TOP, LOW, *draws[RANDOM], *draws[LAYER_RANDOM]]
+    return Result(name, {row.variant: row for row in summarised(columns, draws, seed)}, {})
+
+
+def summarised(columns: Sequence[str], draws: dict[str, list[str]], seed: int = 0) -> list[ScoreSummary]:
+    generator = np.random.default_rng(seed)
+    return summarise_columns([0, 1] * 10, {name: generator.random(20) for name in columns}, draws, draws=20)
+
+
+def test_figures_of_one_and_of_several_sets(tmp_path: Path) -> None:
+    with figure_formats("png"):
+        for number, results in enumerate(([result("a")], [result("a"), result("b", 1)])):
+            (path,) = plot_sensitivity(results, tmp_path / str(number), "title")
+            assert path.stat().st_size > 5000
+
+
+def test_curves_over_k_and_their_figure(tmp_path: Path) -> None:
+    columns = [BASELINE, *(f"{name}@{k}" for k in (20, 2) for name in (TOP, LOW, "random-k-1", "random-k-2"))]
+    draws = {f"{RANDOM}@{k}": [f"random-k-{n}@{k}" for n in (1, 2)] for k in (2, 20)}
+    rows = {row.variant: row for row in summarised(columns, draws)}
+    rows["random-k@2-averaged"] = rows["random-k@2"]
     curves = curves_of(rows)
-    assert {name: sorted(points) for name, points in curves.items()} == {name: [2, 20] for name in (TOP, RANDOM, LOW)}
-    point = curves[RANDOM][20]
-    draws = [rows[f"random-k-{n}@20"].values["ap"] for n in (1, 2)]
-    assert (point["ap_min"], point["ap_max"], point["ap"]) == pytest.approx((min(draws), max(draws), np.mean(draws)))
+    assert {name: list(points) for name, points in curves.items()} == {name: [2, 20] for name in (TOP, RANDOM, LOW)}
+    assert curves[RANDOM][20] is rows[f"{RANDOM}@20"]
+    with figure_formats("png"):
+        for chosen in (2, None):
+            (path,) = plot_topk(curves, rows[BASELINE], chosen, tmp_path / "topk", "title")
+            assert path.stat().st_size > 5000
+
+
+def scores(rgb: list[float], grayscale: list[float], labels: list[int]) -> Scores:
+    columns: dict[str, Any] = {"rgb": np.array(rgb), "grayscale": np.array(grayscale)}
+    return Scores(tuple(map(str, range(len(labels)))), np.array(labels), columns)
+
+
+def test_boxes_hold_the_fakes_that_look_fake_in_colour(tmp_path: Path) -> None:
+    high = scores([0.9, 0.9, 0.19], [0.1, 0.3, 0.9], [0, 1, 1])
+    assert {key: values.tolist() for key, values in chosen_fakes(high).items()} == {"rgb": [90.0], "grayscale": [30.0]}
+    none = scores([0.1, 0.1], [0.9, 0.9], [0, 1])
+    with figure_formats("png"):
+        (path,) = plot_whiskers({"one": {"high": high, "none": none}, "two": {"high": high}}, tmp_path / "w", "title")
+    assert path.stat().st_size > 5000

@@ -10,7 +10,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -105,6 +105,15 @@ def is_current(paths: Sequence[Path], origin: Origin) -> bool:
         if any(record.get(key) != value for key, value in wanted.items()) or not describes(record, path):
             return False
     return bool(paths)
+
+
+def in_common(
+    record: Mapping[str, Any], inputs: Collection[str] = ("images",), facts: Collection[str] = ("gan_name", "bsize")
+) -> tuple[Any, ...]:
+    """What results must share to stand in one table: all of an origin or record but these inputs and facts."""
+    parts = (record.get("inputs", {}), inputs), (record.get("facts", {}), facts)
+    rest = ({key: value for key, value in part.items() if key not in own} for part, own in parts)
+    return (record.get("computation"), *rest)
 
 
 def remove_with_record(path: Path) -> None:

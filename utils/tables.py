@@ -28,7 +28,7 @@ def write_rows(path: Path, rows: Sequence[Any], row: type | None = None, *, dura
         durable: As in `utils.files.atomic_path`.
     """
     names = [field.name for field in dataclasses.fields(row or type(rows[0]))]
-    write_csv(path, names, ([_cell(getattr(entry, name)) for name in names] for entry in rows), durable=durable)
+    write_csv(path, names, ([cell(getattr(entry, name)) for name in names] for entry in rows), durable=durable)
 
 
 def read_rows(path: Path, row: type[Row], *, made_by: str) -> list[Row]:
@@ -91,7 +91,8 @@ def percent_range(low: float | None, high: float | None) -> str:
     return "" if missing else f"[{percent(low)}, {percent(high)}]"
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """A value as a table has it: None and NaN are empty."""
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
