@@ -25,6 +25,7 @@ from torch import Tensor
 from images.decoding import Crop
 from images.loading import plan_batches
 from images.sets import ImageSet, find_loose_images
+from passes import interrupts
 from passes import one_pass as passes
 from passes.interrupts import only_writer
 from passes.one_pass import (
@@ -253,7 +254,16 @@ def test_termination_is_treated_as_ctrl_c(images: ImageSet, state: Callable[...,
         run(images, Sums(after=terminate), state=state())
 
 
-def test_second_ctrl_c_stops_at_once(images: ImageSet, state: Callable[..., PassState]) -> None:
+def test_two_signals_for_one_request(images: ImageSet, state: Callable[..., PassState]) -> None:
+    """A process and its group are often told both."""
+    with pytest.raises(Interrupted, match="after 3 of"):
+        run(images, Sums(after=interrupt_after(3, times=2)), state=state())
+
+
+def test_second_ctrl_c_stops_at_once(
+    images: ImageSet, state: Callable[..., PassState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "_SECONDS_OF_ONE_REQUEST", 0.0)
     collector = Sums(after=interrupt_after(3, times=2))
     with pytest.raises(KeyboardInterrupt) as caught:
         run(images, collector, state=state())

@@ -142,4 +142,6 @@ def _one_line(message: str) -> str:
 
 
 def _raise_keyboard_interrupt(number: int, frame: FrameType | None) -> None:
+    # Senders that signal the process and its group would meet the message about the first one.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
