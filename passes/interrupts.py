@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,12 @@ from typing import Any
 from utils.errors import UserError
 
 
+# `timeout`, `torchrun` and batch systems signal a process and then its group: that is one request.
+_SECONDS_OF_ONE_REQUEST = 1.0
+
+
 class GracefulInterrupt:
-    """Turns the first Ctrl-C or SIGTERM into a flag to look at between batches; the second stops at once.
+    """Turns the first Ctrl-C or SIGTERM into a flag to look at between batches; one that comes later stops at once.
 
     The handlers are put back at the end. Outside the main thread, where Python delivers no signals, the flag
     just stays down.
@@ -25,6 +30,7 @@ class GracefulInterrupt:
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> GracefulInterrupt:
@@ -41,8 +47,10 @@ class GracefulInterrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            if time.monotonic() - self._since > _SECONDS_OF_ONE_REQUEST:
+                raise KeyboardInterrupt
+            return
+        self.requested, self._since = True, time.monotonic()
         # A print here could meet another print half-way, which Python forbids.
         os.write(2, b"\nstopping after this batch; once more to stop at once\n")
 

@@ -146,7 +146,7 @@ class PassState:
         path: An .npz file; several processes add their rank to its name.
         conditions: All that the result depends on (settings, digests).
         resume: Go on from the file if it is there; otherwise start anew and overwrite it.
-        lenient: Start anew where the file was saved under other conditions, instead of refusing it.
+        lenient: Start anew where the file cannot be used, instead of refusing it.
         hint: What to tell a user whose run was interrupted.
     """
 
@@ -196,11 +196,13 @@ def run_pass(
     plan = plan_batches(image_set, batch_size, crop)
     saved = None if state is None else _SavedState(state, ranks, len(plan))
     report = PassReport()
-    done = set() if saved is None else saved.load(collectors, report, image_set)
+    done: Sequence[int] = ()
+    numbers: Sequence[int] = range(len(plan))[ranks.rank :: ranks.world_size]
+    if saved is not None:
+        done, numbers = saved.load(collectors, report, image_set)
     report.resumed_at = len(done)
-    left = [number for number in range(len(plan)) if number not in done]
-    numbers = left[ranks.rank :: ranks.world_size] if not (saved and saved.is_own) else saved.rest
     todo: Plan = tuple(plan[number] for number in numbers)
+    seen = sum(len(plan[number]) for number in done)
     batches = iterate_batches(
         image_set,
         batch_size=batch_size,
@@ -213,8 +215,11 @@ def run_pass(
         plan=todo,
     )
     finished, updating = 0, False
-    with GracefulInterrupt() as interrupt, progress(total=len(image_set), description=description) as bar:
-        bar.update(len(image_set) - sum(map(len, todo)))
+    with (
+        GracefulInterrupt() as interrupt,
+        progress(total=seen + sum(map(len, todo)), description=description, shown=ranks.is_first) as bar,
+    ):
+        bar.update(seen)
 
         def keep() -> None:
             if saved is not None:
@@ -245,7 +250,8 @@ def run_pass(
         if finished:
             keep()
         if interrupt.requested:
-            hint = "nothing was saved" if state is None else f"state saved, {state.hint}"
+            kept = state is not None and (finished or done)
+            hint = f"state saved, {state.hint}" if state is not None and kept else "nothing was saved"
             raise Interrupted(f"after {len(done) + finished} of {len(plan)} batches; {hint}")
     if ranks.world_size > 1:
         _merge_ranks(collectors, report, ranks, image_set)
@@ -258,12 +264,15 @@ class _SavedState:
     def __init__(self, state: PassState, ranks: Ranks, batches: int) -> None:
         self._state, self._ranks = state, ranks
         # The plan fixes which images are in which batch, and so what "these batches are done" means.
-        self.conditions = {**{key: str(value) for key, value in state.conditions.items()}, "batches": str(batches)}
+        self._conditions = {**state.conditions, "batches": str(batches)}
         self._done: list[int] = []
-        self.is_own = False
-        self.rest: list[int] = []
-        self._batches = batches
+        self._batches = range(batches)
         self._last_save = time.monotonic()
+        self._path = _part(state.path, ranks)
+        group = {_part(state.path, Ranks(rank, ranks.world_size)) for rank in range(ranks.world_size)}
+        self._paths = state_files(state.path)
+        # Files of another number of processes count until the first process has saved what is to be kept of them.
+        self._superseded = [path for path in self._paths if path not in group]
 
     def is_due(self) -> bool:
         return time.monotonic() - self._last_save >= _SECONDS_BETWEEN_SAVES
@@ -274,62 +283,97 @@ class _SavedState:
         }
         skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
         write_npz(
-            _part(self._state.path, self._ranks),
-            conditions=np.array(json.dumps(self.conditions, sort_keys=True)),
+            self._path,
+            conditions=np.array(json.dumps(self._conditions, sort_keys=True)),
             report=np.array(
                 json.dumps({"images": report.images, "transparent": report.transparent, "skipped": skipped})
             ),
             done=np.array([*self._done, *finished], dtype=np.int64),
             **arrays,
         )
+        while self._ranks.is_first and self._superseded:
+            self._superseded.pop().unlink(missing_ok=True)
         self._last_save = time.monotonic()
 
-    def load(self, collectors: Mapping[str, Collector], report: PassReport, image_set: ImageSet) -> set[int]:
-        """Restore collectors and report; numbers of the batches that are done.
+    def load(
+        self, collectors: Mapping[str, Collector], report: PassReport, image_set: ImageSet
+    ) -> tuple[list[int], list[int]]:
+        """Restore collectors and report; numbers of the batches that this process holds, and of those left for it.
 
         A state of as many processes goes back to each of them, so that the same sums are made as without the
-        interruption. One of another number is merged, and the batches left are dealt anew.
+        interruption. One of another number is merged in the first process, and the batches left are dealt anew.
         """
-        if not self._state.resume:
-            return set()
-        paths = state_files(self._state.path)
-        own = [_part(self._state.path, Ranks(rank, self._ranks.world_size)) for rank in range(self._ranks.world_size)]
-        self.is_own = bool(paths) and set(paths) <= set(own)
-        done: set[int] = set()
-        for path in paths:
-            arrays = read_npz(path)
-            try:
-                if not self._fits(path, dict(json.loads(str(arrays.pop("conditions"))))):
-                    self.is_own = False
-                    return set()
-                finished = arrays.pop("done").tolist()
-                record = json.loads(str(arrays.pop("report")))
-                mine = path == _part(self._state.path, self._ranks) if self.is_own else self._ranks.is_first
-                if mine:
-                    _restore(arrays, record, collectors, report, image_set, merge=bool(self._done))
-                    self._done += finished
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{path} is not a saved state: remove it, or run without --resume") from error
-            done.update(finished)
-        if self.is_own:
-            dealt = range(self._ranks.rank, self._batches, self._ranks.world_size)
-            self.rest = [number for number in dealt if number not in done]
-            done = set(self._done)
-        return done
+        parts = self._read() if self._state.resume else []
+        for part in parts:
+            if part.path == self._path if not self._superseded else self._ranks.is_first:
+                try:
+                    _restore(part, collectors, report, image_set, merge=bool(self._done))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise _unusable(part.path) from error
+                self._done += part.done
+        # What a process saves now is not for those to read that come to this place later.
+        self._ranks.wait()
+        finished = {number for part in parts for number in part.done}
+        rank, size = self._ranks.rank, self._ranks.world_size
+        dealt = self._batches if self._superseded else self._batches[rank::size]
+        left = [number for number in dealt if number not in finished]
+        return list(self._done), left[rank::size] if self._superseded else left
 
-    def _fits(self, path: Path, conditions: Mapping[str, str]) -> bool:
-        keys = sorted(conditions.keys() | self.conditions.keys())
+    def _read(self) -> list[_Part]:
+        """What is there and fits; each batch in one part only."""
+        parts: list[_Part] = []
+        try:
+            for path in self._paths:
+                arrays = read_npz(path)
+                try:
+                    self._check(path, dict(json.loads(str(arrays.pop("conditions")))))
+                    record = dict(json.loads(str(arrays.pop("report"))))
+                    parts.append(_Part(path, arrays.pop("done").tolist(), record, arrays))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise _unusable(path) from error
+            return self._without_merged(parts)
+        except UserError:
+            if self._state.lenient:
+                return []
+            raise
+
+    @staticmethod
+    def _without_merged(parts: Iterable[_Part]) -> list[_Part]:
+        """The parts but for those that went into another one just before the run was killed."""
+        kept: list[_Part] = []
+        for part in sorted(parts, key=lambda part: len(part.done), reverse=True):
+            new = set(part.done).difference(*(other.done for other in kept))
+            if new and len(new) < len(part.done):
+                raise UserError(f"{part.path} and {kept[0].path} are of different runs: remove them")
+            kept += [part] if new else []
+        return sorted(kept, key=lambda part: part.path)
+
+    def _check(self, path: Path, conditions: Mapping[str, str]) -> None:
+        keys = sorted(conditions.keys() | self._conditions.keys())
         different = [
-            f"{key} (was {conditions.get(key, 'absent')}, is {self.conditions.get(key, 'absent')})"
+            f"{key} (was {conditions.get(key, 'absent')}, is {self._conditions.get(key, 'absent')})"
             for key in keys
-            if conditions.get(key) != self.conditions.get(key)
+            if conditions.get(key) != self._conditions.get(key)
         ]
-        if different and not self._state.lenient:
+        if different:
             raise UserError(
                 f"{path} was saved under other conditions: {'; '.join(different)}: "
                 "give the same arguments, or run without --resume"
             )
-        return not different
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a process has saved."""
+
+    path: Path
+    done: list[int]
+    record: Mapping[str, Any]
+    arrays: State
+
+
+def _unusable(path: Path) -> UserError:
+    return UserError(f"{path} is not a saved state: remove it, or run without --resume")
 
 
 def state_files(path: Path) -> list[Path]:
@@ -350,8 +394,7 @@ def _part(path: Path, ranks: Ranks) -> Path:
 
 
 def _restore(
-    arrays: State,
-    record: Mapping[str, Any],
+    part: _Part,
     collectors: Mapping[str, Collector],
     report: PassReport,
     image_set: ImageSet,
@@ -360,11 +403,11 @@ def _restore(
 ) -> None:
     for name, collector in collectors.items():
         prefix = f"{name}/"
-        state = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+        state = {key.removeprefix(prefix): array for key, array in part.arrays.items() if key.startswith(prefix)}
         (collector.merge if merge else collector.load_state)(state)
-    report.images += int(record["images"])
-    report.transparent += int(record["transparent"])
-    report.skipped.extend(_skipped(record["skipped"], image_set))
+    report.images += int(part.record["images"])
+    report.transparent += int(part.record["transparent"])
+    report.skipped.extend(_skipped(part.record["skipped"], image_set))
 
 
 def _skipped(entries: Iterable[Sequence[str]], image_set: ImageSet) -> list[SkippedImage]:

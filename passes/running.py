@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from detectors.choice import DetectorChoice
@@ -15,7 +16,7 @@ from images.finding import find_images
 from images.sets import ImageSet
 from passes.analysis import Analysis, Subject, draw_once
 from passes.interrupts import only_writer
-from passes.one_pass import Collector, PassReport, PassState, discard_state, run_pass
+from passes.one_pass import Collector, PassReport, PassState, discard_state, run_pass, state_files
 from passes.options import RunOptions
 from passes.processes import Ranks, process_group
 from passes.shared_forward import SharedForward
@@ -28,6 +29,8 @@ from utils.tracking import Tracker, trackers
 
 AnyAnalysis = Analysis[Any]
 Kind = TypeVar("Kind", bound=AnyAnalysis)
+_SHOWN = 3
+"""So many pictures of a step are named."""
 
 
 def run_experiment(
@@ -170,9 +173,13 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         if ranks.is_first:
             say(f"{first.gan_name}: {', '.join(a.name for a in group)}: done before, nothing to compute")
         return
-    if not run.overwrite:
-        for analysis in todo:
-            refuse_other_weights(analysis.outputs, analysis.subject.detector.sha256)
+    layout = Layout(run.output_dir, first.detector.arch, first.tag)
+    path = layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
+    resume = run.resume or always_resume
+    for analysis in todo if not run.overwrite else ():
+        refuse_other_weights(analysis.outputs, analysis.subject.detector.sha256)
+        # Where a pass is gone on with, the files there are those that its run has begun to write.
+        if not (resume and state_files(path)):
             analysis.check_overwriting()
     images = max((analysis.images for analysis in todo), key=len)
     forwards: dict[int, SharedForward] = {}
@@ -181,14 +188,12 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         detector = analysis.subject.detector
         forward = forwards.setdefault(id(detector), SharedForward(detector))
         collectors[f"{detector.arch}_{analysis.subject.tag}.{analysis.name}"] = analysis.collector(forward, images)
-    layout = Layout(run.output_dir, first.detector.arch, first.tag)
-    path = layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
     conditions = {
         f"{name}.{key}": str(value)
         for name, analysis in zip(collectors, todo, strict=True)
         for key, value in _flat(analysis.origin().plain())
     }
-    state = PassState(path, conditions, run.resume or always_resume, lenient=always_resume)
+    state = PassState(path, conditions, resume, lenient=always_resume)
     with ExitStack() as stack:
         if ranks.is_first:
             stack.enter_context(only_writer(path))
@@ -257,9 +262,12 @@ def _by_detector(analyses: Sequence[AnyAnalysis]) -> list[list[AnyAnalysis]]:
     return list(groups.values())
 
 
-def _show(paths: Iterable[Any], tracker: Tracker, name: str) -> None:
-    for path in paths:
+def _show(paths: Sequence[Path], tracker: Tracker, name: str) -> None:
+    for path in paths[:_SHOWN]:
         say(str(path))
+    if len(paths) > _SHOWN:
+        say(f"and {len(paths) - _SHOWN} more")
+    for path in paths:
         if path.suffix == ".png":
             tracker.picture(f"{name}/{path.stem}", path)
 

@@ -1,78 +1,45 @@
-"""Two processes under torchrun do the work of one."""
+"""Two processes under torchrun do the work of one; what is interrupted goes on in any number of processes."""
 
 from __future__ import annotations
 
 import csv
 import os
-import runpy
-import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ranking_runs import SOURCES, USED, Scripts
+from ranking_runs import LOGITS, SOURCES, Scripts, contents
 
 from passes.processes import Ranks, process_group
-from utils.files import read_npz
 
-# Collects over the images of a folder, and leaves in another what each process then holds.
-JOB = """
-import sys
-from pathlib import Path
-import numpy as np
-import torch
-from images.decoding import Crop
-from passes.processes import process_group
-from utils.files import write_npz
-from images.sets import find_image_set
-from passes.one_pass import PassState, discard_state, run_pass
-
-class Sums:
-    name = "sums"
-    def __init__(self, count):
-        self.means, self.total, self.seen = np.zeros(count), np.zeros(3), 0
-    def update(self, batch):
-        self.means[list(batch.batch.positions)] = batch.inputs.mean((1, 2, 3)).numpy()
-        self.total += batch.inputs.double().sum((0, 2, 3)).numpy()
-        self.seen += len(batch.items)
-    def state(self):
-        return {"means": self.means.copy(), "total": self.total.copy(), "seen": np.array(self.seen)}
-    def load_state(self, state):
-        self.means, self.total, self.seen = state["means"], state["total"], int(state["seen"])
-    def merge(self, state):
-        self.means, self.total, self.seen = (
-            self.means + state["means"], self.total + state["total"], self.seen + int(state["seen"]))
-
-def collect(images, output, batch_size, ranks):
-    collector = Sums(len(images))
-    state = PassState(output / "state.npz", {"of": "test"})
-    report = run_pass(images, [collector], preprocess=lambda x: x / 255, device=torch.device("cpu"),
-                      batch_size=batch_size, crop=Crop("none"), state=state, ranks=ranks, skip_bad_images=True)
-    left = sorted(path.name for path in output.glob("state*"))
-    write_npz(output / f"{ranks.rank}.npz", images=np.array(report.images), left=np.array(left, dtype=str),
-              skipped=np.array([entry.item.name for entry in report.skipped], dtype=str), **collector.state())
-    discard_state(state, ranks)
-
-with process_group() as ranks:
-    for batch_size in (2, 100):
-        images = find_image_set(Path(sys.argv[1]), "gan")
-        collect(images, Path(sys.argv[2]) / str(batch_size), batch_size, ranks)
-"""
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+RANKING = ("rank_fmaps", "--crop", "none", "--bsize", "1", "--figures", "False")
+STATES = ".states/*.npz"
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Two processes that meet at a free port (--standalone)."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run(
-        [*launcher, *map(str, arguments)],
+@pytest.fixture
+def common(small_images: Path, small_weights: Path) -> list[str]:
+    """Flags of a run on the small images."""
+    flags = ["--arch", "resnet18", "--weights", small_weights, "--dataset_dir", small_images, "--gan_name", "gan"]
+    return [*map(str, flags), "--device", "cpu"]
+
+
+def start(launcher: tuple[str, ...], script: str, *flags: object) -> subprocess.Popen[str]:
+    """A script in a process group of its own, as a batch system or `timeout` starts it."""
+    return subprocess.Popen(
+        [*launcher, str(SOURCES / f"{script}.py"), *map(str, flags)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        timeout=300,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -82,71 +49,122 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ranks == Ranks()
         assert ranks.is_first
         assert ranks.gather("mine") == ["mine"]
+        assert ranks.sum([1.0]) == [1.0]
+        assert ranks.from_first("mine") == "mine"
+        ranks.wait()
         assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize(
-    ("chosen", "world_size", "device"),
-    [("cpu", 2, "cpu"), ("cuda", 2, "cuda:1"), ("cuda:0", 2, "cuda:0"), ("cuda", 1, "cuda")],
-)
-def test_each_process_has_its_own_gpu(chosen: str, world_size: int, device: str) -> None:
-    assert Ranks(1, world_size, 1).device(torch.device(chosen)) == torch.device(device)
+@pytest.fixture
+def slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Every process that looks at a batch waits there until the file is gone."""
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
+    gate.touch()
+    begun.mkdir()
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(
+        "import sys, time\nfrom pathlib import Path\n"
+        f"gate, begun = Path({str(gate)!r}), Path({str(begun)!r})\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name != 'fmap_ranking.analysis': return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        import os\n"
+        "        from passes import one_pass\n"
+        "        original = one_pass.PassBatch\n"
+        "        def waiting(batch):\n"
+        "            (begun / str(os.getpid())).touch()\n"
+        "            while gate.exists(): time.sleep(0.01)\n"
+        "            return original(batch)\n"
+        "        one_pass.PassBatch = waiting\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'slow'}:{os.environ.get('PYTHONPATH', SOURCES.parent)}")
+    yield gate
 
 
-@pytest.mark.slow
-def test_the_first_process_ends_up_with_everything(
-    small_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also if one of them has nothing to do but to leave out a damaged image."""
-    data = tmp_path / "data" / "gan"
-    shutil.copytree(small_images / "gan", data)
-    (data / "1_fake" / "b.png").write_bytes(b"no image")
-    job = tmp_path / "job.py"
-    job.write_text(JOB)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(sys, "argv", [str(job), str(data.parent), str(tmp_path / "alone")])
-    runpy.run_path(str(job), run_name="__main__")
-    done = torchrun(job, data.parent, tmp_path / "together")
-    assert done.returncode == 0, done.stderr
-    for batch_size in ("2", "100"):
-        alone, together = tmp_path / "alone" / batch_size, tmp_path / "together" / batch_size
-        expected, merged = read_npz(alone / "0.npz"), read_npz(together / "0.npz")
-        assert int(expected["images"]) == int(merged["images"]) == int(merged["seen"]) == 10
-        assert expected["skipped"].tolist() == merged["skipped"].tolist() == ["gan/1_fake/b.png"]
-        np.testing.assert_allclose(merged["total"], expected["total"], rtol=1e-12)
-        np.testing.assert_allclose(merged["means"], expected["means"], rtol=0, atol=1e-6)
-        # Each process kept a state of its own, and removed it.
-        assert expected["left"].tolist() == ["state.npz"]
-        assert "state.rank0of2.npz" in merged["left"].tolist()
-        assert sorted(path.name for path in together.iterdir()) == ["0.npz", "1.npz"]
-    seen = [int(read_npz(tmp_path / "together" / "2" / f"{rank}.npz")["seen"]) for rank in range(2)]
-    assert seen[1] < seen[0] == 10
+def begun(gate: Path, processes: int, run: subprocess.Popen[str]) -> None:
+    """Wait until so many processes look at their first batch."""
+    end = time.monotonic() + 100
+    while len(list(gate.with_name("begun").iterdir())) < processes:
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
-def values(path: Path) -> dict[str, float]:
+def relevance(output: Path, label: str) -> dict[str, float]:
+    (path,) = output.glob(f"fmap_relevances/*/*/gan-{label}.csv")
     with path.open() as file:
         return {row["key"]: float(row["mean_relevance"]) for row in csv.DictReader(file)}
 
 
-@pytest.mark.slow
-def test_ranking_of_two_processes_is_that_of_one(
-    scripts: Scripts, small_images: Path, small_weights: Path, tmp_path: Path
+def tables(output: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(output).items() if name.endswith(".csv")}
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """The same tables, sums up to the order of their terms."""
+    assert tables(one).keys() == tables(other).keys()
+    for label in ("fake", "real"):
+        first, second = relevance(one, label), relevance(other, label)
+        assert first.keys() == second.keys()
+        np.testing.assert_allclose([second[key] for key in first], list(first.values()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("under", [(), ("timeout", "100")], ids=["alone", "timeout"])
+def test_terminated_with_loading_workers_and_resumed(
+    under: tuple[str, ...], slowly: Path, common: list[str], scripts: Scripts, tmp_path: Path
 ) -> None:
-    arguments = ("--arch", "resnet18", "--weights", small_weights, "--dataset_dir", small_images, "--gan_name", "gan")
-    arguments += ("--crop", "none", "--bsize", 3, "--figures", "False", "--num_workers", 0, "--device", "cpu")
-    run = scripts("rank_fmaps", *arguments, "--output_dir", tmp_path / "alone")
-    assert run.code == 0, run.err
-    done = torchrun(SOURCES / "rank_fmaps.py", *arguments, "--output_dir", tmp_path / "together")
-    assert done.returncode == 0, done.stderr
+    """SIGTERM reaches the whole group, workers included, as batch systems send it; under `timeout` twice."""
+    script, *flags = [*RANKING, *common, "--num_workers", "2", "--output_dir", "out"]
+    run = start((*under, sys.executable), script, *flags)
+    begun(slowly, 1, run)
+    # The second worker may be late.
+    time.sleep(0.5)
+    run.terminate() if under else os.killpg(run.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    slowly.unlink()
+    _, messages = run.communicate(timeout=100)
+    assert run.returncode == 130, messages
+    assert f"after 1 of {len(LOGITS)} batches; state saved" in messages.splitlines()[-1]
+    assert "Traceback" not in messages
+    assert len(list(Path("out").glob(STATES))) == 1
+    assert scripts(script, *flags, "--resume").code == 0
+    assert scripts(script, *flags[:-1], "whole").code == 0
+    assert tables(Path("out")) == tables(Path("whole"))
+    assert not list(Path("out").glob(STATES))
+
+
+@pytest.mark.slow
+def test_two_processes_terminated_and_gone_on_with_by_one(
+    slowly: Path, common: list[str], scripts: Scripts, tmp_path: Path
+) -> None:
+    """And one by two; the numbers are those of one uninterrupted process."""
+    script, *flags = [*RANKING, *common, "--num_workers", "0", "--output_dir", "out"]
+    run = start(TORCHRUN, script, *flags)
+    begun(slowly, 2, run)
+    os.killpg(run.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    slowly.unlink()
+    run.communicate(timeout=100)
+    assert run.returncode != 0
+    names = ["ranking-resnet18_0.5-gan.rank0of2.npz", "ranking-resnet18_0.5-gan.rank1of2.npz"]
+    assert sorted(path.name for path in Path("out").glob(STATES)) == names
+    slowly.touch()
+    run = start((sys.executable,), script, *flags, "--resume")
+    slowly.with_name("begun").joinpath("new").touch()
+    begun(slowly, 4, run)
+    run.terminate()
+    time.sleep(0.2)
+    slowly.unlink()
+    _, messages = run.communicate(timeout=100)
+    assert f"after 3 of {len(LOGITS)} batches" in messages
+    assert [path.name for path in Path("out").glob(STATES)] == ["ranking-resnet18_0.5-gan.npz"]
+    run = start(TORCHRUN, script, *flags, "--resume")
+    said, messages = run.communicate(timeout=200)
+    assert run.returncode == 0, messages
     # The first process alone says what came out.
-    assert done.stdout.count("images used") == 2
-    alone, together = (tmp_path / name / "fmap_relevances" / "resnet18" / "gan_0.5" for name in ("alone", "together"))
-    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in together.iterdir())
-    for label in USED:
-        one, two = values(alone / f"gan-{label}.csv"), values(together / f"gan-{label}.csv")
-        assert one.keys() == two.keys()
-        np.testing.assert_allclose([two[key] for key in one], list(one.values()), rtol=0, atol=1e-9)
-    with (alone / "gan-samples.csv").open() as one_file, (together / "gan-samples.csv").open() as two_file:
-        for one_row, two_row in zip(csv.DictReader(one_file), csv.DictReader(two_file), strict=True):
-            assert abs(float(one_row.pop("probability")) - float(two_row.pop("probability"))) < 1e-9
-            assert one_row == two_row
+    assert said.count("images used") == 2
+    assert scripts(script, *flags[:-1], "whole").code == 0
+    assert_alike(Path("out"), Path("whole"))
+    assert not list(Path("out").glob(STATES))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +25,21 @@ from torch import Tensor
 from images.decoding import Crop
 from images.loading import plan_batches
 from images.sets import ImageSet, find_loose_images
+from passes import interrupts
 from passes import one_pass as passes
-from passes.one_pass import Collector, PassBatch, PassReport, PassState, State, discard_state, run_pass
+from passes.interrupts import only_writer
+from passes.one_pass import (
+    Collector,
+    PassBatch,
+    PassReport,
+    PassState,
+    PerImage,
+    State,
+    discard_state,
+    run_pass,
+    state_files,
+)
+from passes.processes import Ranks
 from utils.errors import Interrupted, UserError
 from utils.files import read_npz, write_npz
 
@@ -235,7 +254,16 @@ def test_termination_is_treated_as_ctrl_c(images: ImageSet, state: Callable[...,
         run(images, Sums(after=terminate), state=state())
 
 
-def test_second_ctrl_c_stops_at_once(images: ImageSet, state: Callable[..., PassState]) -> None:
+def test_two_signals_for_one_request(images: ImageSet, state: Callable[..., PassState]) -> None:
+    """A process and its group are often told both."""
+    with pytest.raises(Interrupted, match="after 3 of"):
+        run(images, Sums(after=interrupt_after(3, times=2)), state=state())
+
+
+def test_second_ctrl_c_stops_at_once(
+    images: ImageSet, state: Callable[..., PassState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "_SECONDS_OF_ONE_REQUEST", 0.0)
     collector = Sums(after=interrupt_after(3, times=2))
     with pytest.raises(KeyboardInterrupt) as caught:
         run(images, collector, state=state())
@@ -437,3 +465,145 @@ def test_state_that_cannot_be_written_is_said(images: ImageSet, tmp_path: Path) 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="is a file, not a folder"):
         run(images, Sums(), state=PassState(tmp_path / "file" / "state.npz", {}))
+
+
+class Counts:
+    """How often each image was seen; what others saw is added."""
+
+    def __init__(self, crash_at: int = 0) -> None:
+        self.times = np.zeros(len(SIZES), dtype=np.int64)
+        self._crash_at = crash_at
+        self._updates = 0
+
+    def update(self, batch: PassBatch) -> None:
+        self._updates += 1
+        if self._updates == self._crash_at:
+            raise FloatingPointError
+        self.times[batch.positions] += 1
+
+    def state(self) -> State:
+        return {"times": self.times.copy()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        self.times = state["times"].copy()
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        self.times = self.times + state["times"]
+
+
+class Together(Ranks):
+    """Processes of a group as threads; the slow ones come late to everything."""
+
+    def meet(self, barrier: threading.Barrier, values: list[Any]) -> Together:
+        object.__setattr__(self, "_barrier", barrier)
+        object.__setattr__(self, "_values", values)
+        return self
+
+    def wait(self) -> None:
+        self._barrier.wait(timeout=20)
+
+    def gather(self, value: Any) -> list[Any] | None:
+        self._values[self.rank] = value
+        self.wait()
+        return list(self._values) if self.is_first else None
+
+
+def run_together(image_set: ImageSet, processes: int, state: PassState, crash_at: int = 0) -> np.ndarray:
+    """How often the first of so many processes has seen each image; it or its last peer may crash at a batch."""
+    barrier, values = threading.Barrier(processes), [None] * processes
+    collectors = [Counts(crash_at if rank == processes - 1 else 0) for rank in range(processes)]
+
+    def work(rank: int) -> None:
+        time.sleep(0.05 * rank)
+        ranks = Together(rank, processes).meet(barrier, values)
+        with contextlib.suppress(FloatingPointError, threading.BrokenBarrierError):
+            try:
+                run(image_set, collectors[rank], state=state, ranks=ranks)
+            except FloatingPointError:
+                barrier.abort()
+                raise
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(processes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return collectors[0].times
+
+
+@pytest.mark.parametrize("processes", [(1, 2), (2, 1), (2, 3), (3, 2), (2, 2), (1, 2, 1), (2, 1, 2), (3, 2, 1)])
+def test_any_number_of_processes_goes_on(
+    images: ImageSet, state: Callable[..., PassState], monkeypatch: pytest.MonkeyPatch, processes: tuple[int, ...]
+) -> None:
+    """Killed at its second batch every time, and saved after every batch: no image is lost or seen twice."""
+    monkeypatch.setattr(passes, "_SECONDS_BETWEEN_SAVES", 0.0)
+    for number in processes[:-1]:
+        run_together(images, number, state(resume=True), crash_at=2)
+        assert state_files(state().path)
+    times = run_together(images, processes[-1], state(resume=True))
+    assert times.tolist() == [1] * len(SIZES)
+    discard_state(state().path)
+    assert list(state().path.parent.iterdir()) == []
+
+
+def test_states_of_other_runs_do_not_mix(
+    images: ImageSet, state: Callable[..., PassState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that starts anew does not go on, after an interruption, from what another one has left."""
+    monkeypatch.setattr(passes, "_SECONDS_BETWEEN_SAVES", 0.0)
+    run_together(images, 2, state(), crash_at=2)
+    run_together(images, 1, state(), crash_at=3)
+    assert state_files(state().path) == [state().path]
+    assert run_together(images, 1, state(resume=True)).tolist() == [1] * len(SIZES)
+    # Both are there: the first run was killed between writing and removing.
+    run_together(images, 2, state(resume=True))
+    parts = {path: path.read_bytes() for path in state_files(state().path)}
+    run_together(images, 1, state(resume=True))
+    for path, data in parts.items():
+        path.write_bytes(data)
+    assert run_together(images, 1, state(resume=True)).tolist() == [1] * len(SIZES)
+
+
+@pytest.mark.parametrize("damage", [cut, without("done")])
+def test_a_lenient_pass_starts_anew_where_the_state_does_not_fit(
+    images: ImageSet, state: Callable[..., PassState], damage: Callable[[Path], None]
+) -> None:
+    def lenient(**conditions: str) -> PassState:
+        return replace(state(resume=True, **conditions), lenient=True)
+
+    with pytest.raises(Interrupted):
+        run(images, Sums(after=interrupt_after(2)), state=lenient())
+    assert run(images, Sums(), state=lenient()).resumed_at == 2
+    collector = Sums()
+    assert run(images, collector, state=lenient(weights="b2")).resumed_at == 0
+    assert_equal(collector.state(), uninterrupted(images))
+    damage(state().path)
+    assert run(images, Sums(), state=lenient(weights="b2")).resumed_at == 0
+
+
+def test_numbers_of_images_merge_by_place() -> None:
+    halves = [PerImage(4, (2,), np.float32) for _ in range(2)]
+    halves[0].put([0, 2], np.array([[1, np.nan], [3, 4]]))
+    halves[1].put([3], np.array([[7, 8]]))
+    whole = PerImage(4, (2,), np.float32)
+    whole.load_state(halves[0].state())
+    whole.merge(halves[1].state())
+    assert whole.seen.tolist() == [True, False, True, True]
+    np.testing.assert_array_equal(whole.values, np.array([[1, np.nan], [0, 0], [3, 4], [7, 8]], np.float32))
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "states" / "pass.npz"
+    code = (
+        f"from pathlib import Path; from passes.interrupts import only_writer\nwith only_writer(Path({str(path)!r})):"
+    )
+    with only_writer(path):
+        other = subprocess.run([sys.executable, "-c", f"{code} pass"], capture_output=True, text=True, check=False)
+        assert "another run is writing these results" in other.stderr
+        with only_writer(path.with_name("other.npz")):
+            pass
+    killed = f"import os\n{code} os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
+    with only_writer(path):
+        pass
+    assert list(path.parent.iterdir()) == []

@@ -28,27 +28,32 @@ def progress(
     total: int | None = None,
     description: str = "",
     unit: str = "image",
+    shown: bool = True,
 ) -> Any:
     """A bar on standard error, in notebooks too; where that is not a terminal, a line every half minute."""
     from tqdm.auto import tqdm
 
-    given: Any = iterable
-
-    steady = sys.stderr.isatty() or "ipykernel" in sys.modules
-    # A file gets whole lines, and none at all of work that is soon over.
-    quiet: dict[str, Any] = (
-        {} if steady else {"mininterval": 30.0, "delay": 15.0, "ncols": 100, "file": _Lines(), "miniters": 1}
-    )
-    return tqdm(given, total=total, desc=description, unit=unit, **{"file": sys.stderr, **quiet})
+    options: dict[str, Any] = {"total": total, "desc": description, "unit": unit, "disable": not shown}
+    if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+        # A file gets whole lines, and none at all of work that is soon over.
+        options |= {"mininterval": 30.0, "delay": 15.0, "ncols": 100, "miniters": 1}
+        return tqdm(iterable, file=_Lines(), **options)
+    return tqdm(iterable, file=sys.stderr, **options)
 
 
 class _Lines:
-    """Standard error as a bar sees it: each redrawing becomes a line."""
+    """Standard error as a bar sees it: each redrawing becomes a line, unless nothing was done since the last one."""
+
+    def __init__(self) -> None:
+        self._done = ""
 
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
-        if line:
+        # before [elapsed<remaining, rate]
+        done = line.rpartition(" [")[0] or line
+        if done and done != self._done:
             sys.stderr.write(line + "\n")
+            self._done = done
 
     def flush(self) -> None:
         sys.stderr.flush()
@@ -137,4 +142,6 @@ def _one_line(message: str) -> str:
 
 
 def _raise_keyboard_interrupt(number: int, frame: FrameType | None) -> None:
+    # Senders that signal the process and its group would meet the message about the first one.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
