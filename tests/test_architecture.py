@@ -187,17 +187,8 @@ def test_recipes(
         runpy.run_path(str(recipes["tiny.py"]))
         torch.save(build_model("tiny").state_dict(), "tiny.pth")
         unregister_architecture("tiny")
-        run(
-            "mirrored.py",
-            "--plugin",
-            "tiny.py",
-            "--bootstrap",
-            "10",
-            "--blur_jpg",
-            "t",
-            arch="tiny",
-            weights=Path("tiny.pth"),
-        )
+        words = ["--plugin", "tiny.py", "--bootstrap", "10", "--blur_jpg", "t"]
+        run("mirrored.py", *words, arch="tiny", weights=Path("tiny.pth"))
         assert Path("output/evaluation/t/gan/scores.csv").is_file()
     finally:
         for name in set(architectures()) - set(before):
