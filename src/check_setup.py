@@ -1,8 +1,8 @@
 """What is there, what is missing, and which steps of the paper can be run."""
 
-import argparse
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from detectors.choice import default_weights_path
@@ -24,11 +24,16 @@ from inventory import (
 )
 from lrp import build_program
 from lrp.canonise import explained_layers
-from utils.cli import make_parser, run_script
+from utils.cli import run_script, say
 from utils.errors import UserError
 from utils.files import PROJECT_ROOT
 from utils.layout import Layout
+from utils.settings import flag, read_settings
 
+DESCRIPTION = (
+    "Look at machine, packages, weights, rankings and data sets, and say which steps can be run. Changes nothing."
+)
+EXAMPLE = "python src/check_setup.py --dataset_dir ForenSynths/"
 WIDTH = 100
 NAME, STATE = 26, 8
 DETECTOR, CLASSIFIER, RANKING, DATA = "weights", "ImageNet weights", "ranking", "data"
@@ -59,22 +64,12 @@ STEPS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = make_parser(
-        "Look at machine, packages, weights, rankings and data sets, and say which steps can be run. Changes nothing.",
-        "python src/check_setup.py --dataset_dir ForenSynths/",
-    )
-    parser.add_argument(
-        "--dataset_dir", type=Path, metavar="DIR", help="folder of the generators' folders; absent: not looked at"
-    )
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("output"),
-        metavar="DIR",
-        help="where results will go: for its free disk",
-    )
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Places:
+    """Places."""
+
+    dataset_dir: Path | None = flag(None, "folder of the generators' folders; absent: not looked at", metavar="DIR")
+    output_dir: Path = flag(Path("output"), "where results will go: for its free disk", metavar="DIR")
 
 
 def look_at_rankings(root: Path) -> dict[str, list[Finding]]:
@@ -182,11 +177,11 @@ def _cell(step: str, needs: Sequence[str], at_hand: set[str]) -> str:
 
 
 def main() -> None:
-    args = parse_arguments()
-    data = None if args.dataset_dir is None else look_at_data(args.dataset_dir)
+    (places,) = read_settings(DESCRIPTION, EXAMPLE, Places)
+    data = None if places.dataset_dir is None else look_at_data(places.dataset_dir)
     weights = look_at_weights(PROJECT_ROOT)
     rankings = look_at_rankings(PROJECT_ROOT)
-    machine = [*look_at_machine(args.output_dir), *look_at_packages(PROJECT_ROOT / "requirements.txt")]
+    machine = [*look_at_machine(places.output_dir), *look_at_packages(PROJECT_ROOT / "requirements.txt")]
     lines = table("Machine", machine)
     lines += table(
         f"Weights in {PROJECT_ROOT / 'weights'}, with their SHA-256",
@@ -198,10 +193,10 @@ def main() -> None:
     if data is None:
         lines += ["", "Data sets", "  not looked at: name their folder with --dataset_dir DIR"]
     else:
-        lines += table(f"Data sets in {args.dataset_dir}", data.values())
+        lines += table(f"Data sets in {places.dataset_dir}", data.values())
     lines += what_can_be_run(PROJECT_ROOT / "src", weights, rankings, data)
     lines += ["", "docs/data_and_weights.md says where everything comes from and where it goes."]
-    print("\n".join(lines[1:]))
+    say("\n".join(lines[1:]))
 
 
 if __name__ == "__main__":

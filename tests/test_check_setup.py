@@ -154,7 +154,7 @@ def test_damaged_files_are_named(project: Path, tmp_path: Path, run: Callable[..
     assert "efb0, progan_val-fake broken" in text
     assert "the detector has no layer conv1" in text
     assert "x.pth note no architecture is called other" in text
-    assert "stargan broken no 0_real and 1_fake" in text
+    assert "stargan broken no label folders" in text
     assert "(FF-RS) needs weights, data needs weights, data" in text
 
 
