@@ -87,7 +87,10 @@ def plot_shares(shares: Sequence[ColourShare], path_stem: Path, title: str) -> l
         (0.0, GREY, "Mood's test, adjusted", "share_bh"),
         (0.27, BLUE, "paired test, adjusted", "share_paired_bh"),
     ):
-        axes.bar(places + offset, [100 * getattr(share, name) for share in shares], 0.25, color=colour, label=label)
+        values = np.array([100 * getattr(share, name) for share in shares])
+        axes.bar(places + offset, values, 0.25, color=colour, label=label)
+        for place in places[values == 0]:
+            axes.text(place + offset + 0.03, 1, "0", va="bottom", fontsize=8, color=colour)
     heights, low, high = np.array([[100 * s.share, 100 * s.share_low, 100 * s.share_high] for s in shares]).T
     errors = [np.maximum(heights - low, 0), np.maximum(high - heights, 0)]
     axes.errorbar(places - 0.27, heights, errors, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3)

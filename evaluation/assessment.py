@@ -17,6 +17,7 @@ from evaluation.options import AssessmentOptions
 from evaluation.scores import ScoreCollector, Scores, read_scores
 from evaluation.summary import METRICS, ScoreSummary, summarise_columns
 from evaluation.thresholds import FIXED, Threshold, gmean_threshold
+from images.choice import Reading
 from images.sets import ImageSet, find_image_set, shared_images
 from passes.analysis import Analysis
 from passes.one_pass import PassReport
@@ -85,6 +86,11 @@ class Assessment(Analysis[Options]):
         return {}
 
     @property
+    def reading(self) -> Reading:
+        """How the images that are scored are cut."""
+        return self.subject.reading
+
+    @property
     def folder(self) -> Path:
         """Folder of this set."""
         return self.layout.scores(self.experiment, self.gan_name)
@@ -104,7 +110,8 @@ class Assessment(Analysis[Options]):
             return None
         below = self.subject.images.root / name
         folder = (below if below.is_dir() else Path(name)).resolve()
-        subject = narrowed(self.subject, find_image_set(folder.parent, folder.name), folder.name)
+        subject = replace(self.subject, reading=self.reading)
+        subject = narrowed(subject, find_image_set(folder.parent, folder.name), folder.name)
         return Calibration(subject, AssessmentOptions(bootstrap=self.options.bootstrap))
 
     def inputs(self) -> dict[str, str]:
@@ -124,10 +131,12 @@ class Assessment(Analysis[Options]):
         scores = collector.result()
         checked(scores.labels, next(iter(scores.columns.values())), one_label=self.one_label)
         threshold = self.threshold(scores)
-        columns, groups = dict(scores.columns), dict(self.groups())
-        for kind, members in list(groups.items()):
+        columns, groups, dropped = dict(scores.columns), self.groups(), dict(self.maps_dropped())
+        for kind, members in groups.items():
             # What the published tables show: the scores of the draws averaged before AP.
-            columns[f"{kind}-{AVERAGED}"] = np.mean([scores.columns[member] for member in members], axis=0)
+            averaged = f"{kind}-{AVERAGED}"
+            columns[averaged] = np.mean([scores.columns[member] for member in members], axis=0)
+            dropped[kind] = dropped[averaged] = min(dropped[member] for member in members)
         rows = summarise_columns(
             scores.labels,
             columns,
@@ -138,21 +147,16 @@ class Assessment(Analysis[Options]):
             seed=self.subject.run.seed,
             strict=self.subject.run.published,
         )
-        dropped = self.maps_dropped()
-        of_kind = {f"{kind}{end}": members for kind, members in groups.items() for end in ("", f"-{AVERAGED}")}
-        counts = {row.variant: [dropped.get(m) for m in of_kind.get(row.variant, [row.variant])] for row in rows}
         scores.write(self.outputs[0])
-        write_rows(self.outputs[1], [_with_dropped(row, counts[row.variant]) for row in rows])
+        write_rows(self.outputs[1], [replace(row, maps_dropped=dropped.get(row.variant)) for row in rows])
         return {"threshold": threshold.value, "threshold_note": threshold.note}
 
     def threshold(self, scores: Scores) -> Threshold:
         """The threshold for the accuracies called calibrated."""
         published = self.subject.run.published
         if self.calibration is not None:
-            held_out = self.calibration.scores
-            chosen = gmean_threshold(
-                held_out.labels, held_out.columns[RGB], self.calibration.gan_name, published=published
-            )
+            held_out, name = self.calibration.scores, self.calibration.gan_name
+            chosen = gmean_threshold(held_out.labels, held_out.columns[RGB], name, published=published)
             return chosen.sharing(shared_images(self.calibration.images, self.images))
         if self.gan_name == _UNCALIBRATED or len(set(scores.labels.tolist())) < 2:
             return Threshold(source=FIXED)
@@ -236,8 +240,3 @@ def read_result(folder: Path, gan_name: str, *, made_by: str) -> Result:
     path = folder / "summary.csv"
     rows = {row.variant: row for row in read_rows(path, ScoreSummary, made_by=made_by)}
     return Result(gan_name, rows, read_record(path))
-
-
-def _with_dropped(row: ScoreSummary, counts: Sequence[int | None]) -> ScoreSummary:
-    known = [count for count in counts if count is not None]
-    return replace(row, maps_dropped=min(known)) if known else row

@@ -49,12 +49,16 @@ class Evaluation(Assessment[EvaluationOptions]):
     one_label = True
 
     def __init__(self, subject: Subject, options: EvaluationOptions) -> None:
-        crop = subject.reading.cropping()
+        self._reading, crop = subject.reading, subject.reading.cropping()
         # Blur and JPEG act on whole images; where single pixels change, cropping first gives the same.
         self._late = crop if crop.kind != "none" and (options.jpeg or options.blur or options.rescale) else None
         if self._late is not None:
             subject = replace(subject, reading=replace(subject.reading, crop="none", resize=0))
         super().__init__(subject, options)
+
+    @property
+    def reading(self) -> Reading:
+        return self._reading
 
     @cached_property
     def conditions(self) -> Sequence[Condition]:
@@ -73,8 +77,8 @@ class Evaluation(Assessment[EvaluationOptions]):
         return safe_join(self.layout.root, self.experiment, self.layout.tag, self.gan_name)
 
     def write(self, collector: ScoreCollector, report: PassReport) -> dict[str, object]:
-        crop, smaller = self._late or self.subject.reading.cropping(), 0
-        if crop.kind != "none":
+        crop, smaller = self.reading.cropping(), 0
+        if crop.kind == "center" and not crop.resize:
             scored = set(collector.result().paths)
             sizes = (image_size(item.path) for item in self.images.items if item.name in scored)
             smaller = sum(min(size) < crop.size for size in sizes)

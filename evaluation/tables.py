@@ -207,7 +207,7 @@ def _wang(results: Sequence[tuple[str, Result]], sets: Sequence[str]) -> str:
 
 
 def _metrics(results: Sequence[tuple[str, Result]]) -> str:
-    header = ["detector", "set", "images", "n real + fake", "AP", "ROC-AUC", "acc", "real", "fake", "ECE"]
+    header = ["detector", "set", "condition", "real + fake images", "AP", "ROC-AUC", "acc", "real", "fake", "ECE"]
     calibrated = any(_is_calibrated(result) for _, result in results)
     if calibrated:
         header += ["threshold", "acc, calibrated", "real", "fake"]

@@ -19,6 +19,7 @@ from sensitivity_assessment.figures import CURVE_METRICS, plot_topk
 from sensitivity_assessment.options import TopkOptions
 from sensitivity_assessment.sensitivity import Sensitivity
 from sensitivity_assessment.variants import BASELINE, LOW, RANDOM, TOP, Variants, make_variants
+from utils.cli import say
 from utils.files import write_csv, write_json
 from utils.provenance import write_record
 
@@ -108,6 +109,8 @@ def find_k(subject: Subject, options: TopkOptions, ranks: Ranks) -> tuple[Chosen
     """
     listed = tuple(sorted({*(options.numbers or NUMBERS), *([options.topk] if options.topk else [])}))
     passes = [DroppedAtK(subject, replace(options, numbers=listed))]
+    if ranks.is_first and passes[0].ranked.record.get("facts", {}).get("gan_name") == subject.gan_name:
+        say(f"note: {subject.gan_name}: the ranking was made on this set, and so suits it best: judge k on others")
     run_analyses(passes, ranks=ranks, tables=False)
     while options.bisect and (k := _next(passes, options)) is not None:
         passes.append(DroppedAtK(subject, replace(options, numbers=(k,))))

@@ -53,7 +53,8 @@ def plot_whiskers(groups: Mapping[str, Mapping[str, Scores]], path_stem: Path, t
         panel.set_ylabel("p(fake) in %")
     handles = [Patch(facecolor=_COLOURS[c], edgecolor=BLACK, label=_NAMES[c]) for c in (RGB, GRAYSCALE)]
     meaning = "box: quartiles and median; whiskers: 5th to 95th percentile;\nbelow: change of the median without colour"
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, title=meaning, title_fontsize=9)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=2, title=meaning, title_fontsize=9)
+    legend.get_title().set_multialignment("center")
     figure.suptitle(f"{title}\nfakes with p(fake) of at least {SMALLEST_SCORE:.0%} on RGB".replace("%", " %"))
     return save_figure(figure, path_stem)
 

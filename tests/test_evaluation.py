@@ -206,6 +206,19 @@ def test_detectors_are_compared_in_one_table_and_images_decoded_once(
     assert "11 of these images are reported on, so the calibrated accuracies are optimistic" in page
 
 
+def test_a_threshold_is_chosen_on_images_cut_as_those_reported_on(
+    evaluate: Callable[..., Run], small_images: Path, tmp_path: Path
+) -> None:
+    """Also where distortions ask for whole images: a crop of 224 puts black around the small ones."""
+    thresholds = []
+    for number, more in enumerate((["--crop", "center"], ["--crop", "center", "--blur", "1"], [])):
+        folder = tmp_path / str(number)
+        evaluate("--calibrate_on", small_images / "gan", "--output_dir", folder, *more)
+        thresholds.append(rows(folder / "evaluation/resnet18_0.5/gan/summary.csv")[0]["threshold"])
+    assert float(thresholds[0]) == pytest.approx(float(thresholds[1]), abs=1e-6)
+    assert float(thresholds[0]) != pytest.approx(float(thresholds[2]), abs=1e-3)
+
+
 def test_tables_hold_earlier_evaluations_under_the_same_settings(
     evaluate: Callable[..., Run], small_weights: Path, small_images: Path, tmp_path: Path
 ) -> None:
