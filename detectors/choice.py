@@ -19,6 +19,10 @@ def _class_of_two(text: str) -> int:
     return int(text)
 
 
+# Canonical names that scripts have as defaults: nothing slow is imported to check them before --help is shown.
+_DEFAULTS = ("resnet50", "efb0")
+
+
 @dataclass(frozen=True)
 class DetectorChoice:
     """Detector.
@@ -54,8 +58,6 @@ class DetectorChoice:
     plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
 
     def __post_init__(self) -> None:
-        from detectors.networks import canonical_architecture, load_plugin
-
         if self.precision not in get_args(Precision):
             raise UserError(f"--precision {self.precision}: choose among {', '.join(get_args(Precision))}")
         if self.fake_class not in (None, 0, 1):
@@ -64,6 +66,10 @@ class DetectorChoice:
             raise UserError(
                 f"--blur_jpg {self.blur_jpg!r} is not fit for a file name: use 0.1 or 0.5, or --weights FILE"
             )
+        if self.arch in _DEFAULTS and not self.plugin:
+            return
+        from detectors.networks import canonical_architecture, load_plugin
+
         for plugin in self.plugin:
             load_plugin(plugin)
         object.__setattr__(self, "arch", canonical_architecture(self.arch))

@@ -16,7 +16,6 @@ from typing import Any
 
 from utils.errors import UserError
 
-
 # `timeout`, `torchrun` and batch systems signal a process and then its group: that is one request.
 _SECONDS_OF_ONE_REQUEST = 1.0
 

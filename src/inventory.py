@@ -1,11 +1,14 @@
-"""What is there to work with: machine, packages, weights and data sets, each looked at and none of them altered."""
+"""What is there to work with: machine, packages, weights, rankings and data sets, each looked at and none altered."""
+
+from __future__ import annotations
 
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
@@ -13,19 +16,42 @@ import torch
 
 from detectors.choice import default_weights_path, imagenet_weights_path
 from detectors.detector import load_detector, load_imagenet_classifier
-from detectors.networks import architectures, get_architecture
+from detectors.networks import architectures, build_model, get_architecture
+from evaluation.published import generators, paper_topk, wang_results
+from fmap_ranking.ranking import PAPER_GENERATOR, read_ranking
 from images.composition import composition_warning
 from images.sets import find_image_set
+from lrp.canonise import build_program, explained_layers
 from utils.errors import UserError
+from utils.layout import Layout
+from utils.tables import markdown
 
 OK, MISSING, BROKEN, NOTE = "ok", "missing", "broken", "note"
-PAPER_DETECTORS = ("resnet50", "efb0")
-PAPER_TAGS = ("0.5", "0.1")
-RANKING_SET = "progan_val"
-PAPER_GENERATORS = ("progan", "stylegan2", "stylegan", "biggan", "cyclegan", "stargan", "gaugan")
 _CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors"})
 _GENERATORS = "simulated_generators"  # weights of mini-ForenSynths, no detectors
 _GIB = 2**30
+_DETECTOR, _CLASSIFIER, _RANKING, _DATA = "weights", "ImageNet weights", "ranking", "data"
+
+STEPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "1 rank feature maps (FF-RS)": (("rank_fmaps",), (_DETECTOR, _DATA)),
+    "k choice of k": (("find_topk",), (_DETECTOR, _RANKING, _DATA)),
+    "2 sensitivity (Tab. 1)": (("transfer_sensitivity_analysis",), (_DETECTOR, _RANKING, _DATA)),
+    "3 max activations, patches": (
+        ("get_max_activation_rankings", "extract_max_activation_patches"),
+        (_DETECTOR, _RANKING, _DATA),
+    ),
+    "4 collages (Fig. 1)": (("patch_collage",), (_DETECTOR, _RANKING, _DATA)),
+    "5 colour ablation (Fig. 4)": (
+        ("grayscale_sensitivity_whisker_plots", "grayscale_sensitivity_analysis"),
+        (_DETECTOR, _DATA),
+    ),
+    "6 median test (Fig. 6)": (("median_test_activation_histograms",), (_DETECTOR, _RANKING, _DATA)),
+    "7 colour-conditional share": (("find_color_conditional_percentage",), (_DETECTOR, _RANKING, _DATA)),
+    "heat maps of detectors": (("ud_lrp", "gradcam"), (_DETECTOR,)),
+    "heat maps of ImageNet": (("imagenet_lrp", "gradcam"), (_CLASSIFIER,)),
+    "evaluate a detector": (("evaluate_detector",), (_DETECTOR, _DATA)),
+}
+"""Steps of the paper, their scripts, and what these need."""
 
 
 @dataclass(frozen=True)
@@ -33,54 +59,71 @@ class Finding:
     """One thing looked for.
 
     Attributes:
-        name: what it is.
+        name: What it is.
         state: `ok`, `missing`, `broken`, or `note` where there is nothing to judge.
-        detail: lines that say more.
-        path: the file or folder, where it is one.
+        detail: Lines that say more.
+        arch: Network that it belongs to.
+        use: What a step needs it as.
+        path: File or folder.
     """
 
     name: str
     state: str
     detail: tuple[str, ...] = ()
+    arch: str = ""
+    use: str = ""
     path: Path | None = None
 
 
-def look_at_machine(output_dir: Path) -> list[Finding]:
+def take_inventory(root: Path, dataset_dir: Path | None, output_dir: Path) -> Iterator[str]:
+    """Lines about all that is there, as it is looked at, and about what can be run with it.
+
+    Raises:
+        UserError: There is no such data set folder.
+    """
+    if dataset_dir is not None and not dataset_dir.is_dir():
+        raise UserError(f"no data set folder {dataset_dir}: check --dataset_dir")
+    sections = {
+        "Machine": look_at_machine(output_dir),
+        "Software": look_at_packages(root / "requirements.txt"),
+        f"Weights in {root / 'weights'}, with their SHA-256": look_at_weights(root),
+        f"Rankings in {root / 'fmap_relevances'}": look_at_rankings(root),
+    }
+    if dataset_dir is not None:
+        sections[f"Data sets in {dataset_dir}"] = look_at_data(dataset_dir)
+    findings: list[Finding] = []
+    for title, section in sections.items():
+        yield title
+        for finding in section:
+            first, *more = finding.detail or ("",)
+            yield f"  {finding.name:<31} {finding.state:<8}{first}".rstrip()
+            yield from (f"{'':42}{line}" for line in more)
+            findings.append(finding)
+        yield ""
+    if dataset_dir is None:
+        yield "Data sets: not looked at; name their folder with --dataset_dir DIR\n"
+    yield from what_can_be_run(findings)
+    yield "\ndocs/data_and_weights.md says where everything comes from and where it goes."
+
+
+def look_at_machine(output_dir: Path) -> Iterator[Finding]:
     """Processor, memory, GPU, bfloat16, and the free space where results would go."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    place = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(place).free / _GIB
-    return [
-        Finding("processor", OK, (f"{cores} cores, {memory:.0f} GiB memory", _processor_bf16())),
-        *_graphics(),
-        Finding("free disk", OK if free > 1 else NOTE, (f"{free:,.0f} GiB at {place}",)),
-    ]
-
-
-def _processor_bf16() -> str:
     info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return "--precision bf16: speed unknown on this system"
-    flags = set(re.findall(r"\b(amx_bf16|avx512_bf16)\b", info.read_text(encoding="utf-8", errors="replace")))
-    if "amx_bf16" in flags:
-        return "--precision bf16: fast (amx_bf16)"
-    if "avx512_bf16" in flags:
-        return "--precision bf16: some gain (avx512_bf16)"
-    return "--precision bf16: no gain, the processor has no instructions for it"
-
-
-def _graphics() -> Iterator[Finding]:
-    if not torch.cuda.is_available():
-        yield Finding("GPU", NOTE, ("none: everything runs on the processor",))
-        return
+    flags = info.read_text(encoding="utf-8", errors="replace").split() if info.is_file() else []
+    bf16 = "fast" if "amx_bf16" in flags else "some gain" if "avx512_bf16" in flags else "slow"
+    yield Finding("processor", OK, (f"{cores} cores, {memory:.0f} GiB memory, --precision bf16: {bf16}",))
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):
-            bf16 = "fast" if torch.cuda.is_bf16_supported(including_emulation=False) else "no gain"
-        yield Finding(
-            f"GPU cuda:{index}", OK, (f"{facts.name}, {facts.total_memory / _GIB:.0f} GiB, --precision bf16: {bf16}",)
-        )
+            bf16 = "fast" if torch.cuda.is_bf16_supported(including_emulation=False) else "slow"
+        yield Finding(f"cuda:{index}", OK, (f"{facts.name}, {facts.total_memory / _GIB:.0f} GiB, bf16: {bf16}",))
+    if not torch.cuda.is_available():
+        yield Finding("GPU", NOTE, ("none: everything runs on the processor",))
+    place = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free / _GIB
+    yield Finding("free disk", OK if free > 1 else NOTE, (f"{free:,.0f} GiB at {place}",))
 
 
 def look_at_packages(requirements: Path) -> list[Finding]:
@@ -89,64 +132,52 @@ def look_at_packages(requirements: Path) -> list[Finding]:
     pins = re.findall(r"^([\w.-]+)==(\S+)$", requirements.read_text(encoding="utf-8"), re.MULTILINE)
     for name, pinned in pins:
         try:
-            found = metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             wrong.append(Finding(name, MISSING, (f"pinned is {pinned}",)))
             continue
-        if found.split("+")[0] != pinned:
-            wrong.append(Finding(name, NOTE, (f"{found}, pinned is {pinned}",)))
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+        if version.split("+")[0] != pinned:
+            wrong.append(Finding(name, NOTE, (f"{version}, pinned is {pinned}",)))
     count = f"{len(pins) - len(wrong)} of {len(pins)} packages are those of {requirements.name}"
-    return [Finding("software", OK if not wrong else NOTE, (versions, count)), *wrong]
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}; {count}"
+    return [Finding("packages", OK if not wrong else NOTE, (versions,)), *wrong]
 
 
-def look_at_weights(root: Path) -> dict[str, list[Finding]]:
-    """By architecture, or `imagenet`, the checkpoints of `<root>/weights`: those of the paper and any others.
+def look_at_weights(root: Path) -> Iterator[Finding]:
+    """The checkpoints of `<root>/weights`: those of the paper and any others, but no simulated generators.
 
-    Each is loaded as the architecture its place says, on the CPU, and its checksum is computed. Simulated generators
-    are left out.
+    Each is loaded as the architecture its place says, on the CPU, and its checksum is computed.
     """
-    published = {(arch, tag): default_weights_path(arch, tag, root) for arch in PAPER_DETECTORS for tag in PAPER_TAGS}
-    imagenet_paths = {arch: imagenet_weights_path(arch, root) for arch in PAPER_DETECTORS}
-    found: dict[str, list[Finding]] = {}
-    for (arch, tag), path in published.items():
-        found.setdefault(arch, []).append(_checkpoint(f"{arch}, blur_jpg {tag}", arch, path, 1))
-    found["imagenet"] = [_checkpoint(f"{arch}, ImageNet", arch, path, 1000) for arch, path in imagenet_paths.items()]
-    expected = {*published.values(), *imagenet_paths.values()}
+    published = {
+        default_weights_path(arch, tag, root): (f"{arch}, blur_jpg {tag}", arch, _DETECTOR)
+        for arch in paper_topk()
+        for tag in wang_results()
+    }
+    published |= {imagenet_weights_path(arch, root): (f"{arch}, ImageNet", arch, _CLASSIFIER) for arch in paper_topk()}
+    others = {}
     for path in sorted((root / "weights").glob("*/*")):
-        if path in expected or path.suffix.lower() not in _CHECKPOINTS or path.name.startswith("."):
+        hidden = path.name.startswith(".") or path.suffix.lower() not in _CHECKPOINTS
+        if path in published or hidden or path.parent.name == _GENERATORS:
             continue
-        if path.parent.name == _GENERATORS:
-            continue
-        imagenet = path.parent.name == "imagenet"
-        arch = path.stem if imagenet else path.parent.name
-        kind = "imagenet" if imagenet else arch
+        arch, use = (path.stem, _CLASSIFIER) if path.parent.name == "imagenet" else (path.parent.name, _DETECTOR)
+        others[path] = (f"{arch}, {path.stem}", arch, use)
+    for path, (name, arch, use) in (published | others).items():
         if arch in architectures():
-            finding = _checkpoint(f"{arch}, {path.stem}", arch, path, 1000 if imagenet else 1)
+            yield _judged(name, path, partial(_look_at_checkpoint, path, arch, use), arch=arch, use=use)
         else:
-            finding = Finding(path.name, NOTE, (f"no architecture is called {arch}: not looked at",), path)
-        found.setdefault(kind, []).append(finding)
-    return found
+            yield Finding(path.name, NOTE, (f"no architecture is called {arch}: not looked at",))
 
 
-def _checkpoint(name: str, arch: str, path: Path, outputs: int) -> Finding:
-    place = Path(*path.parts[-2:]).as_posix()
-    if not path.exists():
-        return Finding(name, MISSING, (f"expected at {place}",), path)
-    try:
-        load = load_detector if outputs == 1 else load_imagenet_classifier
-        detector = load(arch, path, "cpu")
-    except UserError as error:
-        return Finding(name, BROKEN, (str(error),), path)
-    kind = "a detector" if outputs == 1 else "an ImageNet classifier"
-    size = f"{path.stat().st_size / 1e6:.1f} MB"
-    lines = [f"{place}: {kind}, {size}", detector.sha256]
-    if outputs == 1000:
-        lines.append(compared_with_published(detector.sha256, get_architecture(arch).imagenet_files))
-    return Finding(name, OK, tuple(lines), path)
+def _look_at_checkpoint(path: Path, arch: str, use: str) -> tuple[str, ...]:
+    load = load_detector if use == _DETECTOR else load_imagenet_classifier
+    digest = load(arch, path, "cpu").sha256
+    lines = (f"{_place(path)}, {path.stat().st_size / 1e6:.1f} MB", digest)
+    if use == _DETECTOR:
+        return lines
+    return (*lines, compared_with_published(digest, get_architecture(arch).imagenet_files))
 
 
-def compared_with_published(digest: str, files: tuple[str, ...]) -> str:
+def compared_with_published(digest: str, files: Sequence[str]) -> str:
     """Whether a SHA-256 is that of a public file, which carries its first eight digits in the name."""
     for file in files:
         match = re.search(r"-([0-9a-f]{8})\.pth$", file)
@@ -155,37 +186,81 @@ def compared_with_published(digest: str, files: tuple[str, ...]) -> str:
     return f"not the file published as {' or '.join(files)}, or saved anew"
 
 
-def look_at_data(dataset_dir: Path) -> dict[str, Finding]:
-    """By name, the data sets of the paper and any others below `dataset_dir`, with images counted by label.
+def look_at_rankings(root: Path) -> Iterator[Finding]:
+    """The rankings that the paper's steps read, and any others below `<root>/fmap_relevances`."""
+    tag = next(iter(wang_results()))
+    wanted = [
+        Layout(root, arch, tag).ranking(PAPER_GENERATOR, label) for arch in paper_topk() for label in ("fake", "real")
+    ]
+    there = sorted(path for label in ("fake", "real") for path in root.glob(f"fmap_relevances/*/*/*-{label}.csv"))
+    for path in dict.fromkeys([*wanted, *there]):
+        arch = path.parts[-3]
+        use = _RANKING if path in wanted and path.stem.endswith("-fake") else ""
+        yield _judged(f"{arch}, {path.stem}", path, partial(_look_at_ranking, path, arch), arch=arch, use=use)
 
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not dataset_dir.is_dir():
-        raise UserError(f"no data set folder {dataset_dir}: check --dataset_dir")
+
+def _look_at_ranking(path: Path, arch: str) -> tuple[str, ...]:
+    ranking = read_ranking(path, _layers(arch) if arch in architectures() else None)
+    ranking.check()
+    top = ranking.maps[0]
+    return (
+        _place(path),
+        f"{len(ranking):,} maps of {len(ranking.layers)} layers; first {top.layer}.#{top.index}",
+    )
+
+
+@cache
+def _layers(arch: str) -> dict[str, int]:
+    return dict(explained_layers(build_program(build_model(arch).eval())))
+
+
+def look_at_data(dataset_dir: Path) -> Iterator[Finding]:
+    """The data sets of the paper and any others below `dataset_dir`, with images counted by label."""
     there = sorted(path.name for path in dataset_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    paper = (RANKING_SET, *PAPER_GENERATORS)
-    return {
-        name: _data_set(dataset_dir, name) if name in there else Finding(name, MISSING)
-        for name in (*paper, *(name for name in there if name not in paper))
-    }
+    for name in dict.fromkeys([PAPER_GENERATOR, *generators(), *there]):
+        yield _judged(name, dataset_dir / name, partial(_look_at_set, dataset_dir, name), use=_DATA)
 
 
-def _data_set(dataset_dir: Path, name: str) -> Finding:
-    try:
-        image_set = find_image_set(dataset_dir, name)
-    except UserError as error:
-        return Finding(name, BROKEN, (str(error),), dataset_dir / name)
+def _look_at_set(dataset_dir: Path, name: str) -> tuple[str, ...]:
+    image_set = find_image_set(dataset_dir, name)
     labels = [item.label for item in image_set.items]
-    classes = {item.class_name for item in image_set.items}
-    layout = "no classes" if classes == {""} else f"{len(classes)} class{'es' * (len(classes) > 1)}"
-    lines = [f"{labels.count(0):,} real, {labels.count(1):,} fake, {layout}"]
+    classes = len({item.class_name for item in image_set.items} - {""}) or "no"
     warning = composition_warning(image_set)
-    if warning:
-        lines.append(warning)
-    return Finding(name, OK, tuple(lines), dataset_dir / name)
+    counted = f"{labels.count(0):,} real, {labels.count(1):,} fake, {classes} class{'es' * (classes != 1)}"
+    return (counted, warning) if warning else (counted,)
 
 
-def usable_weights(weights: Mapping[str, list[Finding]], arch: str) -> Path | None:
-    """The first checkpoint of an architecture that loads as a detector."""
-    return next((finding.path for finding in weights.get(arch, ()) if finding.state == OK), None)
+def _judged(name: str, path: Path, look: Callable[[], tuple[str, ...]], *, arch: str = "", use: str = "") -> Finding:
+    """What is found where something should be; `look` raises UserError if that cannot be used."""
+    if not path.exists():
+        return Finding(name, MISSING, (f"expected at {_place(path)}",), arch, use, path)
+    try:
+        return Finding(name, OK, look(), arch, use, path)
+    except UserError as error:
+        return Finding(name, BROKEN, (str(error),), arch, use, path)
+
+
+def _place(path: Path) -> str:
+    return Path(*path.parts[-3:]).as_posix()
+
+
+def what_can_be_run(findings: Iterable[Finding]) -> list[str]:
+    """A table with a line per step and a column per detector of the paper, and notes below it."""
+    usable = [finding for finding in findings if finding.state == OK and finding.use]
+    ranked_on = any(finding.use == _DATA and finding.name == PAPER_GENERATOR for finding in usable)
+    rows = []
+    for step, (_, needs) in STEPS.items():
+        row = [step]
+        for arch in paper_topk():
+            lacking = [need for need in needs if not any(f.use == need and f.arch in ("", arch) for f in usable)]
+            if not lacking:
+                row.append("yes" if ranked_on or not step.startswith("1") else f"yes, but not on {PAPER_GENERATOR}")
+            else:
+                row.append("after step 1" if lacking == [_RANKING] and ranked_on else f"needs {', '.join(lacking)}")
+        rows.append(row)
+    lines = ["What can be run", "", markdown(("step", *paper_topk()), rows)]
+    for arch in paper_topk():
+        path = next((finding.path for finding in usable if finding.use == _DETECTOR and finding.arch == arch), None)
+        if path is not None and path.name != default_weights_path(arch, next(iter(wang_results()))).name:
+            lines += ["", f"{arch}: with --weights {path}"]
+    return lines

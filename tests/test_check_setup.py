@@ -1,65 +1,46 @@
 """What check_setup.py finds: nothing, everything, and damaged files; its table is readable and exact."""
 
-import importlib.util
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranking_runs import SOURCES, Scripts
 
 from detectors.choice import default_weights_path, imagenet_weights_path
 from detectors.networks import build_model, get_architecture
+from evaluation.published import paper_topk
 from fmap_ranking.ranking import Ranking
-from inventory import PAPER_DETECTORS, compared_with_published, look_at_packages, look_at_weights
+from inventory import STEPS, compared_with_published, look_at_packages, look_at_weights, take_inventory
 from lrp import build_program
 from lrp.canonise import explained_layers
-from utils.errors import UserError
 from utils.files import sha256_file
 
-SCRIPT = Path(__file__).resolve().parents[1] / "src" / "check_setup.py"
+SCRIPT = SOURCES / "check_setup.py"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """An empty project: no weights, no rankings, the scripts of this version."""
+    """An empty project: no weights, no rankings."""
     root = tmp_path / "project"
-    for name in ("weights", "fmap_relevances", "src"):
+    for name in ("weights", "fmap_relevances"):
         (root / name).mkdir(parents=True)
     (root / "requirements.txt").write_text("numpy==0.0.1\nno-such-package==1.0\n")
-    for script in ("rank_fmaps", "ud_lrp", "imagenet_lrp", "gradcam", "transfer_sensitivity_analysis"):
-        (root / "src" / f"{script}.py").touch()
     return root
 
 
 @pytest.fixture
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("check_setup", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def run(project: Path) -> Callable[..., str]:
+    """What is said of the project, and of a data set folder."""
 
+    def look(dataset_dir: Path | None = None) -> str:
+        return "\n".join(take_inventory(project, dataset_dir, project))
 
-@pytest.fixture
-def run(
-    script: Any, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    monkeypatch.setattr(script, "PROJECT_ROOT", project)
-
-    def main(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        script.main()
-        return capsys.readouterr().out
-
-    return main
+    return look
 
 
 def save(path: Path, arch: str, outputs: int) -> str:
@@ -84,20 +65,20 @@ def save_images(folder: Path, reals: int, fakes: int, suffix: str = ".png") -> N
 
 
 def cells(text: str, start: str) -> str:
-    """The words of the first line that begins so, without the beginning."""
-    line = next(line for line in text.splitlines() if line.strip().startswith(start))
-    return " ".join(line.strip().removeprefix(start).split())
+    """The words of the first line that begins so, without the beginning and the bars of a table."""
+    line = next(line for line in text.splitlines() if line.strip("| ").startswith(start))
+    return " ".join(line.strip("| ").removeprefix(start).replace("|", " ").split())
 
 
 def test_nothing_is_there(run: Callable[..., str]) -> None:
     text = run()
-    assert cells(text, "resnet50, blur_jpg 0.5") == "missing expected at resnet50/blur_jpg_prob0.5.pth"
-    assert cells(text, "efb0, ImageNet") == "missing expected at imagenet/efb0.pth"
+    assert cells(text, "resnet50, blur_jpg 0.5") == "missing expected at weights/resnet50/blur_jpg_prob0.5.pth"
+    assert cells(text, "efb0, ImageNet") == "missing expected at weights/imagenet/efb0.pth"
     assert cells(text, "efb0, progan_val-fake").split()[0] == "missing"
     assert "name their folder with --dataset_dir" in text
-    assert cells(text, "1  rank feature maps (FF-RS)") == "needs weights, data needs weights, data"
+    assert cells(text, "1 rank feature maps (FF-RS)") == "needs weights, data needs weights, data"
     assert cells(text, "heat maps of ImageNet") == "needs ImageNet weights needs ImageNet weights"
-    assert cells(text, "6  median test (Fig. 6)") == "not in this version not in this version"
+    assert cells(text, "6 median test (Fig. 6)") == "needs weights, ranking, data needs weights, ranking, data"
     assert cells(text, "numpy").split()[0] == "note"
     assert cells(text, "no-such-package") == "missing pinned is 1.0"
 
@@ -113,9 +94,8 @@ def test_what_is_there_is_counted_and_checked(project: Path, tmp_path: Path, run
     save_images(data / "gaugan", 2, 2, ".jpg")
     save_images(data / "my_generator", 1, 4)
     before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
-    text = run("--dataset_dir", data)
+    text = run(data)
     assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
-    assert max(map(len, text.splitlines())) <= 100
     assert digest in text.split()
     assert mini in text.split()
     assert cells(text, "resnet50, blur_jpg 0.5").split()[0] == "ok"
@@ -125,19 +105,19 @@ def test_what_is_there_is_counted_and_checked(project: Path, tmp_path: Path, run
     assert "26,560 maps of 53 layers; first conv1.#0" in text
     assert cells(text, "progan_val ") == "ok 4 real, 6 fake, 2 classes"
     assert cells(text, "my_generator") == "ok 1 real, 4 fake, no classes"
-    assert cells(text, "stylegan2") == "missing"
+    assert cells(text, "stylegan2").startswith("missing")
     assert "differ in file format" in text
-    assert cells(text, "1  rank feature maps (FF-RS)") == "yes yes"
-    assert cells(text, "2  sensitivity (Tab. 1)") == "yes after step 1"
+    assert cells(text, "1 rank feature maps (FF-RS)") == "yes yes"
+    assert cells(text, "2 sensitivity (Tab. 1)") == "yes after step 1"
     assert cells(text, "heat maps of detectors") == "yes yes"
     assert cells(text, "heat maps of ImageNet") == "needs ImageNet weights yes"
     assert "efb0: with --weights" in text
     assert "resnet50: with --weights" not in text
 
     shutil.rmtree(data / "progan_val")
-    text = run("--dataset_dir", data)
-    assert cells(text, "1  rank feature maps (FF-RS)") == "yes, but not on progan_val yes, but not on progan_val"
-    assert cells(text, "2  sensitivity (Tab. 1)") == "yes needs ranking"
+    text = run(data)
+    assert cells(text, "1 rank feature maps (FF-RS)") == "yes, but not on progan_val yes, but not on progan_val"
+    assert cells(text, "2 sensitivity (Tab. 1)") == "yes needs ranking"
 
 
 def test_damaged_files_are_named(project: Path, tmp_path: Path, run: Callable[..., str]) -> None:
@@ -148,24 +128,24 @@ def test_damaged_files_are_named(project: Path, tmp_path: Path, run: Callable[..
     (project / "weights" / "other" / "x.pth").parent.mkdir()
     (project / "weights" / "other" / "x.pth").write_bytes(b"")
     (tmp_path / "data" / "stargan").mkdir(parents=True)
-    text = " ".join(run("--dataset_dir", tmp_path / "data").split())
+    text = " ".join(run(tmp_path / "data").split())
     assert "efb0, blur_jpg 0.5 broken" in text
     assert "looks like resnet50" in text
     assert "efb0, progan_val-fake broken" in text
     assert "the detector has no layer conv1" in text
     assert "x.pth note no architecture is called other" in text
-    assert "stargan broken no label folders" in text
-    assert "(FF-RS) needs weights, data needs weights, data" in text
+    assert "stargan broken no label folders (0_real and 1_fake" in text
+    assert "(FF-RS) | needs weights, data | needs weights, data" in text
 
 
 def test_simulated_generators_are_no_detectors(project: Path) -> None:
-    before = look_at_weights(project)
+    before = list(look_at_weights(project))
     folder = project / "weights" / "simulated_generators"
     folder.mkdir()
     (folder / "nearest.safetensors").write_bytes(b"weights")
-    assert look_at_weights(project) == before
+    assert list(look_at_weights(project)) == before
     folder.rename(folder.with_name("other"))
-    assert [finding.name for finding in look_at_weights(project)["other"]] == ["nearest.safetensors"]
+    assert [finding.name for finding in look_at_weights(project)][len(before) :] == ["nearest.safetensors"]
 
 
 @pytest.mark.parametrize(("digest", "words"), [("0676ba61", "the file published as"), ("1" * 8, "not the file")])
@@ -182,7 +162,7 @@ def test_packages_as_pinned(build: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert finding.state == "ok"
 
 
-@pytest.mark.parametrize("arch", PAPER_DETECTORS)
+@pytest.mark.parametrize("arch", paper_topk())
 def test_documented_places_and_names_are_those_looked_for(arch: str) -> None:
     root = SCRIPT.parents[1]
     wanted = [f"{arch}/blur_jpg_prob0.5.pth", f"imagenet/{arch}.pth", get_architecture(arch).imagenet_files[0]]
@@ -193,17 +173,17 @@ def test_documented_places_and_names_are_those_looked_for(arch: str) -> None:
     assert imagenet_weights_path(arch, root) == root / "weights" / wanted[1]
 
 
-def test_every_script_of_a_step_is_documented(script: Any) -> None:
+def test_every_script_of_a_step_is_there_and_documented() -> None:
     text = (SCRIPT.parents[1] / "docs" / "data_and_weights.md").read_text()
-    names = sorted({name for _, _, scripts, _ in script.STEPS for name in scripts})
+    names = sorted({name for scripts, _ in STEPS.values() for name in scripts})
+    assert [name for name in names if not SCRIPT.with_name(f"{name}.py").is_file()] == []
     assert [name for name in names if f"{name}.py" not in text] == []
 
 
-def test_exit_codes(tmp_path: Path, run: Callable[..., str]) -> None:
-    with pytest.raises(UserError, match="check --dataset_dir"):
-        run("--dataset_dir", tmp_path / "absent")
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Machine\n")
-    done = subprocess.run([sys.executable, SCRIPT, "--weights", "x"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+def test_exit_codes(tmp_path: Path, scripts: Scripts) -> None:
+    refused = scripts("check_setup", "--dataset_dir", tmp_path / "absent")
+    assert (refused.code, refused.out) == (2, "")
+    assert "check --dataset_dir" in refused.err
+    done = scripts("check_setup")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("Machine\n")

@@ -1,4 +1,8 @@
-import argparse
+"""What all scripts share: exit codes, one line for an error, progress, help in no time."""
+
+from __future__ import annotations
+
+import io
 import os
 import signal
 import subprocess
@@ -7,136 +11,41 @@ import threading
 from pathlib import Path
 
 import pytest
+from ranking_runs import SOURCES
 
+from passes.interrupts import GracefulInterrupt
 from utils import cli
 from utils.errors import UserError
 
-
-@pytest.mark.parametrize("text", ["True", "true", "TRUE", "1", "yes", "Yes"])
-def test_true(text: str) -> None:
-    assert cli.parse_bool(text) is True
-
-
-@pytest.mark.parametrize("text", ["False", "false", "0", "no", "NO"])
-def test_false(text: str) -> None:
-    assert cli.parse_bool(text) is False
-
-
-@pytest.mark.parametrize("text", ["", "2", "ja", "None", "truefalse"])
-def test_neither_true_nor_false(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="neither True"):
-        cli.parse_bool(text)
-
-
-def full_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser("Do something.", "python src/x.py --gan_name cyclegan")
-    cli.add_detector_arguments(parser)
-    cli.add_data_arguments(parser)
-    cli.add_loading_arguments(parser)
-    cli.add_ranking_arguments(parser)
-    cli.add_save_pt_files(parser)
-    cli.add_run_arguments(parser)
-    return parser
-
-
-REQUIRED = ["--dataset_dir", "data", "--gan_name", "cyclegan"]
-
-
-def test_every_flag_of_the_contract_has_a_default() -> None:
-    arguments = vars(full_parser().parse_args(REQUIRED))
-    assert arguments == {
-        "arch": "resnet50",
-        "blur_jpg": "0.5",
-        "weights": None,
-        "precision": "fp32",
-        "dataset_dir": Path("data"),
-        "gan_name": ["cyclegan"],
-        "have_classes": "auto",
-        "num_real": None,
-        "num_fake": None,
-        "num_instances": None,
-        "bsize": 16,
-        "crop": "none",
-        "num_workers": None,
-        "skip_bad_images": False,
-        "topk": None,
-        "relevances": None,
-        "save_pt_files": False,
-        "output_dir": Path("output"),
-        "device": "auto",
-        "seed": 0,
-        "compat": "none",
-        "resume": False,
-        "wandb": False,
-    }
-
-
-def test_scripts_leave_out_run_flags_they_have_no_use_for() -> None:
-    parser = cli.make_parser("Do something.", "python src/x.py")
-    cli.add_run_arguments(parser, compat=False, resume=False, wandb=False)
-    assert sorted(vars(parser.parse_args([]))) == ["device", "output_dir", "seed"]
-
-
-def test_values_are_taken() -> None:
-    line = "--gan_name a b --have_classes False --num_real 20 --num_instances 0 --save_pt_files False"
-    line += " --resume --skip_bad_images yes --crop random --blur_jpg 0.1 --compat published --precision bf16"
-    line += " --arch EFB0"
-    arguments = full_parser().parse_args(["--dataset_dir", "d", *line.split()])
-    assert arguments.gan_name == ["a", "b"]
-    assert arguments.have_classes is False
-    assert (arguments.num_real, arguments.num_fake, arguments.num_instances) == (20, None, 0)
-    assert arguments.save_pt_files is False
-    assert arguments.resume is True
-    assert arguments.skip_bad_images is True
-    assert (arguments.crop, arguments.compat, arguments.precision) == ("random", "published", "bf16")
-    assert (arguments.blur_jpg, arguments.arch) == ("0.1", "efb0")
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        (["--resume", "perhaps"], "neither True"),
-        (["--have_classes", "some"], "neither True"),
-        (["--num_real", "-1"], "num_real"),
-        (["--num_fake", "many"], "whole number"),
-        (["--bsize", "0"], "at least 1"),
-        (["--topk", "0"], "at least 1"),
-        (["--gan_name", "../x"], "plain name"),
-        (["--blur_jpg", "../x"], "plain name"),
-        (["--crop", "middle"], "invalid choice"),
-        (["--arch", "vgg"], "vgg"),
-        (["--num_rea", "3"], "unrecognized"),
-    ],
+SCRIPTS = sorted(
+    path.stem for path in SOURCES.glob("*.py") if "__main__" in path.read_text() or "run_step" in path.read_text()
 )
-def test_wrong_values_give_one_line_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], extra: list[str], words: str
-) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        full_parser().parse_args([*REQUIRED, *extra])
-    message = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    assert words in message
+
+# Asks every script for its help, and says which were not quick.
+HELP = """
+import io, runpy, sys
+from contextlib import redirect_stdout
+sys.path.insert(0, sys.argv[1].rpartition("/")[0])
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    with redirect_stdout(io.StringIO()) as text:
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+    heavy = sorted({"torch", "matplotlib", "scipy", "cv2"} & sys.modules.keys())
+    shown = text.getvalue()
+    if code or heavy or "example:\\n  python src/" not in shown or "(default: None)" in shown:
+        print(script, code, heavy)
+"""
 
 
-def test_help_shows_defaults_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        full_parser().parse_args(["--help"])
-    text = capsys.readouterr().out
-    assert exit_.value.code == 0
-    assert "example:\n  python src/x.py --gan_name cyclegan" in text
-    assert "(default: 16)" in text
-    assert "default: None" not in text
-    assert "99 to 100 % of" in " ".join(text.split())
-
-
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys; from utils import cli; p = cli.make_parser('d', 'e'); cli.add_detector_arguments(p);"
-        "cli.add_data_arguments(p); p.format_help(); assert 'torch' not in sys.modules"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_every_script_helps_quickly() -> None:
+    """Without the packages that take seconds to import, and with an example."""
+    assert len(SCRIPTS) > 20
+    paths = [str(SOURCES / f"{name}.py") for name in SCRIPTS]
+    done = subprocess.run([sys.executable, "-c", HELP, *paths], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def run(body: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -160,6 +69,8 @@ def run(body: str, **options: object) -> subprocess.CompletedProcess[str]:
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
         ("raise Interrupted('state saved: add --resume')", 130, "interrupted: state saved: add --resume\n"),
         ("os.kill(os.getpid(), 15)", 130, "interrupted\n"),
+        # as `timeout` does it
+        ("try: os.kill(os.getpid(), 15)\n    finally: os.kill(os.getpid(), 15)", 130, "interrupted\n"),
         ("os.kill(os.getpid(), 2)", 130, "interrupted\n"),
         (
             "raise OSError(errno.ENOSPC, 'full', 'x.csv')",
@@ -217,9 +128,10 @@ def test_output_to_a_full_disk() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_raises_a_flag_and_the_second_stops(number: int) -> None:
+def test_first_signal_raises_a_flag_and_a_later_one_stops(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("passes.interrupts._SECONDS_OF_ONE_REQUEST", 0.0)
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    with cli.GracefulInterrupt() as interrupt:
+    with GracefulInterrupt() as interrupt:
         assert not interrupt.requested
         signal.raise_signal(number)
         assert interrupt.requested
@@ -230,7 +142,7 @@ def test_first_signal_raises_a_flag_and_the_second_stops(number: int) -> None:
 
 def test_handlers_are_put_back_after_an_exception() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(UserError), cli.GracefulInterrupt():
+    with pytest.raises(UserError), GracefulInterrupt():
         raise UserError
     assert signal.getsignal(signal.SIGINT) == before
 
@@ -239,7 +151,7 @@ def test_outside_the_main_thread() -> None:
     seen: list[bool] = []
 
     def work() -> None:
-        with cli.GracefulInterrupt() as interrupt:
+        with GracefulInterrupt() as interrupt:
             seen.append(interrupt.requested)
 
     thread = threading.Thread(target=work)
@@ -248,8 +160,42 @@ def test_outside_the_main_thread() -> None:
     assert seen == [False]
 
 
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_silent_where_work_is_soon_over(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(cli.progress(range(3), description="reading")) == [0, 1, 2]
     with cli.progress(total=5) as bar:
         bar.update(5)
     assert capsys.readouterr().err == ""
+
+
+def test_progress_is_whole_lines_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each state of the work, also at its end."""
+    import tqdm
+
+    now = [0.0]
+    monkeypatch.setattr(tqdm.std, "time", lambda: now[0])
+    with cli.progress(total=4, description="gan [1]") as bar:
+        for _ in range(4):
+            now[0] += 40.0
+            bar.update(1)
+        now[0] += 1.0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("|")[-1].split("[")[0].strip() for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all(line.startswith("gan [1]: ") for line in lines)
+
+
+def test_progress_is_a_bar_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with cli.progress(total=4) as bar:
+        bar.update(4)
+    with cli.progress(total=4, shown=False, description="of another process") as bar:
+        bar.update(4)
+    text = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "4/4" in text
+    assert "another" not in text

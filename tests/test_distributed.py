@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +55,7 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every process that looks at a batch waits there until the file is gone."""
     gate, begun = tmp_path / "gate", tmp_path / "begun"
     gate.touch()
@@ -80,7 +79,7 @@ def slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "sys.meta_path.insert(0, Finder())\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'slow'}:{os.environ.get('PYTHONPATH', SOURCES.parent)}")
-    yield gate
+    return gate
 
 
 def begun(gate: Path, processes: int, run: subprocess.Popen[str]) -> None:

@@ -3,8 +3,10 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,16 @@ import pytest
 
 from utils import files
 from utils.errors import UserError
+from utils.provenance import (
+    Origin,
+    is_current,
+    read_record,
+    record_path,
+    refuse_other_weights,
+    remove_with_record,
+    write_record,
+)
+from utils.tables import ABSENT, markdown, percent, percent_range, read_rows, write_rows
 
 
 def names(folder: Path) -> list[str]:
@@ -203,21 +215,112 @@ def test_digests(tmp_path: Path) -> None:
         files.sha256_file(tmp_path / "nothing")
 
 
-def test_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Path(files.__file__).resolve().parent.parent / "src" / "rank_fmaps.py"
-    monkeypatch.setattr("sys.argv", [str(script), "--bsize", "4"])
-    table = tmp_path / "scores.csv"
-    written = files.write_provenance(table, seed=3, device="cpu", inputs={"weights": "ab"}, counts={"real": 2})
-    first = written.read_bytes()
-    record = json.loads(first)
-    assert written == tmp_path / "scores.csv.json"
+ORIGIN = Origin(3, {"weights": "ab", "images": "cd"}, {"topk": 4, "crop": None, "level": np.float32(0.5)})
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table and its record."""
+    script = files.PROJECT_ROOT / "src" / "rank_fmaps.py"
+    monkeypatch.setattr("sys.argv", [str(script), "--bsize", "4", "--resume", "True"])
+    path = tmp_path / "scores.csv"
+    files.write_csv(path, ["a"], [[1]])
+    write_record([path], ORIGIN, settings={"bsize": 4}, seed=3, device="cpu", counts={"real": 2})
+    return path
+
+
+def test_a_record_says_how_a_table_was_made(table: Path) -> None:
+    record = read_record(table)
+    # A resumed run leaves the same record as one that was not interrupted.
     assert record["command"] == ["src/rank_fmaps.py", "--bsize", "4"]
-    assert (record["seed"], record["device"], record["inputs"]) == (3, "cpu", {"weights": "ab"})
-    assert record["counts"] == {"real": 2}
+    assert (record["seed"], record["device"], record["counts"]) == (3, "cpu", {"real": 2})
+    assert (record["inputs"], record["settings"], record["computation"]) == (ORIGIN.inputs, {"bsize": 4}, 3)
+    assert record["sha256"] == files.sha256_file(table)
     assert record["versions"]["numpy"] == np.__version__
     assert {"python", "torch", "torchvision", "pillow"} <= set(record["versions"])
-    files.write_provenance(table, seed=3, device="cpu", inputs={"weights": "ab"}, counts={"real": 2})
-    assert written.read_bytes() == first
+    before = record_path(table).read_bytes()
+    write_record([table], ORIGIN, settings={"bsize": 4}, seed=3, device="cpu", counts={"real": 2})
+    assert record_path(table).read_bytes() == before
+
+
+def test_a_table_is_current_until_anything_changes(table: Path) -> None:
+    assert is_current([table], ORIGIN)
+    others = [
+        replace(ORIGIN, computation=4),
+        replace(ORIGIN, inputs={"weights": "ab"}),
+        replace(ORIGIN, inputs={**ORIGIN.inputs, "images": "ce"}),
+        replace(ORIGIN, facts={**ORIGIN.facts, "topk": 5}),
+        replace(ORIGIN, facts={**ORIGIN.facts, "new": True}),
+    ]
+    assert [is_current([table], other) for other in others] == [False] * len(others)
+    assert len({origin.digest() for origin in (ORIGIN, *others)}) == 6
+    assert not is_current([], ORIGIN)
+    assert not is_current([table, table.with_name("absent.csv")], ORIGIN)
+    content = table.read_bytes()
+    table.write_bytes(content + b"2\n")
+    assert not is_current([table], ORIGIN)
+    table.write_bytes(content)
+    assert is_current([table], ORIGIN)
+    record_path(table).write_text("[]")
+    assert not is_current([table], ORIGIN)
+
+
+def test_another_checkpoint_is_refused_where_its_table_is_there(table: Path) -> None:
+    refuse_other_weights([table, table.with_name("absent.csv")], "ab")
+    with pytest.raises(UserError, match=r"scores\.csv was made with another checkpoint.*--blur_jpg"):
+        refuse_other_weights([table], "ac")
+    remove_with_record(table)
+    assert names(table.parent) == []
+    refuse_other_weights([table], "ac")
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    count: int
+    share: float
+    bound: float | None = None
+    seen: bool = True
+
+
+ROWS = [Row("a,b", 3, 1 / 3, 0.1), Row(os.fsdecode(b"\xff.png"), 0, math.nan), Row("", -1, 1e-300, None, False)]
+
+
+def test_rows_are_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    write_rows(path, ROWS)
+    read = read_rows(path, Row, made_by="python src/x.py")
+    assert read[::2] == ROWS[::2]
+    assert math.isnan(read[1].share)
+    assert replace(read[1], share=0.0) == replace(ROWS[1], share=0.0)
+    write_rows(path, [], Row)
+    assert read_rows(path, Row, made_by="python src/x.py") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "make it with python src/x.py"),
+        ("", "damaged or not a table"),
+        ("name,count,share,bound\n", "lacks the column seen"),
+        ("name,count,share,bound,seen\na,1,2,,True\na,many,2,,True\n", "line 3: .*many"),
+        ("name,count,share,bound,seen\na,1,2\n", "line 2: not as many cells"),
+        ('name,count,share,bound,seen\n"a', "damaged or not a table"),
+    ],
+)
+def test_a_bad_table_names_the_file_and_what_makes_it(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "rows.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=rf"rows\.csv.*{words}") as caught:
+        read_rows(path, Row, made_by="python src/x.py")
+    assert "python src/x.py" in str(caught.value)
+
+
+def test_markdown_and_percent() -> None:
+    assert markdown(("a", "b"), [("x|y", "1")]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+    assert [percent(value) for value in (0.1234, 1.0, None, math.nan)] == ["12.3", "100.0", ABSENT, ABSENT]
+    assert [percent_range(0.1, 0.2), percent_range(None, 0.2), percent_range(0.1, math.nan)] == ["[10.0, 20.0]", "", ""]
 
 
 @pytest.mark.parametrize("parts", [("..", "x"), ("a/../../x",), ("/etc/passwd",), ("link", "x"), ("a\0b",)])
