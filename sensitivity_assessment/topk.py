@@ -56,7 +56,15 @@ class DroppedAtK(Sensitivity):
     def facts(self) -> dict[str, object]:
         return {**super().facts(), "numbers": self.options.numbers}
 
+    def remarks(self) -> list[str]:
+        """What to know of the ranking before a k is chosen by it."""
+        remarks = [f"warning: {self.gan_name}: {self.ranked.warning}"] if self.ranked.warning else []
+        if self.ranked.record.get("facts", {}).get("gan_name") == self.gan_name:
+            remarks.append(f"note: {self.gan_name}: the ranking was made on this set and suits it: judge k on others")
+        return remarks
+
     def messages(self) -> list[str]:
+        """Nothing for each pass: the search speaks of all."""
         return []
 
 
@@ -109,8 +117,8 @@ def find_k(subject: Subject, options: TopkOptions, ranks: Ranks) -> tuple[Chosen
     """
     listed = tuple(sorted({*(options.numbers or NUMBERS), *([options.topk] if options.topk else [])}))
     passes = [DroppedAtK(subject, replace(options, numbers=listed))]
-    if ranks.is_first and passes[0].ranked.record.get("facts", {}).get("gan_name") == subject.gan_name:
-        say(f"note: {subject.gan_name}: the ranking was made on this set, and so suits it best: judge k on others")
+    for remark in passes[0].remarks() if ranks.is_first else ():
+        say(remark)
     run_analyses(passes, ranks=ranks, tables=False)
     while options.bisect and (k := _next(passes, options)) is not None:
         passes.append(DroppedAtK(subject, replace(options, numbers=(k,))))
@@ -124,15 +132,13 @@ def _rows(passes: Sequence[DroppedAtK]) -> dict[str, ScoreSummary]:
 
 def _choice(rows: Mapping[str, ScoreSummary], options: TopkOptions) -> ChosenK:
     baseline = rows[BASELINE]
-    criterion, target = "smallest k tried with top-k AP <= ", options.target_ap
+    target, rule = options.target_ap, ""
     if target is None:
         target = (baseline.ap + baseline.fakes / baseline.images) / 2
         rule = " (halfway from the unchanged detector to guessing: our rule, not the paper's)"
-    else:
-        rule = ""
     ap = {k: row.ap for k, row in curves_of(rows)[TOP].items()}
     k = smallest_below(ap, target) if baseline.ap > target else None
-    return ChosenK(k, f"{criterion}{target:.3f}{rule}", target, baseline.ap, ap)
+    return ChosenK(k, f"smallest k tried with top-k AP <= {target:.3f}{rule}", target, baseline.ap, ap)
 
 
 def _next(passes: Sequence[DroppedAtK], options: TopkOptions) -> int | None:
