@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from detectors.feature_maps import by_layer
 from fmap_ranking.names import FeatureMap
 from images.sets import FAKE, ImageSet
-from passes.one_pass import PassBatch, PerImage, State
+from passes.one_pass import PassBatch, PerImage
 from passes.shared_forward import Colour, SharedForward, finite
 from utils.errors import UserError
 from utils.files import read_npz, write_npz
@@ -61,7 +61,7 @@ def read_activations(path: Path, *, made_by: str) -> ActivationPairs:
     return pairs
 
 
-class ActivationPairCollector:
+class ActivationPairCollector(PerImage):
     """Collects the activations of some maps on RGB and greyscale; 8 bytes for each pair of an image and a map.
 
     Args:
@@ -79,7 +79,7 @@ class ActivationPairCollector:
         self._wanted = [(fmap.layer, fmap.index) for fmap in self.maps]
         for colour in COLOURS:
             forward.request(colour, by_layer(self._wanted))
-        self._values = PerImage(len(images), (len(COLOURS), len(self.maps)), np.float32)
+        super().__init__(len(images), (len(COLOURS), len(self.maps)), np.float32)
 
     def update(self, batch: PassBatch) -> None:
         """Add a batch.
@@ -92,24 +92,12 @@ class ActivationPairCollector:
             return
         values = torch.stack([self._forward.of(batch, colour).select(self._wanted) for colour in COLOURS], dim=1)
         values = finite(values, batch, "the largest value of a feature map")
-        self._values.put(np.array(batch.positions)[rows], values.cpu().numpy()[rows])
-
-    def state(self) -> State:
-        """Activations (images, colours, maps) and which images were seen."""
-        return self._values.state()
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replace what was collected by a saved state."""
-        self._values.load_state(state)
-
-    def merge(self, state: Mapping[str, np.ndarray]) -> None:
-        """Add the state of a collector that saw other images of the same set."""
-        self._values.merge(state)
+        self.put(np.array(batch.positions)[rows], values.cpu().numpy()[rows])
 
     def result(self) -> ActivationPairs:
         """Activations of all images seen, in the order of the set."""
-        seen = np.flatnonzero(self._values.seen)
-        rgb, grayscale = self._values.values[seen].transpose(1, 0, 2)
+        seen = np.flatnonzero(self.seen)
+        rgb, grayscale = self.values[seen].transpose(1, 0, 2)
         return ActivationPairs(
             tuple(fmap.key for fmap in self.maps),
             tuple(self._images.items[position].name for position in seen),

@@ -11,7 +11,7 @@ import torch
 
 from evaluation.conditions import Condition
 from images.sets import ImageSet
-from passes.one_pass import PassBatch, PerImage, State
+from passes.one_pass import PassBatch, PerImage
 from passes.shared_forward import SharedForward, finite
 from utils.errors import UserError
 from utils.files import write_csv
@@ -62,7 +62,7 @@ def read_scores(path: Path, *, made_by: str) -> Scores:
     )
 
 
-class ScoreCollector:
+class ScoreCollector(PerImage):
     """Collects p(fake) of every image under several conditions; 8 bytes for each pair of the two.
 
     Args:
@@ -79,7 +79,7 @@ class ScoreCollector:
         self.conditions = tuple(conditions)
         for condition in self.conditions:
             condition.request(forward)
-        self._scores = PerImage(len(images), (len(self.conditions),))
+        super().__init__(len(images), (len(self.conditions),))
 
     def update(self, batch: PassBatch) -> None:
         """Add a batch.
@@ -93,24 +93,12 @@ class ScoreCollector:
             for condition in self.conditions
         ]
         scores = finite(torch.stack(columns, dim=1), batch, "the detector's output")
-        self._scores.put(batch.positions, scores.cpu().numpy())
-
-    def state(self) -> State:
-        """Scores (images, conditions) and which images were seen."""
-        return self._scores.state()
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replace what was collected by a saved state."""
-        self._scores.load_state(state)
-
-    def merge(self, state: Mapping[str, np.ndarray]) -> None:
-        """Add the state of a collector that saw other images of the same set."""
-        self._scores.merge(state)
+        self.put(batch.positions, scores.cpu().numpy())
 
     def result(self) -> Scores:
         """Scores of all images seen, in the order of the set."""
-        seen = np.flatnonzero(self._scores.seen)
+        seen = np.flatnonzero(self.seen)
         items = [self._images.items[position] for position in seen]
         labels = np.array([-1 if item.label is None else item.label for item in items], dtype=np.int64)
-        columns = {condition.name: self._scores.values[seen, place] for place, condition in enumerate(self.conditions)}
+        columns = {condition.name: self.values[seen, place] for place, condition in enumerate(self.conditions)}
         return Scores(tuple(item.name for item in items), labels, columns)

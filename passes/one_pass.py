@@ -87,7 +87,7 @@ class Collector(Protocol):
 
 
 class PerImage:
-    """Some numbers of every image, in the order of the set: the part of a collector that most collectors are.
+    """Some numbers of every image, in the order of the set: what most collectors are, but for `update`.
 
     Args:
         images: Number of images of the set.
