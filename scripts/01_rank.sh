@@ -3,5 +3,5 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
-begin "Step 1: rank all feature maps of both detectors by FF-RS." "$@"
+begin "$@"
 reproduce ranking

@@ -3,5 +3,5 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
-begin "Table 1: AP and accuracies without the top k, random k and lowest k feature maps." "$@"
+begin "$@"
 reproduce sensitivity

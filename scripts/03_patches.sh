@@ -3,5 +3,5 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
-begin "Figure 1: the image patches that excite the top feature maps most, as collages." "$@"
+begin "$@"
 reproduce patches

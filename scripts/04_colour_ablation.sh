@@ -3,5 +3,5 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
-begin "Figure 4: AP and p(fake) in colour and in greyscale, with box-whisker plots." "$@"
+begin "$@"
 reproduce colour

@@ -3,7 +3,7 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
-begin "Colour-robust detectors beside the others, in colour and greyscale; needs WEIGHTS_CR_<arch>." "$@"
+begin "$@"
 for arch in "${ARCHS[@]}"; do
   variable="WEIGHTS_CR_$arch"
   if [[ -z "${!variable:-}" ]]; then

@@ -2,27 +2,43 @@
 # shellcheck shell=bash
 usage() {
   cat <<TEXT
-usage: [DATA=DIR] [OUT=DIR] [DEVICE=auto|cpu|cuda] $0
-  $1
+usage: [DATA=DIR] [OUT=DIR] [DEVICE=auto|cpu|cuda] $0 [FLAGS OF reproduce.py]
+  $(sed -n '2s/^# //p' "$0")
   DATA        folder of the generators' folders (ForenSynths); OUT: results (output); DEVICE: auto
   ARCHS       detectors (resnet50 efb0); k is 114 and 27, or TOPK_<arch>
   GENERATORS  folders of DATA (the paper's seven that are there); RANK_ON: the one to rank on (progan_val)
   TAG         augmentation of the detectors (0.5); WEIGHTS_<arch>, RELEVANCES_<arch>: files of your own
   NUM_INSTANCES, BSIZE: images of each class and label (all), images in a batch (16)
-What is done is skipped; what was interrupted goes on.
+What is done is skipped; what was interrupted goes on. All other flags: python src/reproduce.py --help
 TEXT
 }
 
+# begin FLAGS: settings from the environment; flags are passed on, as far as a variable does not stand for them
 begin() {
-  if [[ "${2:-}" == "-h" || "${2:-}" == "--help" ]]; then
-    usage "$1"
-    exit 0
-  fi
+  local flag index
+  for flag in "$@"; do
+    case "$flag" in
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      --arch | --arch=* | --blur_jpg* | --output_dir* | --dataset_dir* | --only*)
+        echo "error: $flag: set ARCHS, TAG, OUT or DATA instead, or call src/reproduce.py (see $0 --help)" >&2
+        exit 2
+        ;;
+    esac
+  done
+  FLAGS=("$@")
   ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
   DATA="${DATA:-ForenSynths}"
   OUT="${OUT:-output}"
   TAG="${TAG:-0.5}"
   read -ra ARCHS <<<"${ARCHS:-resnet50 efb0}"
+  # the spelling of folders and variables
+  for index in "${!ARCHS[@]}"; do
+    ARCHS[index]="${ARCHS[index],,}"
+    [[ ! "${ARCHS[index]}" =~ ^efficientnet[-_]?b([0-9])$ ]] || ARCHS[index]="efb${BASH_REMATCH[1]}"
+  done
   if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python3
     [[ ! -x "$ROOT/.venv/bin/python" ]] || PYTHON="$ROOT/.venv/bin/python"
@@ -55,5 +71,5 @@ reproduce() {
   of_archs --weights "${WEIGHTS_PREFIX:-WEIGHTS}"
   of_archs --relevances RELEVANCES
   of_archs --topk TOPK
-  "$PYTHON" "$ROOT/src/reproduce.py" "${ARGUMENTS[@]}" --only "$@"
+  "$PYTHON" "$ROOT/src/reproduce.py" "${ARGUMENTS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} --only "$@"
 }

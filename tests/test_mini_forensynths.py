@@ -1,10 +1,12 @@
 """Mini-ForenSynths: photographs, simulated generators and their training, pairs, measures, the whole data set."""
 
+from __future__ import annotations
+
 import csv
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from images.decoding import decode_image
 from images.distortions import blur
 from mini_forensynths import build as building
 from mini_forensynths import sets
-from mini_forensynths.build import Recipe, build
+from mini_forensynths.build import build
 from mini_forensynths.generator_training import GeneratorTraining, generator_loss, train_generator
 from mini_forensynths.generators import (
     SPECS,
@@ -34,13 +36,14 @@ from mini_forensynths.generators import (
     save_generator,
 )
 from mini_forensynths.measures import MEASURES, TO_YCBCR, high_frequency_energy, measure_set
-from mini_forensynths.photos import PARTS, Photo, cut_tiles, find_photos, load_photo, load_usable, split_photos
-from mini_forensynths.sets import CHROMA, Layout, chroma_fake, make_pair, make_part, set_names
+from mini_forensynths.options import PARTS, DataSet, Photographs, Sizes
+from mini_forensynths.photos import Photo, cut_tiles, find_photos, load_photo, load_usable, split_photos
+from mini_forensynths.sets import CHROMA, chroma_fake, make_pair, make_part, set_names
 from utils.errors import UserError
 from utils.figures import save_picture
 
 TILE = 32
-LAYOUT = Layout(tile=TILE, train_tile=TILE + 2, most_tiles=2)
+SIZES = Sizes(tile=TILE, train_tile=TILE + 2, most_tiles=2)
 SHARES = (0.25, 0.25, 0.5)
 FIRST = SPECS[0].name
 each_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -109,7 +112,7 @@ def test_names_are_sorted_and_unique(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_bundled_photographs_can_be_used() -> None:
     found = find_photos(None)
     assert [photo.name for photo in found] == sorted({photo.name for photo in found})
-    images, skipped = load_usable(found, Layout().tile, skip_bad_images=False)
+    images, skipped = load_usable(found, Sizes().tile, skip_bad_images=False)
     assert (len(images), skipped) == (len(found), [])
 
 
@@ -453,7 +456,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_a_part_is_resumable(photos: Path, generators: dict[str, SimulatedGenerator], tmp_path: Path) -> None:
     root, found = tmp_path / "set", find_photos(photos)[:2]
-    assert make_part(root, "test", found, generators, LAYOUT) == []
+    assert make_part(root, "test", found, generators, SIZES) == []
     made = contents(root)
     assert {name.split("/")[0] for name in made} == set(set_names("test"))
     assert {Path(name).name for name in made} == {f"{photo.name}_{tile}.png" for photo in found for tile in (0, 1)}
@@ -462,7 +465,7 @@ def test_a_part_is_resumable(photos: Path, generators: dict[str, SimulatedGenera
     for name in lost:
         (root / name).unlink()
     kept = times(root)
-    make_part(root, "test", found, generators, LAYOUT)
+    make_part(root, "test", found, generators, SIZES)
     assert contents(root) == made
     assert {name: time for name, time in times(root).items() if name not in lost} == kept
 
@@ -470,12 +473,12 @@ def test_a_part_is_resumable(photos: Path, generators: dict[str, SimulatedGenera
 def test_unusable_photographs_of_a_part(generators: dict[str, SimulatedGenerator], tmp_path: Path) -> None:
     bad, good = bad_photos(tmp_path)["small"], save_photo(tmp_path / "good.png")
     with pytest.raises(UserError, match="too few"):
-        make_part(tmp_path / "set", "val", [bad, good], generators, LAYOUT)
-    (line,) = make_part(tmp_path / "set", "val", [bad, good], generators, LAYOUT, skip_bad_images=True)
+        make_part(tmp_path / "set", "val", [bad, good], generators, SIZES)
+    (line,) = make_part(tmp_path / "set", "val", [bad, good], generators, SIZES, skip_bad_images=True)
     assert str(bad.path) in line
     assert {Path(name).name for name in contents(tmp_path / "set")} == {"good_0.png", "good_1.png"}
     with pytest.raises(UserError, match="none of the 1 photographs for val"):
-        make_part(tmp_path / "set", "val", [bad], generators, LAYOUT, skip_bad_images=True)
+        make_part(tmp_path / "set", "val", [bad], generators, SIZES, skip_bad_images=True)
 
 
 # measures
@@ -546,6 +549,16 @@ def test_a_fake_without_real_is_refused_and_rests_of_writing_are_not(tmp_path: P
 # the whole data set
 
 
+def data_set(root: Path) -> dict[str, object]:
+    """All files, but for what their records say of their place."""
+    files: dict[str, object] = dict(contents(root))
+    for name in [name for name in files if name.endswith(".csv.json")]:
+        record = json.loads((root / name).read_text())
+        del record["settings"]["output_dir"]
+        files[name] = record
+    return files
+
+
 def plain_montage(root: Path, path: Path, part: str = "test") -> None:
     save_picture(path, decode_image(sorted((root / next(iter(set_names(part))) / "1_fake").iterdir())[0]))
 
@@ -557,19 +570,35 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils.files, "_flush_to_disk", lambda path: None)
 
 
-@pytest.fixture
-def recipe(photos: Path, weights: Path) -> Recipe:
-    return Recipe(photos, SHARES, weights, LAYOUT)
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a data set but for its place."""
+
+    photographs: Photographs
+    sizes: Sizes
+    generators: Path
+
+    def __call__(self, root: Path, overwrite: bool = False) -> list[Path]:
+        return build(self.photographs, self.sizes, DataSet(self.generators, root, overwrite))
+
+    def but(self, **changes: Any) -> Recipe:
+        """Other photographs, or another choice of them."""
+        return replace(self, photographs=replace(self.photographs, **changes))
 
 
 @pytest.fixture(scope="module")
-def made(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def recipe(photos: Path, weights: Path) -> Recipe:
+    return Recipe(Photographs(photos, SHARES), SIZES, weights)
+
+
+@pytest.fixture(scope="module")
+def made(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The data set of `recipe`; not to be written to."""
     root = tmp_path_factory.mktemp("made") / "set"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "draw_montage", plain_montage)
         patch.setattr(utils.files, "_flush_to_disk", lambda path: None)
-        build(Recipe(photos, SHARES, weights, LAYOUT), root)
+        recipe(root)
     before = times(root)
     yield root
     assert times(root) == before
@@ -588,7 +617,7 @@ def test_contents_of_a_data_set(made: Path, photos: Path) -> None:
         of_parts.append({file.rpartition("_")[0] for file in listed[0]})
     assert [len(part) for part in of_parts] == [1, 1, 2]
     assert sorted(name for part in of_parts for name in part) == ["a", "b", "sub-c", "sub-d"]
-    assert decode_image(next((made / f"{FIRST}_train" / "0_real").iterdir())).shape[0] == LAYOUT.train_tile
+    assert decode_image(next((made / f"{FIRST}_train" / "0_real").iterdir())).shape[0] == SIZES.train_tile
     with (made / "measures.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["part", "set", *MEASURES]
@@ -605,7 +634,7 @@ def test_contents_of_a_data_set(made: Path, photos: Path) -> None:
 
 def test_a_second_call_does_nothing(made: Path, recipe: Recipe) -> None:
     before = times(made)
-    assert build(recipe, made) == [made / "measures.csv", made / "montage.png"]
+    assert recipe(made) == [made / "measures.csv", made / "montage.png"]
     assert times(made) == before
 
 
@@ -618,8 +647,8 @@ def test_a_second_call_does_nothing(made: Path, recipe: Recipe) -> None:
         (building, "measure_set", 3),
         (building, "draw_montage", 1),
         (building, "write_csv", 1),
-        (building, "write_provenance", 1),
-        (building, "write_provenance", 2),
+        (building, "write_record", 1),
+        (building, "write_record", 2),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -638,10 +667,10 @@ def test_interrupted_and_taken_up_again(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, function, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            build(recipe, tmp_path / "set")
-    assert contents(tmp_path / "set") != contents(made)
-    build(recipe, tmp_path / "set")
-    assert contents(tmp_path / "set") == contents(made)
+            recipe(tmp_path / "set")
+    assert data_set(tmp_path / "set") != data_set(made)
+    recipe(tmp_path / "set")
+    assert data_set(tmp_path / "set") == data_set(made)
 
 
 @pytest.mark.usefixtures("quick")
@@ -651,19 +680,19 @@ def test_another_data_set_is_refused_or_replaced(made: Path, recipe: Recipe, tmp
     (root / "notes.md").write_text("mine")
     before = contents(root)
     others = [
-        replace(recipe, layout=Layout(TILE - 2, TILE, 1)),
-        replace(recipe, split_seed=1),
-        replace(recipe, shares=(0.5, 0.25, 0.25)),
+        replace(recipe, sizes=Sizes(TILE - 2, TILE, 1)),
+        recipe.but(split_seed=1),
+        recipe.but(shares=(0.5, 0.25, 0.25)),
     ]
     for other in others:
         with pytest.raises(UserError, match=r"other photographs or settings: give --overwrite"):
-            build(other, root)
+            other(root)
     assert contents(root) == before
-    build(others[0], root, overwrite=True)
-    build(others[0], tmp_path / "fresh")
+    others[0](root, overwrite=True)
+    others[0](tmp_path / "fresh")
     assert (root / "notes.md").read_text() == "mine"
     (root / "notes.md").unlink()
-    assert contents(root) == contents(tmp_path / "fresh")
+    assert data_set(root) == data_set(tmp_path / "fresh")
     assert contents(root).keys() != contents(made).keys()
 
 
@@ -681,9 +710,9 @@ def test_interrupted_replacing_is_not_taken_for_complete(
     with monkeypatch.context() as patch:
         patch.setattr(building.shutil, "rmtree", half)
         with pytest.raises(KeyboardInterrupt):
-            build(replace(recipe, split_seed=1), root, overwrite=True)
-    build(recipe, root)
-    assert contents(root) == contents(made)
+            recipe.but(split_seed=1)(root, overwrite=True)
+    recipe(root)
+    assert data_set(root) == data_set(made)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -691,7 +720,7 @@ def test_foreign_files_are_refused(overwrite: bool, recipe: Recipe, tmp_path: Pa
     (tmp_path / FIRST).mkdir()
     (tmp_path / FIRST / "mine.png").write_bytes(b"mine")
     with pytest.raises(UserError, match="holds other files"):
-        build(recipe, tmp_path, overwrite=overwrite)
+        recipe(tmp_path, overwrite=overwrite)
     assert contents(tmp_path) == {f"{FIRST}/mine.png": b"mine"}
 
 
@@ -702,10 +731,10 @@ def test_unusable_photographs_are_listed(recipe: Recipe, photos: Path, tmp_path:
     bad = save_photo(folder / "e.png", mode="L").path
     for seed in range(4):
         save_photo(folder / f"more{seed}.png", seed=9 + seed)
-    recipe = replace(recipe, photos=folder)
+    recipe = recipe.but(photos=folder)
     with pytest.raises(UserError, match=r"e\.png: has no colour"):
-        build(recipe, tmp_path / "set")
-    build(replace(recipe, skip_bad_images=True), tmp_path / "set")
+        recipe(tmp_path / "set")
+    recipe.but(skip_bad_images=True)(tmp_path / "set")
     assert str(bad) in (tmp_path / "set" / "skipped.txt").read_text()
     assert not [name for name in contents(tmp_path / "set") if "/e_" in name]
 
@@ -796,7 +825,7 @@ def test_the_training_script(photos: Path, scripts: Scripts) -> None:
     made = contents(Path("g"))
     assert made.keys() == {f"{name}.safetensors", f"{name}.safetensors.json"}
     record = json.loads(made[f"{name}.safetensors.json"])
-    assert (record["photographs"], record["training"]["steps"]) == (2, 2)
+    assert (record["facts"]["photographs"], record["facts"]["training"]["steps"]) == (2, 2)
     load_generator(SPECS[2], Path("g") / f"{name}.safetensors")
     assert "is there already" in scripts("train_simulated_generators", *arguments).out
     assert contents(Path("g")) == made
@@ -812,7 +841,7 @@ def test_the_training_script(photos: Path, scripts: Scripts) -> None:
         (["--shares", 0, 0, 1], "none of the 0 photographs"),
         (["--split_seed", -1], "--split_seed"),
         (["--steps", 0], "--steps"),
-        (["--generators", "gan"], "invalid choice"),
+        (["--generators", "gan"], "choose among"),
     ],
 )
 def test_bad_input_of_the_training_script(arguments: list[object], words: str, photos: Path, scripts: Scripts) -> None:
