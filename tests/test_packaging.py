@@ -3,6 +3,8 @@
 import ast
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -96,3 +98,12 @@ def test_tff_runs_scripts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     code, _, err = tff("rank_fmap")
     assert code == EXIT_USER_ERROR
     assert "rank_fmaps" in err
+
+
+def test_an_installed_copy_looks_for_weights_in_the_current_folder(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "utils", site / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from utils.files import CODE_ROOT, PROJECT_ROOT"
+    code += "; print(CODE_ROOT); print(PROJECT_ROOT)"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines() == [str(site), str(tmp_path)]
