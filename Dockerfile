@@ -20,9 +20,13 @@ ENV PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib
 
 WORKDIR /app
-COPY . .
+# Dependencies first, so that an edit of the code does not install them anew.
+COPY requirements.txt .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --disable-pip-version-check -r requirements.txt \
+    sed '/^-e /d' requirements.txt > /tmp/pinned.txt \
+    && pip install --disable-pip-version-check -r /tmp/pinned.txt
+COPY . .
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps -e . \
     && useradd --uid 1000 --create-home tff \
     && install -d -o 1000 -g 1000 output
 

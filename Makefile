@@ -3,7 +3,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARCH ?=
+# cpu: the build of PyTorch without CUDA, where the index has one for this machine
+TORCH ?=
 WORKERS ?= 2
+
+INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 # The first interpreter that runs and is new enough; a name on PATH may be a shim without a version behind it.
 PYTHON ?= $(shell for python in python3.11 python3; do \
@@ -16,7 +20,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed ## All analyses on bundled photos, and a report (ARCH=resnet50 or efb0)
+demo: $(VENV)/.installed ## All analyses on bundled photos, and a report (ARCH=resnet50 or efb0; TORCH=cpu)
 	$(BIN)/python src/demo.py $(if $(ARCH),--arch $(ARCH))
 
 # One torch thread a worker: more only compete for the cores.
@@ -39,9 +43,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -r requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -r requirements-dev.txt
 	@touch $@

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
-from captum.attr import GuidedBackprop, LayerGradCam
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -37,6 +37,7 @@ class GuidedGradCamMaps(Attribution[GradCamOptions]):
 
     def __init__(self, subject: Subject, options: GradCamOptions) -> None:
         super().__init__(subject, options)
+        captum_attr()
         gradcam_layer(subject.detector, options.layer)
 
     @property
@@ -65,6 +66,20 @@ class GuidedGradCamMaps(Attribution[GradCamOptions]):
         detector = self.subject.detector
         with torch.autocast(detector.device.type, torch.bfloat16, enabled=detector.precision == "bf16"):
             return guided_gradcam(detector, images, self.target, labels, self.layer)
+
+
+def captum_attr() -> ModuleType:
+    """The attributions of captum, which nothing else needs.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise UserError("Guided Grad-CAM needs captum, which is not installed: pip install captum") from error
+    module: ModuleType = attr
+    return module
 
 
 class _Score(nn.Module):
@@ -105,11 +120,11 @@ def guided_gradcam(
     score = _Score(detector.model, target, classes)
     with torch.enable_grad():
         x.requires_grad_(True)
-        cam = LayerGradCam(score, module).attribute(x, relu_attributions=True).detach().float()
+        cam = captum_attr().LayerGradCam(score, module).attribute(x, relu_attributions=True).detach().float()
         cam = interpolate(_scaled(cam), size=x.shape[2:], mode="bilinear", align_corners=False)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
-            gradient = GuidedBackprop(score).attribute(x).detach()
+            gradient = captum_attr().GuidedBackprop(score).attribute(x).detach()
     cam, gradient = _scaled(cam)[:, 0], gradient.contiguous()
     arrays = {"cam": cam, "guided_backprop": gradient, "logits": logits}
     return Explanation((cam[:, None] * gradient).sum(1), logits, classes, arrays)

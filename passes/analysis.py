@@ -23,7 +23,7 @@ from passes.one_pass import Collector, PassReport
 from passes.options import RunOptions
 from passes.shared_forward import SharedForward
 from utils.figures import chosen_formats
-from utils.files import PROJECT_ROOT, plain, read_json, sha256_file, sha256_text, write_json
+from utils.files import CODE_ROOT, plain, read_json, sha256_file, sha256_text, write_json
 from utils.layout import Layout
 from utils.provenance import Origin, is_current, read_record, write_record
 
@@ -225,5 +225,5 @@ def draw_once(
 @cache
 def _code_digest(room: str) -> str:
     """Digest of all modules of a room, and of those that every picture is made with."""
-    modules = [*sorted((PROJECT_ROOT / room).glob("*.py")), *sorted((PROJECT_ROOT / "utils").glob("*.py"))]
+    modules = [*sorted((CODE_ROOT / room).glob("*.py")), *sorted((CODE_ROOT / "utils").glob("*.py"))]
     return sha256_text(f"{path.name} {sha256_file(path)}" for path in modules)

@@ -128,7 +128,7 @@ def test_commands_of_docs(page: str, workplace: Path, scripts: Scripts, monkeypa
 
 
 def test_commands_of_docs_on_what_the_demo_leaves(
-    workplace: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The steps of the README one after the other, with its variables for the demo's images."""
     monkeypatch.chdir(workplace)
@@ -141,6 +141,12 @@ def test_commands_of_docs_on_what_the_demo_leaves(
     for words, name in zip(commands, used, strict=True):
         run = scripts(name, *words[2:], *SHORT.get(name, "").split())
         assert run.code == 0, (words, run.err)
+    # the Python of the pages, on the same
+    shutil.copy(next((workplace / DEMO_DATA).glob("skip/1_fake/*.png")), workplace / "photo.png")
+    for page, said in [("README.md", "tensor("), ("docs/tutorial.md", "baseline: AP ")]:
+        (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.DOTALL)
+        exec(compile(code, page, "exec"), {"__name__": "page"})
+        assert said in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("command", ORIGINAL.strip().splitlines())
@@ -160,3 +166,14 @@ def test_makefile_names_the_targets_of_docs(tmp_path: Path) -> None:
 
 def test_a_command_that_does_not_parse_is_noticed(scripts: Scripts) -> None:
     assert not lacks_data(scripts("rank_fmaps", "--no_such_flag", "weights"), ["weights"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_docs(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([\w./-]*)(?:#([\w-]+))?\)", text):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in slugs, f"{target}#{anchor}"

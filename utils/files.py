@@ -18,7 +18,10 @@ import numpy as np
 
 from utils.errors import UserError
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+CODE_ROOT = Path(__file__).resolve().parent.parent
+"""Folder of the packages."""
+PROJECT_ROOT = CODE_ROOT if (CODE_ROOT / "pyproject.toml").is_file() else Path.cwd()
+"""Folder of `weights` and `fmap_relevances`: a working copy of the project; the current folder for an installed one."""
 _FORBIDDEN_IN_NAMES = frozenset('/\\:*?"<>|')
 _LONGEST_NAME = 200
 _MENDS = {

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import PROJECT_ROOT, plain, read_json, sha256_file, sha256_text, write_json
+from utils.files import CODE_ROOT, plain, read_json, sha256_file, sha256_text, write_json
 
 _PACKAGES = ("torch", "torchvision", "efficientnet_pytorch", "numpy", "scipy", "pillow", "matplotlib")
 
@@ -139,8 +139,8 @@ def refuse_other_weights(paths: Iterable[Path], weights: str) -> None:
 
 def _command() -> list[str]:
     program = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path("python")
-    inside = program.is_relative_to(PROJECT_ROOT)
-    name = program.relative_to(PROJECT_ROOT).as_posix() if inside else program.name
+    inside = program.is_relative_to(CODE_ROOT)
+    name = program.relative_to(CODE_ROOT).as_posix() if inside else program.name
     return [name, *_without_resume(sys.argv[1:])]
 
 
@@ -169,9 +169,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    if not (PROJECT_ROOT / ".git").exists():
+    if not (CODE_ROOT / ".git").exists():
         return None
-    command = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(CODE_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
