@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from utils.errors import UserError
 # Images of different sizes are put into batches within this many batches' worth of neighbours: enough to
 # fill batches when sizes alternate, and few enough to keep batches close to the order of the set.
 _WINDOW_IN_BATCHES = 8
+
+_CAN_WAIT_FOR_SIGNALS = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
 Plan = tuple[tuple[int, ...], ...]
@@ -148,7 +151,22 @@ def decode_in_workers(dataset: Dataset[T], indices: Iterable[Any], num_workers: 
         collate_fn=_as_is,
         worker_init_fn=_prepare_worker,
     )
-    return _reported(iter(loader))
+    with _sigterm_held_back():
+        results = iter(loader)
+    return _reported(results)
+
+
+@contextmanager
+def _sigterm_held_back() -> Iterator[None]:
+    """Processes started here are born deaf to SIGTERM, until they can tell whose it is (see `_obey_parent`)."""
+    if not _CAN_WAIT_FOR_SIGNALS:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _reported(results: Iterator[T]) -> Iterator[T]:
@@ -165,8 +183,7 @@ def _reported(results: Iterator[T]) -> Iterator[T]:
 def _prepare_worker(worker: int) -> None:
     # Ctrl-C and SIGTERM reach every process of the group; the main process decides when to stop, and ends these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _CAN_WAIT_FOR_SIGNALS:
         threading.Thread(target=_obey_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
