@@ -161,7 +161,11 @@ class _Parser(argparse.ArgumentParser):
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         # "(default: None)" says nothing; what happens then is in the help text itself.
-        return action.help if action.default in (None, ()) else super()._get_help_string(action)
+        if action.default in (None, ()):
+            return action.help
+        if isinstance(action.default, tuple):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         # The shortest usage: [True|False] for booleans, NAME ... for several words.
