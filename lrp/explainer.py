@@ -18,10 +18,14 @@ from lrp.operations import Convolution
 from lrp.program import Step
 from lrp.receptive import FieldWalk
 from lrp.rules import GUARD, Rule
-from lrp.targets import Target, start_relevance
 
 Visitor = Callable[[str, Tensor], None]
 Measurer = Callable[[str, ChannelStatistics], None]
+
+
+def sign(output: Tensor) -> Tensor:
+    """+1 or -1; zero counts as positive. Arithmetic, because `torch.where` would copy its constants and wait."""
+    return (output >= 0).to(output.dtype) * 2 - 1
 
 
 @dataclass
@@ -66,11 +70,9 @@ class Explainer:
     Args:
         model: A network in evaluation mode, from images (N, 3, H, W) to logits (N, K).
         rules: A table, or the name of one (`beta0`, `beta1`, `betaada`, `epsilon`, `beta<number>`).
-        published: Compute as the published code: the default of the next three, and no guard in a table given by name
-            (see `lrp.composites.rule_table`).
-        norm_residue: Keep the factor 1 / sqrt(1 + eps) of neutralised batch norms.
-        fixed_start: Start at +1 or -1 whatever the sign of the logit (see `lrp.targets`).
-        positive_peaks: In LRP-max look for the peak of a map's positive part: the first pixel of a map without any.
+        published: Compute as the published code: keep the factor 1 / sqrt(1 + eps) of neutralised batch norms, in
+            LRP-max look for the peak of a map's positive part (the first pixel of a map without any), and have no
+            guard in a table given by name (see `lrp.composites.rule_table`).
         example: See `lrp.canonise.build_program`.
         dtype: Floating-point type of the convolutions; torch.bfloat16 is about twice as fast where the processor
             has it.
@@ -86,20 +88,14 @@ class Explainer:
         rules: RuleTable | str = "beta0",
         *,
         published: bool = False,
-        norm_residue: bool | None = None,
-        fixed_start: bool | None = None,
-        positive_peaks: bool | None = None,
         example: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
         self.published = published
-        self.norm_residue = published if norm_residue is None else norm_residue
-        self.fixed_start = published if fixed_start is None else fixed_start
-        self.positive_peaks = published if positive_peaks is None else positive_peaks
         if isinstance(rules, str):
             rules = rule_table(rules, guard=0.0 if published else GUARD)
-        self.program = build_program(model, norm_residue=self.norm_residue, example=example, dtype=dtype, device=device)
+        self.program = build_program(model, norm_residue=published, example=example, dtype=dtype, device=device)
         self.table = rules
         # All rules are linear in relevance: walking with a large power of two of it changes no bit, and keeps the tail
         # of the relevance out of the subnormal numbers, which are slow and imprecise. Half of the exponents are left
@@ -210,7 +206,7 @@ class Explainer:
     def explain(
         self,
         inputs: Tensor,
-        target: Target = "fake",
+        start: Callable[[Tensor], Tensor] = sign,
         *,
         layers: Collection[str] = (),
         keep: str = "channels",
@@ -221,26 +217,27 @@ class Explainer:
 
         Args:
             inputs: Normalised images (N, 3, H, W).
-            target: `"fake"` or `"real"` for a detector, `"top"` or a class index for a classifier, or one per sample.
+            start: From the network's output to its relevance, same shape. The default starts at the sign of every
+                output, so that positive relevance is evidence for what a single logit stands for; the heads of
+                `detectors.heads` know the start for a class.
             layers: Convolutions to report; `explainer.layers` names them all.
             keep: `"channels"` keeps per-channel sums of each layer, `"maps"` the whole maps.
             input_relevance: Also compute the relevance of the input.
             conservation: Also report what every step absorbed.
 
         Raises:
-            ValueError: `keep` or the target is wrong.
+            ValueError: `keep` is wrong.
             UnknownLayerError: A layer that the network does not have or that relevance does not reach.
         """
         if keep not in ("channels", "maps"):
             raise ValueError(f"keep must be 'channels' or 'maps', got {keep!r}")
         self.check_layers(layers)
         record = self.record(inputs)
-        start = start_relevance(record.output, target, fixed=self.fixed_start)
-        result = Explanation(record.output, start.sum(1))
-
+        relevance = start(record.output)
+        result = Explanation(record.output, relevance.flatten(1).sum(1))
         result.input = self.propagate(
             record,
-            start,
+            relevance,
             layers=layers,
             visit=result.maps.__setitem__ if keep == "maps" else None,
             measure=result.channels.__setitem__ if keep == "channels" else None,
@@ -309,7 +306,7 @@ class Explainer:
             shapes[numbers[layer]] = output.shape
             if layer in of_layer:
                 maps = output[of_layer[layer].unbind(1)].flatten(1)
-                peaks[layer] = (maps.clamp(min=0) if self.positive_peaks else maps).max(1)
+                peaks[layer] = (maps.clamp(min=0) if self.published else maps).max(1)
 
         record = self.record(inputs, until=deepest_first[0], observed=numbers, observer=look)
         for layer in deepest_first:

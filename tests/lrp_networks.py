@@ -1,7 +1,22 @@
 """Tiny networks for the tests of relevance propagation: residual, gated, and without biases."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from detectors.heads import Classes, OneLogit
+
+
+def towards(*names: str | int, published: bool = False) -> Callable[[Tensor], Tensor]:
+    """From an output to its relevance for a class by sample, or the same of all: fake, real, or a class number."""
+
+    def start(output: Tensor) -> Tensor:
+        head = OneLogit() if output.shape[1] == 1 else Classes.numbered(output.shape[1])
+        classes = torch.tensor([head.class_names.index(str(name)) for name in names], device=output.device)
+        return head.start_relevance(output, classes.expand(len(output)), published=published)
+
+    return start
 
 
 def randomize(model: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module:

@@ -123,7 +123,7 @@ def test_model_is_left_as_found(network: str) -> None:
     before, pixels = snapshot(model), x.clone()
     explainer = Explainer(model, "beta1", dtype=torch.float64)
     layers = [name for name, _ in explainer.layers]
-    explainer.explain(x, "fake", layers=layers, conservation=True)
+    explainer.explain(x, layers=layers, conservation=True)
     explainer.explain_feature_map(x, layers[-1], [0, 1])
     assert snapshot(model) == before
     build_program(model, norm_residue=True, dtype=torch.bfloat16).run(x)
@@ -634,7 +634,7 @@ def test_networks_of_torchvision(name: str) -> None:
     # norms that stand alone are no feature maps
     convolutions = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     assert {layer for layer, _ in explainer.layers} <= convolutions
-    assert torch.isfinite(explainer.explain(x, 0).input).all()  # type: ignore[arg-type]
+    assert torch.isfinite(explainer.explain(x).input).all()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [64, 65])
@@ -660,5 +660,5 @@ def test_hooks_that_only_look_are_left_alone() -> None:
     model = randomize(hooked(lambda module, inputs, output: seen.append(tuple(output.shape))))
     explainer = Explainer(model, dtype=torch.float64)
     assert seen == [(2, 4, 40, 40)]  # the comparison
-    explainer.explain(images(), "top")
+    explainer.explain(images())
     assert len(seen) == 1
