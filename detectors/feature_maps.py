@@ -243,7 +243,7 @@ def _values_of_dropped_maps(raw: Program) -> dict[str, Tensor]:
             norm = followers[0] if len(followers) == 1 and isinstance(followers[0], BatchNorm) else None
             channels = step.operation.channels
             zeros = torch.zeros(channels, device=raw.device, dtype=raw.dtype)
-            values[step.name] = zeros if norm is None else norm.shift
+            values[step.name] = zeros if norm is None else norm.bias
     return values
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from lrp.errors import UnsupportedLayerError
 from lrp.operations import Activation, BatchNorm, Convolution, Gate, Identity, LinearOperation, Product
-from lrp.program import Program, module_device, without_steps
+from lrp.program import Program, without_steps
 from lrp.tracing import trace
 
 # Sides of the square images that a program is tried with: small ones first, of even and odd sizes on the way down, then
@@ -64,7 +65,9 @@ def build_program(
     if fold:
         program = fold_batch_norms(program, norm_residue=norm_residue)
     program = mark_nonnegative(name_gates(program))
-    return program.to(module_device(model) if device is None else device, dtype)
+    if device is None:
+        device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    return program.to(device, dtype)
 
 
 def _reference(model: nn.Module) -> nn.Module:
@@ -107,9 +110,8 @@ def _compare(program: Program, reference: nn.Module, example: Tensor | None) -> 
     modules = dict(reference.named_modules())
     for step in program.steps:
         module = modules.get(step.name)
-        if (
-            module is not None and type(module).__name__ == step.origin
-        ):  # and not a function at a place of the same name
+        # a function may stand at a place of the same name
+        if module is not None and type(module).__name__ == step.origin:
             module.register_forward_hook(watch(step.name))
     failure: RuntimeError | ValueError | None = None
     for probe in _probes(example):
@@ -161,9 +163,10 @@ def fold_batch_norms(program: Program, *, norm_residue: bool = False) -> Program
         if not isinstance(norm, BatchNorm):
             continue
         residue = norm.residue if norm_residue else 1.0
-        (value,) = step.inputs
+        # of a norm that was folded itself, what that went into
+        value = replaced.get(step.inputs[0], step.inputs[0])
         before = program.steps[value - 1].operation if value else None
-        if isinstance(before, LinearOperation) and len(readers[value]) == 1:
+        if isinstance(before, LinearOperation) and len(readers[step.inputs[0]]) == 1:
             before.scale_output(norm.weight * residue, norm.bias * residue)
             replaced[index + 1] = value
         else:
@@ -214,7 +217,7 @@ def explained_layers(program: Program) -> list[tuple[str, int]]:
     for index in reversed(range(len(program.steps))):
         step = program.steps[index]
         if index + 1 in reached:
-            reached.update(step.inputs[:1] if isinstance(step.operation, Gate) else step.inputs)
+            reached.update(step.explained_inputs)
     return [
         (step.name, step.operation.channels)
         for index, step in enumerate(program.steps)

@@ -9,17 +9,7 @@ from dataclasses import dataclass, field, replace
 from lrp.errors import UnsupportedLayerError
 from lrp.operations import Convolution
 from lrp.program import Program
-from lrp.rules import (
-    GUARD,
-    AdaptiveBeta,
-    AlphaBeta,
-    Epsilon,
-    Gradient,
-    PassThrough,
-    Restore,
-    Rule,
-    SignalTakesAll,
-)
+from lrp.rules import GUARD, AdaptiveBeta, AlphaBeta, Epsilon, Gradient, PassThrough, Restore, Rule, SignalTakesAll
 
 _SHARED: Mapping[str, Rule] = {
     "dense": Epsilon(),

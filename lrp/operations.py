@@ -221,10 +221,10 @@ class Convolution(LinearOperation):
         left, right, top, bottom = explicit or (0, 0, 0, 0)
         shape = (upstream.shape[0], weight.shape[1] * self.groups, height + top + bottom, width + left + right)
         # The backward pass wants the input for its shape and memory format only.
-        reads_input = explicit is None and like.shape == shape and like.dtype == upstream.dtype
-        placeholder = like if reads_input else _empty_channels_last(shape, upstream)
+        if explicit is not None or like.shape != shape or like.dtype != upstream.dtype:
+            like = torch.empty(shape, dtype=upstream.dtype, device=upstream.device, memory_format=torch.channels_last)
         options = (self.stride, padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
-        result = torch.ops.aten.convolution_backward(upstream, placeholder, weight, None, *options)[0]
+        result = torch.ops.aten.convolution_backward(upstream, like, weight, None, *options)[0]
         if explicit is not None:
             result = result[..., top : top + height, left : left + width]
         return result
@@ -244,10 +244,6 @@ def _by_pixel(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     rows = pixels.reshape(-1, pixels.shape[-1])  # a product of views would go image row by image row
     product = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
     return product.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
-
-
-def _empty_channels_last(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 class Dense(LinearOperation):
@@ -295,28 +291,18 @@ class BatchNorm(Affine):
         self.residue = residue
         """Factor that remains when the published code neutralises this norm: 1 / sqrt(1 + eps)."""
 
-    @property
-    def shift(self) -> Tensor:
-        """Output for an input of zero, (C,)."""
-        return self.bias
-
 
 # Element-wise functions by name, all of which keep non-negative inputs non-negative, and the same in place.
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "swish": F.silu,
-    "hardswish": F.hardswish,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": F.hardsigmoid,
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]] = {
+    "relu": (F.relu, torch.relu_),
+    "relu6": (F.relu6, None),
+    "swish": (F.silu, lambda x: F.silu(x, inplace=True)),
+    "hardswish": (F.hardswish, None),
+    "tanh": (torch.tanh, None),
+    "sigmoid": (torch.sigmoid, torch.sigmoid_),
+    "hardsigmoid": (F.hardsigmoid, None),
 }
 _NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid")
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "swish": lambda x: F.silu(x, inplace=True),
-    "sigmoid": torch.sigmoid_,
-}
 
 
 class Activation(Operation):
@@ -343,11 +329,9 @@ class Activation(Operation):
         self.name = name
         self.in_place = False
         """Set by the program where nobody else reads the input."""
-        known = function is None
-        self._function = function or _ACTIVATIONS[name]
-        self._overwrite = _IN_PLACE.get(name) if known else None
-        self.nonnegative = name in _NONNEGATIVE if known else nonnegative
-        self.keeps_sign = known or keeps_sign
+        self._function, self._overwrite = (function, None) if function else _ACTIVATIONS[name]
+        self.nonnegative = nonnegative if function else name in _NONNEGATIVE
+        self.keeps_sign = function is None or keeps_sign
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.in_place and self._overwrite is not None:

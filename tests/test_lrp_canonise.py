@@ -67,6 +67,8 @@ def test_bias_of_the_convolution_is_folded_too() -> None:
     assert_same_output(randomize(net), images(2, size=6))
     plain = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False), nn.Flatten())
     assert_same_output(plain.double().eval(), images(2, size=6))
+    twice = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten())
+    assert_same_output(randomize(twice), images(2, size=6))
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -18,7 +18,7 @@ from fmap_ranking.ffrs import FFRS
 from fmap_ranking.options import Confidence
 from images.decoding import Crop, decode_image
 from images.sets import ImageItem, ImageSet, find_loose_images
-from lrp import Explainer
+from lrp import ChannelStatistics, Explainer
 from passes.one_pass import PassReport, run_pass
 from passes.processes import Ranks
 from passes.shared_forward import SharedForward
@@ -192,12 +192,12 @@ def test_values_are_freed_on_the_way_down(
         values.extend(weakref.ref(value) for value in made.values.values())
         return made
 
-    def propagating(self: Explainer, *arguments: Any, visit: Any, **named: Any) -> Any:
-        def looking(layer: str, relevance: Tensor) -> None:
+    def propagating(self: Explainer, *arguments: Any, measure: Any, **named: Any) -> Any:
+        def looking(layer: str, statistics: ChannelStatistics) -> None:
             alive[layer] = sum(value() is not None for value in values)
-            visit(layer, relevance)
+            measure(layer, statistics)
 
-        return propagate(self, *arguments, visit=looking, **named)
+        return propagate(self, *arguments, measure=looking, **named)
 
     monkeypatch.setattr(Explainer, "record", recording)
     monkeypatch.setattr(Explainer, "propagate", propagating)
