@@ -91,7 +91,7 @@ class Detector:
             UnsupportedLayerError: The network has a layer that `lrp` does not know.
         """
         if "feature_maps" not in self._made:
-            self._made["feature_maps"] = FeatureMapNetwork(self.model, self.arch, DTYPES[self.precision], self.head)
+            self._made["feature_maps"] = FeatureMapNetwork(self.model, self.arch, DTYPES[self.precision])
         network: FeatureMapNetwork = self._made["feature_maps"]
         return network
 

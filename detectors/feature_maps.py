@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detectors.heads import Head, OneLogit
 from lrp.canonise import build_program
 from lrp.operations import Activation, BatchNorm, Convolution, Sum
 from lrp.program import Program
@@ -65,16 +64,12 @@ class FeatureMapNetwork:
         model: In evaluation mode.
         name: Of the architecture, for messages.
         dtype: Of the convolutions; what is returned is float32 in any case.
-        head: What the output means.
 
     Raises:
         UnsupportedLayerError: The network has a layer that `lrp` does not know.
     """
 
-    def __init__(
-        self, model: nn.Module, name: str, dtype: torch.dtype = torch.float32, head: Head = OneLogit()
-    ) -> None:
-        self.head = head
+    def __init__(self, model: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> None:
         self._model, self._name, self._dtype = model, name, dtype
         # Batch norms kept: only so are the outputs of convolutions the raw maps.
         self._raw = self._prepared(build_program(model, fold=False, dtype=dtype))
@@ -152,27 +147,6 @@ class FeatureMapNetwork:
 
         return observe
 
-    def observe(self, inputs: Tensor, maps: Maps, *, logits: bool = True) -> Observation:
-        """What `observing` shows of one batch.
-
-        Raises:
-            UserError: The detector lacks a map.
-        """
-        return self.observing(maps, logits=logits)(inputs)
-
-    def max_activations(self, inputs: Tensor, maps: Maps) -> dict[str, Tensor]:
-        """By layer the largest value over height and width of the maps in the order given, (N, len) float32.
-
-        Raises:
-            UserError: The detector lacks a map.
-        """
-        observation = self.observe(inputs, maps, logits=False)
-        return {
-            layer: observation.select([(layer, index) for index in indices])
-            for layer, indices in maps.items()
-            if indices
-        }
-
     def dropping(self, variants: Mapping[str, Maps]) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from inputs to the output in float32 of each variant, some maps set to 0 before batch norm.
 
@@ -195,14 +169,6 @@ class FeatureMapNetwork:
             return {name: torch.cat([part[name].float() for part in parts]) for name in variants}
 
         return drop
-
-    def logits_with_dropout(self, inputs: Tensor, variants: Mapping[str, Maps]) -> dict[str, Tensor]:
-        """What `dropping` gives for one batch.
-
-        Raises:
-            UserError: The detector lacks a map.
-        """
-        return self.dropping(variants)(inputs)
 
     def _portions(self, inputs: Tensor) -> Sequence[Tensor]:
         """The batch in portions that a CPU works on fastest."""

@@ -49,16 +49,15 @@ class Record:
         all samples in order copies nothing.
         """
         indices = torch.as_tensor(samples, dtype=torch.long)
-        everything = torch.arange(len(self.output))
-        values: dict[int, Tensor] = {}
-        if indices.device.type == "cpu" and torch.equal(indices, everything):  # a GPU is not waited for to know it
-            values.update(self.values)
-            self.values.clear()
-            return Record(values, self.reached, self.output)
+        # A GPU is not waited for to know it.
+        everything = indices.device.type == "cpu" and torch.equal(indices, torch.arange(len(self.output)))
         indices = indices.to(self.output.device)
-        for number in list(self.values):
-            values[number] = self.values.pop(number).index_select(0, indices)
-        return Record(values, self.reached, self.output.index_select(0, indices))
+
+        def chosen(values: Tensor) -> Tensor:
+            return values if everything else values.index_select(0, indices)
+
+        values = {number: chosen(self.values.pop(number)) for number in list(self.values)}
+        return Record(values, self.reached, chosen(self.output))
 
 
 class Explainer:
@@ -129,7 +128,7 @@ class Explainer:
             observed: Names of layers whose (folded) output is shown to `observer`.
             observer: Called as observer(layer, output); the output may be overwritten afterwards.
         """
-        last = len(self.program.steps) if until is None else self.program.index(until) + 1
+        last = self.program.output if until is None else self.program.index(until) + 1
         values = self.program.run(inputs, keep=self._saved, last=last, observed=observed, observer=observer)
         output = values[last]
         return Record({n: v for n, v in values.items() if n in self._saved}, last, output)
@@ -170,10 +169,7 @@ class Explainer:
         steps = self.program.steps
         reached = record.reached
         needed = self._needed(wanted, input_relevance, reached)
-        first_reader = {}
-        for index in reversed(range(reached)):
-            for value in steps[index].inputs:
-                first_reader[value] = index
+        first_reader = {value: index for index in reversed(range(reached)) for value in steps[index].inputs}
         relevance: dict[int, Tensor] = {reached: start * self._scale}
         for index in reversed(range(reached)):
             step, rule = steps[index], self.rules[index]
@@ -189,12 +185,8 @@ class Explainer:
                     if conservation is not None:
                         conservation.append(self._absorption(step, rule, received, passed))
                     for value, share in zip(step.inputs, passed, strict=True):
-                        if share is None or value not in needed:
-                            continue
-                        if value in relevance:
-                            relevance[value].add_(share)
-                        else:
-                            relevance[value] = share
+                        if share is not None and value in needed:
+                            relevance[value] = relevance[value].add_(share) if value in relevance else share
                     # Otherwise these maps would live on through the next step.
                     del inputs, passed, share
             if release:
@@ -245,29 +237,6 @@ class Explainer:
             conservation=result.conservation if conservation else None,
         )
         return result
-
-    def explain_feature_map(
-        self, inputs: Tensor, layer: str, channels: Sequence[int], samples: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Relevance of the input for the largest activation of feature maps of one layer (LRP-max).
-
-        Relevance 1 starts at the largest pixel of the map's output (convolution with its batch norm folded in).
-
-        Args:
-            inputs: Normalised images (N, 3, H, W), run forwards once and only up to the layer.
-            layer: A convolution.
-            channels: Indices of M feature maps.
-            samples: For each of the M the image it belongs to; by default channel m belongs to image m.
-
-        Returns:
-            Input relevance (M, 3, H, W), the largest activations (M,), and their (row, column) positions (M, 2).
-        """
-        rows = list(range(len(inputs))) if samples is None else list(samples)
-        if len(rows) != len(channels):
-            raise ValueError(f"{len(channels)} channels for {len(rows)} samples")
-        wanted = {layer: list(zip(rows, channels, strict=True))}
-        (found,) = self.explain_feature_maps(inputs, wanted, batch_size=max(1, len(rows)))
-        return found.relevance, found.value, torch.stack([found.row, found.column], dim=1)
 
     def explain_feature_maps(
         self, inputs: Tensor, wanted: Mapping[str, Sequence[tuple[int, int]]], *, batch_size: int = 16
@@ -326,10 +295,7 @@ class Explainer:
 
     def check_layers(self, names: Collection[str]) -> None:
         """Raise `UnknownLayerError` if a name is not one of a convolution that relevance reaches."""
-        reached = {name for name, _ in self.layers}
-        for name in names:
-            if name in reached:
-                continue
+        for name in set(names).difference(dict(self.layers)):
             step = self.program.steps[self.program.index(name)]
             why = "only feeds a gate" if isinstance(step.operation, Convolution) else "is not a convolution"
             raise UnknownLayerError(f"layer {name!r} receives no relevance of feature maps: it {why}")

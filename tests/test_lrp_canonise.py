@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from efficientnet_pytorch import EfficientNet
-from lrp_networks import GatedNet, TinyResNet, images, randomize
+from lrp_networks import GatedNet, TinyResNet, images, largest_pixels, randomize
 from torch import Tensor, nn
 
 from detectors.networks import architectures, build_model
@@ -67,7 +67,7 @@ def test_bias_of_the_convolution_is_folded_too() -> None:
     assert_same_output(randomize(net), images(2, size=6))
     plain = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False), nn.Flatten())
     assert_same_output(plain.double().eval(), images(2, size=6))
-    twice = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten())
+    twice = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten())
     assert_same_output(randomize(twice), images(2, size=6))
 
 
@@ -126,7 +126,7 @@ def test_model_is_left_as_found(network: str) -> None:
     explainer = Explainer(model, "beta1", dtype=torch.float64)
     layers = [name for name, _ in explainer.layers]
     explainer.explain(x, layers=layers, conservation=True)
-    explainer.explain_feature_map(x, layers[-1], [0, 1])
+    largest_pixels(explainer, x, layers[-1], [0, 1])
     assert snapshot(model) == before
     build_program(model, norm_residue=True, dtype=torch.bfloat16).run(x)
     assert snapshot(model) == before

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
-from lrp_networks import GatedNet, TinyResNet, images, randomize, towards
+from lrp_networks import GatedNet, TinyResNet, images, largest_pixels, randomize, towards
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -299,7 +299,7 @@ def test_many_explanations_do_not_grow_memory() -> None:
 
     def explain() -> weakref.ref[Tensor]:
         result = explainer.explain(x, layers=names(explainer), keep="maps", conservation=True)
-        explainer.explain_feature_map(x, "depthwise", [0, 1])
+        largest_pixels(explainer, x, "depthwise", [0, 1])
         return weakref.ref(result.maps["stem"])
 
     explain()
@@ -348,11 +348,9 @@ def test_unknown_layers() -> None:
     with pytest.raises(UnknownLayerError, match="'expand' receives no relevance of feature maps: it only feeds a gate"):
         explainer.explain(images(), layers=["stem", "expand"])
     with pytest.raises(UnknownLayerError, match="'fc' receives no relevance of feature maps: it is not a convolution"):
-        explainer.explain_feature_map(images(), "fc", [0, 0])
+        largest_pixels(explainer, images(), "fc", [0, 0])
     with pytest.raises(ValueError, match="keep must be 'channels' or 'maps', got 'pixels'"):
         explainer.explain(images(), keep="pixels")
-    with pytest.raises(ValueError, match="3 channels for 2 samples"):
-        explainer.explain_feature_map(images(), "stem", [0, 1, 2])
 
 
 # Signs
@@ -444,7 +442,7 @@ def test_feature_maps_start_at_their_maximum(network: str) -> None:
     x = images(3)
     layer, count = explainer.layers[1]
     samples, channels = [0, 2, 2, 1, 0], [0, 1, count - 1, 1, 0]
-    relevance, largest, position = explainer.explain_feature_map(x, layer, channels, samples)
+    relevance, largest, position = largest_pixels(explainer, x, layer, channels, samples)
     assert relevance.shape == (5, *x.shape[1:])
     record = explainer.record(x, until=layer)
     for row, (sample, channel) in enumerate(zip(samples, channels, strict=True)):
@@ -459,8 +457,8 @@ def test_feature_maps_start_at_their_maximum(network: str) -> None:
     # a map asked for twice is explained twice
     assert torch.equal(relevance[0], relevance[4])
     # by default map m belongs to image m
-    alone, _, _ = explainer.explain_feature_map(x, layer, channels[:3])
-    again, _, _ = explainer.explain_feature_map(x, layer, channels[:3], [0, 1, 2])
+    alone, _, _ = largest_pixels(explainer, x, layer, channels[:3])
+    again, _, _ = largest_pixels(explainer, x, layer, channels[:3], [0, 1, 2])
     assert torch.equal(alone, again)
 
 
@@ -468,7 +466,7 @@ def test_feature_maps_are_of_the_folded_convolution() -> None:
     model = randomize(TinyResNet())
     explainer = Explainer(model, dtype=torch.float64)
     x = images()
-    _, largest, _ = explainer.explain_feature_map(x, "layer1.conv1", [2, 3])
+    _, largest, _ = largest_pixels(explainer, x, "layer1.conv1", [2, 3])
     with torch.no_grad():
         stem = model.maxpool(model.relu(model.bn1(model.conv1(x))))
         maps = model.layer1.bn1(model.layer1.conv1(stem))
@@ -478,7 +476,7 @@ def test_feature_maps_are_of_the_folded_convolution() -> None:
 def test_relevance_of_a_feature_map_rule_by_rule() -> None:
     explainer = explainer_of()
     x = images(1)
-    relevance, largest, position = explainer.explain_feature_map(x, "layer1.conv1", [4])
+    relevance, largest, position = largest_pixels(explainer, x, "layer1.conv1", [4])
     steps = explainer.program.steps
     assert [step.name for step in steps[:4]] == ["conv1", "relu", "maxpool", "layer1.conv1"]
     values = [x]
@@ -566,7 +564,7 @@ def test_a_feature_map_costs_what_it_sees() -> None:
     x = images(2, size=64)
     for layer, most in (("conv1", 3 * 3), ("layer1.conv1", 3 * 3 + 9 * 9), ("layer1.conv2", 3 * 3 + 5 * 5 + 13 * 13)):
         looked_at.clear()
-        explainer.explain_feature_map(x, layer, [0, 1])
+        largest_pixels(explainer, x, layer, [0, 1])
         assert 0 < sum(looked_at) <= most
 
 
@@ -581,7 +579,7 @@ def test_inference_mode(rule: str, network: str) -> None:
         explainer = explainer_of(network, rule)
         x = images()
         assert torch.equal(explainer.explain(x).input, expected)  # type: ignore[arg-type]
-        explainer.explain_feature_map(x, explainer.layers[-1][0], [0, 1])
+        largest_pixels(explainer, x, explainer.layers[-1][0], [0, 1])
     assert torch.equal(explainer.explain(images()).input, expected)  # type: ignore[arg-type]
 
 
