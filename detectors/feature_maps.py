@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,6 @@ class FeatureMapNetwork:
         self._model, self._name, self._dtype = model, name, dtype
         # Batch norms kept: only so are the outputs of convolutions the raw maps.
         self._raw = self._prepared(build_program(model, fold=False, dtype=dtype))
-        self._folded: Program | None = None
         self._dropped_values = _values_of_dropped_maps(self._raw)
         self.layers: dict[str, int] = dict(self._raw.convolutions())
         """Number of feature maps by convolution, in order of depth."""
@@ -93,11 +93,9 @@ class FeatureMapNetwork:
                     step.inputs = (own[0], *(value for value in step.inputs if value != own[0]))
         return program
 
-    @property
+    @cached_property
     def _fast(self) -> Program:
-        if self._folded is None:
-            self._folded = self._prepared(build_program(self._model, dtype=self._dtype))
-        return self._folded
+        return self._prepared(build_program(self._model, dtype=self._dtype))
 
     def check(self, maps: Maps) -> dict[str, list[int]]:
         """The maps in order of depth, each once.

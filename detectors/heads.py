@@ -125,25 +125,15 @@ class Classes(Head):
     """(N, K): one logit for each of K classes, none of which is plain fake.
 
     Attributes:
-        names: By class; a classifier whose classes have no known names numbers them (`Classes.numbered`).
+        class_names: By class number.
     """
 
-    names: tuple[str, ...]
-
-    @staticmethod
-    def numbered(count: int) -> Classes:
-        """Classes called by their numbers."""
-        return Classes(tuple(map(str, range(count))))
+    class_names: tuple[str, ...]
 
     @property
     def outputs(self) -> int:  # type: ignore[override]
         """K."""
-        return len(self.names)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """By class number."""
-        return self.names
+        return len(self.class_names)
 
     def logit(self, output: Tensor) -> Tensor:
         raise ValueError(f"a classifier of {self.outputs} classes has no logit of fake")

@@ -144,19 +144,17 @@ class Explainer:
         measure: Measurer | None = None,
         input_relevance: bool = True,
         conservation: list[Absorption] | None = None,
-        release: bool = True,
     ) -> Tensor | None:
         """Walk backwards from the last value of a record.
 
         Args:
-            record: A forward pass; its saved values are given free on the way unless `release` is False.
+            record: A forward pass; its saved values are given free on the way.
             start: Relevance of the value where the walk begins, same shape as it.
             layers: Convolutions whose relevance is shown to `visit` and `measure`.
             visit: Called as visit(layer, relevance of the convolution's output (N, C, H, W)); the map is not kept.
             measure: Called as measure(layer, statistics of that relevance), which costs less than whole maps.
             input_relevance: Go on down to the input; otherwise nothing below the last layer asked for is computed.
             conservation: A list to which one row per step is appended.
-            release: Free saved values as soon as they have been used.
 
         Returns:
             Relevance of the input (N, 3, H, W), or None without `input_relevance`.
@@ -189,10 +187,9 @@ class Explainer:
                             relevance[value] = relevance[value].add_(share) if value in relevance else share
                     # Otherwise these maps would live on through the next step.
                     del inputs, passed, share
-            if release:
-                for value in step.inputs:
-                    if first_reader[value] == index:
-                        record.values.pop(value, None)
+            for value in step.inputs:
+                if first_reader[value] == index:
+                    record.values.pop(value, None)
         return relevance[0].div_(self._scale) if input_relevance else None
 
     def explain(

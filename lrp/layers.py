@@ -105,29 +105,10 @@ def _max_pool(
     return MaxPool(kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode)
 
 
-def _average_pool(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Operation:
-    kernel = _pair(kernel_size)
-    window = (kernel, _pair(stride) if stride else kernel, _pair(padding))
-    options = (*window, ceil_mode, count_include_pad, divisor_override)
-    return AveragePool(
-        lambda x: F.avg_pool2d(x, *options), lambda u, x: torch.ops.aten.avg_pool2d_backward(u, x, *options)
-    )
-
-
 def _adaptive_average_pool(output_size: Any) -> Operation:
     if output_size in (1, (1, 1), [1, 1]):
         return _mean_of_pixels(True)
-    return AveragePool(
-        lambda x: F.adaptive_avg_pool2d(x, output_size),
-        lambda u, x: torch.ops.aten._adaptive_avg_pool2d_backward(u, x),
-    )
+    return AveragePool(lambda x: F.adaptive_avg_pool2d(x, output_size))
 
 
 def _mean_of_pixels(keepdim: bool) -> Operation:
@@ -161,42 +142,31 @@ def _pad(sides: Any, mode: str = "constant", value: float | None = None) -> Oper
     return Resample(lambda x: F.pad(x, tuple(sides)), lambda u, x: F.pad(u, [-side for side in sides]))
 
 
-def _refused(why: str) -> ModuleBuilder:
-    def refuse(module: nn.Module) -> Operation:
-        raise NotImplementedError(why)
-
-    return refuse
+def _norm_of_the_image(module: nn.Module) -> Operation:
+    raise NotImplementedError(
+        "its mean and variance are those of each image, so it is not linear and no rule covers it"
+    )
 
 
 def _function_of(name: str, function: Callable[[Tensor], Tensor]) -> Operation:
     return Activation(name, function, keeps_sign=True)
 
 
-_STATISTICS_OF_THE_IMAGE = "its mean and variance are those of each image, so it is not linear and no rule covers it"
-
 MODULES: dict[type[nn.Module], ModuleBuilder] = {
     nn.Conv2d: _convolution,
     nn.Linear: lambda m: Dense(m.weight, m.bias),
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.SyncBatchNorm: _batch_norm,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_norm),
     nn.MaxPool2d: lambda m: _max_pool(m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices),
-    nn.AvgPool2d: lambda m: _average_pool(
-        m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
-    ),
+    nn.AvgPool2d: lambda m: AveragePool(m.forward),
     nn.AdaptiveAvgPool2d: lambda m: _adaptive_average_pool(m.output_size),
     nn.GELU: lambda m: _function_of("gelu", lambda x: F.gelu(x, approximate=m.approximate)),
     nn.ELU: lambda m: _function_of("elu", lambda x: F.elu(x, m.alpha)),
     nn.LeakyReLU: lambda m: _function_of("leaky_relu", lambda x: F.leaky_relu(x, m.negative_slope)),
-    nn.Dropout: lambda m: Identity(),
-    nn.Dropout2d: lambda m: Identity(),
-    nn.Identity: lambda m: Identity(),
-    nn.Flatten: lambda m: Reshape(lambda x: x.flatten(m.start_dim, m.end_dim)),
+    **dict.fromkeys((nn.Dropout, nn.Dropout2d, nn.Identity), lambda m: Identity()),
+    nn.Flatten: lambda m: Reshape(m.forward),
     nn.ZeroPad2d: lambda m: _pad(m.padding),
     nn.Upsample: lambda m: _interpolation(m.size, m.scale_factor, m.mode, m.align_corners),
-    nn.LayerNorm: _refused(_STATISTICS_OF_THE_IMAGE),
-    nn.GroupNorm: _refused(_STATISTICS_OF_THE_IMAGE),
-    nn.InstanceNorm2d: _refused(_STATISTICS_OF_THE_IMAGE),
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d), _norm_of_the_image),
 }
 
 
@@ -268,13 +238,7 @@ def _item(x: Any, index: Any) -> Operation | Size:
     batch, *others = index if isinstance(index, tuple) else (index,)
     if batch not in (slice(None), Ellipsis) or not all(part is Ellipsis or isinstance(part, slice) for part in others):
         raise NotImplementedError("picking images or single channels, rows or columns; slices are supported")
-
-    def put_back(upstream: Tensor, x: Tensor) -> Tensor:
-        whole = torch.zeros_like(x, dtype=upstream.dtype)
-        whole[index] = upstream
-        return whole
-
-    return Resample(lambda x: x[index], put_back)
+    return Resample(lambda x: x[index])
 
 
 def _attribute(x: Any, name: str) -> Size:
@@ -309,7 +273,7 @@ FUNCTIONS: dict[Any, FunctionBuilder] = {
     F.gelu: lambda x, **options: _function_of("gelu", lambda x: F.gelu(x, **options)),
     F.leaky_relu: _leaky_relu,
     F.adaptive_avg_pool2d: lambda x, output_size: _adaptive_average_pool(output_size),
-    F.avg_pool2d: lambda x, *args, **options: _average_pool(*args, **options),
+    F.avg_pool2d: lambda x, *args, **options: AveragePool(lambda x: F.avg_pool2d(x, *args, **options)),
     F.max_pool2d: lambda x, *args, **options: _max_pool(*args, **options),
     F.interpolate: lambda x, *args, **options: _interpolation(*args, **options),
     F.pad: lambda x, *args, **options: _pad(*args, **options),

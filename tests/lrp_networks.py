@@ -13,7 +13,7 @@ def towards(*names: str | int, published: bool = False) -> Callable[[Tensor], Te
     """From an output to its relevance for a class by sample, or the same of all: fake, real, or a class number."""
 
     def start(output: Tensor) -> Tensor:
-        head = OneLogit() if output.shape[1] == 1 else Classes.numbered(output.shape[1])
+        head = OneLogit() if output.shape[1] == 1 else Classes(tuple(map(str, range(output.shape[1]))))
         classes = torch.tensor([head.class_names.index(str(name)) for name in names], device=output.device)
         return head.start_relevance(output, classes.expand(len(output)), published=published)
 

@@ -276,7 +276,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "unknown function": (
         lambda: Net(lambda net, x: torch.erf(x)),
-        r"'erf' of type erf has no rule; supported functions are .*relu",
+        r"'erf' of type erf has no rule; supported are .*relu",
     ),
     "unknown method": (lambda: Net(lambda net, x: x.cumsum(1)), r"'cumsum' of type cumsum has no rule"),
     "subclass with its own forward": (
