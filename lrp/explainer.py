@@ -72,10 +72,8 @@ class Explainer:
         published: Compute as the published code: keep the factor 1 / sqrt(1 + eps) of neutralised batch norms, in
             LRP-max look for the peak of a map's positive part (the first pixel of a map without any), and have no
             guard in a table given by name (see `lrp.composites.rule_table`).
-        example: See `lrp.canonise.build_program`.
         dtype: Floating-point type of the convolutions; torch.bfloat16 is about twice as fast where the processor
             has it.
-        device: Where to compute; the model's device by default.
 
     Raises:
         UnsupportedLayerError: A layer, addition or product cannot be explained; the message names it and its type.
@@ -87,20 +85,17 @@ class Explainer:
         rules: RuleTable | str = "beta0",
         *,
         published: bool = False,
-        example: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
     ) -> None:
         self.published = published
         if isinstance(rules, str):
             rules = rule_table(rules, guard=0.0 if published else GUARD)
-        self.program = build_program(model, norm_residue=published, example=example, dtype=dtype, device=device)
-        self.table = rules
+        self.program = build_program(model, norm_residue=published, dtype=dtype)
         # All rules are linear in relevance: walking with a large power of two of it changes no bit, and keeps the tail
         # of the relevance out of the subnormal numbers, which are slow and imprecise. Half of the exponents are left
         # for relevance that grows on the way.
         self._scale = 2.0 ** (math.frexp(torch.finfo(dtype).max)[1] // 2)
-        self.rules = self.table.assign(self.program)
+        self.rules = rules.assign(self.program)
         self.layers: list[tuple[str, int]] = explained_layers(self.program)
         """Name and number of feature maps of every convolution that relevance reaches, in network order."""
         self._saved = frozenset(

@@ -22,8 +22,11 @@ Sides = tuple[int, int, int, int]
 """Padding of an image on the left, right, top and bottom, as `torch.nn.functional.pad` takes it."""
 
 
-Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Kernel, stride, dilation and padding before the first pixel, each (height, width)."""
+Pair = tuple[int, int]
+"""Height, width."""
+Window = tuple[Pair, Pair, Pair, Pair]
+"""Kernel, stride, dilation and padding before the first pixel."""
+Unary = Callable[[Tensor], Tensor]
 
 
 class Operation(ABC):
@@ -145,9 +148,9 @@ class Convolution(LinearOperation):
         weight: Tensor,
         bias: Tensor | None,
         *,
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] | Sides = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
+        stride: Pair = (1, 1),
+        padding: Pair | Sides = (0, 0),
+        dilation: Pair = (1, 1),
         groups: int = 1,
         same_padding: bool = False,
     ) -> None:
@@ -174,7 +177,7 @@ class Convolution(LinearOperation):
             sides += [total // 2, total - total // 2]
         return (sides[0], sides[1], sides[2], sides[3])
 
-    def _padding(self, x: Tensor) -> tuple[tuple[int, int], Sides | None]:
+    def _padding(self, x: Tensor) -> tuple[Pair, Sides | None]:
         """Symmetric padding for the convolution itself, and explicit where that fails."""
         left, right, top, bottom = sides = self.sides(x.shape)
         return ((top, left), None) if top == bottom and left == right else ((0, 0), sides)
@@ -293,7 +296,7 @@ class BatchNorm(Affine):
 
 
 # Element-wise functions by name, all of which keep non-negative inputs non-negative, and the same in place.
-_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]] = {
+_ACTIVATIONS: dict[str, tuple[Unary, Unary | None]] = {
     "relu": (F.relu, torch.relu_),
     "relu6": (F.relu6, None),
     "swish": (F.silu, lambda x: F.silu(x, inplace=True)),
@@ -319,12 +322,7 @@ class Activation(Operation):
     pixelwise = True
 
     def __init__(
-        self,
-        name: str,
-        function: Callable[[Tensor], Tensor] | None = None,
-        *,
-        nonnegative: bool = False,
-        keeps_sign: bool = False,
+        self, name: str, function: Unary | None = None, *, nonnegative: bool = False, keeps_sign: bool = False
     ) -> None:
         self.name = name
         self.in_place = False
@@ -347,12 +345,7 @@ class MaxPool(Operation):
     fill = -torch.inf
 
     def __init__(
-        self,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int] = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
-        ceil_mode: bool = False,
+        self, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1), ceil_mode: bool = False
     ) -> None:
         self._options = (kernel, stride, padding, dilation, ceil_mode)
 
@@ -377,9 +370,7 @@ class Function(Operation):
 
     keeps_sign = True
 
-    def __init__(
-        self, function: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor, Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, function: Unary, adjoint: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         self._function, self._adjoint = function, adjoint
 
     def forward(self, *inputs: Tensor) -> Tensor:
