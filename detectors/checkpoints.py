@@ -78,7 +78,9 @@ def read_state(path: Path) -> State:
         raise UserError(f"weights {path} are not a checkpoint: {_EXPECTED}")
     if not content:
         raise UserError(f"weights {path} hold no tensors, so are not a checkpoint: give the weights of a detector")
-    return _bare({str(key): _plain_tensor(path, str(key), value) for key, value in content.items()})
+    state = {str(key): _plain_tensor(path, str(key), value) for key, value in content.items()}
+    prefix = _prefix(state)
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def _read_content(path: Path, is_safetensors: bool) -> object:
@@ -126,11 +128,6 @@ def _prefix(names: Collection[str]) -> str:
     while found := next((p for p in _PREFIXES if all(name.startswith(p, len(prefix)) for name in names)), None):
         prefix += found
     return prefix
-
-
-def _bare(named: Mapping[str, T]) -> dict[str, T]:
-    prefix = _prefix(named)
-    return {key.removeprefix(prefix): value for key, value in named.items()}
 
 
 def load_state(

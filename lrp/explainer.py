@@ -201,9 +201,8 @@ class Explainer:
 
         Args:
             inputs: Normalised images (N, 3, H, W).
-            start: From the network's output to its relevance, same shape. The default starts at the sign of every
-                output, so that positive relevance is evidence for what a single logit stands for; the heads of
-                `detectors.heads` know the start for a class.
+            start: From the network's output to its relevance, same shape. The default is the sign of every output:
+                positive relevance then is evidence for what a single logit stands for.
             layers: Convolutions to report; `explainer.layers` names them all.
             keep: `"channels"` keeps per-channel sums of each layer, `"maps"` the whole maps.
             input_relevance: Also compute the relevance of the input.
@@ -215,7 +214,6 @@ class Explainer:
         """
         if keep not in ("channels", "maps"):
             raise ValueError(f"keep must be 'channels' or 'maps', got {keep!r}")
-        self.check_layers(layers)
         record = self.record(inputs)
         relevance = start(record.output)
         result = Explanation(record.output, relevance.flatten(1).sum(1))
@@ -287,7 +285,7 @@ class Explainer:
 
     def check_layers(self, names: Collection[str]) -> None:
         """Raise `UnknownLayerError` if a name is not one of a convolution that relevance reaches."""
-        for name in set(names).difference(dict(self.layers)):
+        for name in sorted(set(names).difference(dict(self.layers))):
             step = self.program.steps[self.program.index(name)]
             why = "only feeds a gate" if isinstance(step.operation, Convolution) else "is not a convolution"
             raise UnknownLayerError(f"layer {name!r} receives no relevance of feature maps: it {why}")
