@@ -238,7 +238,13 @@ def _item(x: Any, index: Any) -> Operation | Size:
     batch, *others = index if isinstance(index, tuple) else (index,)
     if batch not in (slice(None), Ellipsis) or not all(part is Ellipsis or isinstance(part, slice) for part in others):
         raise NotImplementedError("picking images or single channels, rows or columns; slices are supported")
-    return Resample(lambda x: x[index])
+
+    def put_back(upstream: Tensor, x: Tensor) -> Tensor:
+        whole = torch.zeros_like(x, dtype=upstream.dtype)
+        whole[index] = upstream
+        return whole
+
+    return Resample(lambda x: x[index], put_back)
 
 
 def _attribute(x: Any, name: str) -> Size:
