@@ -125,7 +125,7 @@ def explain_input(
     record = explainer.record(inputs)
     output = record.output.float()
     classes = target.classes(output, labels) if classes is None else classes
-    start = target.head.start_relevance(output, classes, published=explainer.fixed_start)
+    start = target.head.start_relevance(output, classes, published=explainer.published)
     relevance = explainer.propagate(record, start.to(record.output.dtype), conservation=conservation)
     assert relevance is not None
     relevance, sign = relevance.float(), start.flatten(1).sum(1)

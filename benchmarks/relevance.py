@@ -59,7 +59,7 @@ def _forward(model: nn.Module, images: Tensor) -> None:
 def _ours(model: nn.Module, architecture: Architecture, dtype: torch.dtype, images: Tensor, with_input: bool) -> Work:
     explainer = Explainer(model, architecture.rules("beta0", architecture.transform.bounds()), dtype=dtype)
     layers = [name for name, _ in explainer.layers]
-    return lambda: explainer.explain(images, "fake", layers=layers, input_relevance=with_input)
+    return lambda: explainer.explain(images, layers=layers, input_relevance=with_input)
 
 
 def _zennit(model: nn.Module, images: Tensor) -> Work:

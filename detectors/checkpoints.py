@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,12 +22,19 @@ T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "netC")
+_EXPECTED = f"expected a dictionary of tensors, bare or under one of the keys {', '.join(_WRAPPERS)}"
 # left by DataParallel, by torch.compile and by a module that only holds the network
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # Old checkpoints lack the batch counters of batch norms, which inference does not read.
 _OPTIONAL = ".num_batches_tracked"
 _SQUEEZE_EXCITE = re.compile(r"\._se_(reduce|expand)\.(weight|bias)$")
 _LONGEST_HEADER = 100_000_000
+_DETECTOR = "this is a detector, not an ImageNet classifier"
+_OTHER_OUTPUTS = {
+    1: _DETECTOR,
+    2: _DETECTOR,
+    1000: "this is an ImageNet classifier, give the checkpoint of a detector",
+}
 _AGAIN = "download it again, and compare its size and checksum with docs/data_and_weights.md"
 _NOT_WEIGHTS = {
     b"": f"empty: {_AGAIN}",
@@ -60,14 +66,16 @@ def read_state(path: Path) -> State:
     except PermissionError as error:
         raise UserError(f"weights {path} cannot be read: check the permissions of the file") from error
     # safetensors begin with the length of their JSON header, whose bytes may look like anything
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER:
-        content: Mapping[str, object] = _read_safetensors(path)
-    else:
-        text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-        for magic, what in _NOT_WEIGHTS.items():
-            if text.startswith(magic) if magic else not start:
-                raise UserError(f"weights {path} are not a readable checkpoint but {what}")
-        content = _read_pth(path)
+    is_safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LONGEST_HEADER
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, what in () if is_safetensors else _NOT_WEIGHTS.items():
+        if text.startswith(magic) if magic else not start:
+            raise UserError(f"weights {path} are not a readable checkpoint but {what}")
+    content = _read_content(path, is_safetensors)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping):
+        raise UserError(f"weights {path} are not a checkpoint: {_EXPECTED}")
     if not content:
         raise UserError(f"weights {path} hold no tensors, so are not a checkpoint: give the weights of a detector")
     state = {str(key): _plain_tensor(path, str(key), value) for key, value in content.items()}
@@ -75,30 +83,17 @@ def read_state(path: Path) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+def _read_content(path: Path, is_safetensors: bool) -> object:
     try:
-        return load_file(path, device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _read_pth(path: Path) -> Mapping[str, object]:
-    try:
+        if is_safetensors:
+            return load_file(path, device="cpu")
         # mapped, so that the optimiser state of a training checkpoint is not read; many training scripts save their
         # arguments beside the weights, and a Namespace can hold no more than what is allowed anyway
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # a broken file can raise nearly anything from inside the restricted unpickler
     except Exception as error:
         raise _damaged(path, error) from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"weights {path} are not a checkpoint: expected a dictionary of tensors, bare or under one of the keys "
-            f"{', '.join(_WRAPPERS)}"
-        )
-    return content
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
@@ -120,10 +115,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _plain_tensor(path: Path, key: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
-        raise UserError(
-            f"weights {path} are not a checkpoint: {key!r} is a {type(value).__name__}, not a tensor; "
-            f"expected a dictionary of tensors, bare or under one of the keys {', '.join(_WRAPPERS)}"
-        )
+        is_what = f"{key!r} is a {type(value).__name__}, not a tensor"
+        raise UserError(f"weights {path} are not a checkpoint: {is_what}; {_EXPECTED}")
     if value.is_quantized or value.is_complex() or value.layout is not torch.strided:
         raise UserError(f"weights {path}: {key!r} is not a plain tensor: save the weights as float32 or float16")
     return value
@@ -157,12 +150,18 @@ def load_state(
             missing, unexpected, of another shape or type, or holds values that no network has.
     """
     outputs = architecture.head.outputs if outputs is None else outputs
+    fitting = _fitting(_shapes(state))
     state = _named_as_in(architecture, state)
     shapes, layer = _shapes(state), architecture.last_layer
     fold = outputs == 1 and _rows(shapes, architecture) == 2
     if shapes != _expected(architecture.build, 2 if fold else outputs):
-        raise _misfit(path, shapes, architecture, outputs)
-    _name_others_that_fit(path, shapes, architecture)
+        raise _misfit(path, shapes, architecture, outputs, fitting)
+    others = [name for name in fitting if name != architecture.name]
+    if others:
+        sys.stderr.write(
+            f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
+            f"strides nor preprocessing): taken as {architecture.name}; --arch chooses another\n"
+        )
     # the random initialisation is overwritten: the caller's random numbers must not depend on it
     with torch.random.fork_rng(devices=[]):
         model = architecture.build(outputs)
@@ -245,59 +244,29 @@ def _fitting(shapes: Shapes) -> list[str]:
     return fitting
 
 
-def _name_others_that_fit(path: Path, shapes: Shapes, architecture: Architecture) -> None:
-    others = [name for name in _fitting(_bare(shapes)) if name != architecture.name]
-    if others:
-        sys.stderr.write(
-            f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
-            f"strides nor preprocessing): taken as {architecture.name}; --arch chooses another\n"
-        )
-
-
-def _bare(shapes: Shapes) -> Shapes:
-    prefix = _prefix(shapes)
-    return {key.removeprefix(prefix): shape for key, shape in shapes.items()}
-
-
-def _misfit(path: Path, found: Shapes, architecture: Architecture, outputs: int) -> UserError:
-    name, lookalikes = architecture.name, _fitting(_bare(found))
-    if name in lookalikes:
+def _misfit(path: Path, found: Shapes, architecture: Architecture, outputs: int, fitting: list[str]) -> UserError:
+    name = architecture.name
+    if name in fitting:
         rows = _rows(found, architecture)
-        return UserError(f"weights {path} have {rows} outputs where {outputs} expected: {_outputs_hint(rows)}")
-    expected = _expected(architecture.build, outputs)
-    if lookalikes:
+        hint = _OTHER_OUTPUTS.get(rows, "give a checkpoint with that head")
+        return UserError(f"weights {path} have {rows} outputs where {outputs} expected: {hint}")
+    if fitting:
         return UserError(
-            f"weights {path} are not of {name}: the checkpoint looks like {' or '.join(lookalikes)}; "
+            f"weights {path} are not of {name}: the checkpoint looks like {' or '.join(fitting)}; "
             "make --arch and --weights match"
         )
+    expected = _expected(architecture.build, outputs)
     if 2 * sum(found.get(key) == shape for key, shape in expected.items()) <= len(expected):
         return UserError(
             f"weights {path} are not of {name}: the checkpoint is of no registered architecture; "
             "make --arch and --weights match, or register it (docs/adding_a_detector.md)"
         )
-    return UserError(f"weights {path} do not fit {name}: {_first_difference(found, expected)}")
-
-
-def _outputs_hint(rows: int) -> str:
-    if rows <= 2:
-        return "this is a detector, not an ImageNet classifier"
-    if rows == 1000:
-        return "this is an ImageNet classifier, give the checkpoint of a detector"
-    return "give a checkpoint with that head"
-
-
-def _first_difference(found: Shapes, expected: Shapes) -> str:
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
-    if missing or unexpected:
-        parts = [
-            f"{len(keys)} tensors {kind} (first: {keys[0]})"
-            for kind, keys in (("missing", missing), ("unexpected", unexpected))
-            if keys
-        ]
-        return ", ".join(parts)
-    key = next(key for key in sorted(expected) if found[key] != expected[key])
-    return f"{key} has shape {found[key]} where {expected[key]} is expected"
+    different = {"missing": expected.keys() - found.keys(), "unexpected": found.keys() - expected.keys()}
+    parts = [f"{len(keys)} tensors {how} (first: {min(keys)})" for how, keys in different.items() if keys]
+    if not parts:
+        key = min(key for key in expected if found[key] != expected[key])
+        parts = [f"{key} has shape {found[key]} where {expected[key]} is expected"]
+    return UserError(f"weights {path} do not fit {name}: {', '.join(parts)}")
 
 
 def with_squeeze_excite_of(model: nn.Module, imagenet_checkpoint: Path) -> nn.Module:

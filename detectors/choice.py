@@ -8,15 +8,9 @@ from typing import Literal, get_args
 
 from utils.errors import UserError
 from utils.files import PROJECT_ROOT, is_plain_name
-from utils.settings import flag, plain_name
+from utils.settings import flag
 
 Precision = Literal["fp32", "tf32", "bf16"]
-
-
-def _class_of_two(text: str) -> int:
-    if text.strip() not in ("0", "1"):
-        raise ValueError(f"{text!r} is neither 0 nor 1")
-    return int(text)
 
 
 # Canonical names that scripts have as defaults: nothing slow is imported to check them before --help is shown.
@@ -39,14 +33,12 @@ class DetectorChoice:
     blur_jpg: str = flag(
         "0.5",
         "training augmentation of the published detectors, 0.1 or 0.5: part of file names",
-        parse=plain_name,
         metavar="TAG",
     )
     weights: Path | None = flag(None, "checkpoint; else weights/<arch>/blur_jpg_prob<TAG>.pth", metavar="FILE")
     fake_class: int | None = flag(
         None,
         "which class is fake: of a checkpoint with two outputs, or 0 for one logit that is positive for real",
-        parse=_class_of_two,
         metavar="0|1",
     )
     precision: Precision = flag(

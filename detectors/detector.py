@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ class Detector:
             UnsupportedLayerError: The network has a layer that `lrp` does not know.
         """
         if "feature_maps" not in self._made:
-            self._made["feature_maps"] = FeatureMapNetwork(self.model, self.arch, DTYPES[self.precision], self.head)
+            self._made["feature_maps"] = FeatureMapNetwork(self.model, self.arch, DTYPES[self.precision])
         network: FeatureMapNetwork = self._made["feature_maps"]
         return network
 
@@ -173,8 +172,8 @@ def _load(
     architecture: Architecture, path: Path, device: str | torch.device, precision: Precision, fake_class: int | None
 ) -> Detector:
     target = use_device(device, precision)
-    state: Mapping[str, Tensor] = read_state(path)
-    model = load_state(path, dict(state), architecture, fake_class=fake_class)
+    state = read_state(path)
+    model = load_state(path, state, architecture, fake_class=fake_class)
     head = architecture.head
     if fake_class == 0 and isinstance(head, OneLogit) and len(state[f"{architecture.last_layer}.weight"]) == 1:
         architecture = replace(architecture, head=replace(head, sign=-head.sign))

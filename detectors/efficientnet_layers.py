@@ -3,7 +3,8 @@
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding, MemoryEfficientSwish, Swish
 from torchvision.ops import StochasticDepth
 
-from lrp import Activation, Convolution, Identity, register_module
+from lrp import register_module
+from lrp.operations import Activation, Convolution, Identity
 
 
 def _convolution(module: Conv2dDynamicSamePadding | Conv2dStaticSamePadding) -> Convolution:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from detectors.heads import Head, OneLogit
 from lrp.canonise import build_program
 from lrp.operations import Activation, BatchNorm, Convolution, Sum
 from lrp.program import Program
@@ -65,20 +65,15 @@ class FeatureMapNetwork:
         model: In evaluation mode.
         name: Of the architecture, for messages.
         dtype: Of the convolutions; what is returned is float32 in any case.
-        head: What the output means.
 
     Raises:
         UnsupportedLayerError: The network has a layer that `lrp` does not know.
     """
 
-    def __init__(
-        self, model: nn.Module, name: str, dtype: torch.dtype = torch.float32, head: Head = OneLogit()
-    ) -> None:
-        self.head = head
+    def __init__(self, model: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> None:
         self._model, self._name, self._dtype = model, name, dtype
         # Batch norms kept: only so are the outputs of convolutions the raw maps.
         self._raw = self._prepared(build_program(model, fold=False, dtype=dtype))
-        self._folded: Program | None = None
         self._dropped_values = _values_of_dropped_maps(self._raw)
         self.layers: dict[str, int] = dict(self._raw.convolutions())
         """Number of feature maps by convolution, in order of depth."""
@@ -98,11 +93,9 @@ class FeatureMapNetwork:
                     step.inputs = (own[0], *(value for value in step.inputs if value != own[0]))
         return program
 
-    @property
+    @cached_property
     def _fast(self) -> Program:
-        if self._folded is None:
-            self._folded = self._prepared(build_program(self._model, dtype=self._dtype))
-        return self._folded
+        return self._prepared(build_program(self._model, dtype=self._dtype))
 
     def check(self, maps: Maps) -> dict[str, list[int]]:
         """The maps in order of depth, each once.
@@ -152,27 +145,6 @@ class FeatureMapNetwork:
 
         return observe
 
-    def observe(self, inputs: Tensor, maps: Maps, *, logits: bool = True) -> Observation:
-        """What `observing` shows of one batch.
-
-        Raises:
-            UserError: The detector lacks a map.
-        """
-        return self.observing(maps, logits=logits)(inputs)
-
-    def max_activations(self, inputs: Tensor, maps: Maps) -> dict[str, Tensor]:
-        """By layer the largest value over height and width of the maps in the order given, (N, len) float32.
-
-        Raises:
-            UserError: The detector lacks a map.
-        """
-        observation = self.observe(inputs, maps, logits=False)
-        return {
-            layer: observation.select([(layer, index) for index in indices])
-            for layer, indices in maps.items()
-            if indices
-        }
-
     def dropping(self, variants: Mapping[str, Maps]) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function from inputs to the output in float32 of each variant, some maps set to 0 before batch norm.
 
@@ -195,14 +167,6 @@ class FeatureMapNetwork:
             return {name: torch.cat([part[name].float() for part in parts]) for name in variants}
 
         return drop
-
-    def logits_with_dropout(self, inputs: Tensor, variants: Mapping[str, Maps]) -> dict[str, Tensor]:
-        """What `dropping` gives for one batch.
-
-        Raises:
-            UserError: The detector lacks a map.
-        """
-        return self.dropping(variants)(inputs)
 
     def _portions(self, inputs: Tensor) -> Sequence[Tensor]:
         """The batch in portions that a CPU works on fastest."""
@@ -243,7 +207,7 @@ def _values_of_dropped_maps(raw: Program) -> dict[str, Tensor]:
             norm = followers[0] if len(followers) == 1 and isinstance(followers[0], BatchNorm) else None
             channels = step.operation.channels
             zeros = torch.zeros(channels, device=raw.device, dtype=raw.dtype)
-            values[step.name] = zeros if norm is None else norm.shift
+            values[step.name] = zeros if norm is None else norm.bias
     return values
 
 

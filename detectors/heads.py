@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from lrp.explainer import sign
+
 
 class Head(ABC):
     """The meaning of a network's output, (N, K) or (N, 1, H, W) in any floating-point type."""
@@ -82,7 +84,7 @@ class OneLogit(Head):
         return self.logit(output) * _direction(classes, output)
 
     def start_relevance(self, output: Tensor, classes: Tensor, *, published: bool = False) -> Tensor:
-        signs = _direction(classes, output) if published else _sign(self.score(output, classes))
+        signs = _direction(classes, output) if published else sign(self.score(output, classes))
         return signs[:, None]
 
 
@@ -123,25 +125,15 @@ class Classes(Head):
     """(N, K): one logit for each of K classes, none of which is plain fake.
 
     Attributes:
-        names: By class; a classifier whose classes have no known names numbers them (`Classes.numbered`).
+        class_names: By class number.
     """
 
-    names: tuple[str, ...]
-
-    @staticmethod
-    def numbered(count: int) -> Classes:
-        """Classes called by their numbers."""
-        return Classes(tuple(map(str, range(count))))
+    class_names: tuple[str, ...]
 
     @property
     def outputs(self) -> int:  # type: ignore[override]
         """K."""
-        return len(self.names)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """By class number."""
-        return self.names
+        return len(self.class_names)
 
     def logit(self, output: Tensor) -> Tensor:
         raise ValueError(f"a classifier of {self.outputs} classes has no logit of fake")
@@ -159,14 +151,8 @@ class Classes(Head):
     def start_relevance(self, output: Tensor, classes: Tensor, *, published: bool = False) -> Tensor:
         scores = self.score(output, classes)[:, None]
         return torch.zeros_like(output).scatter_(
-            1, classes[:, None], torch.ones_like(scores) if published else _sign(scores)
+            1, classes[:, None], torch.ones_like(scores) if published else sign(scores)
         )
-
-
-# Arithmetic, because `torch.where` would copy its constants to the device and wait.
-def _sign(values: Tensor) -> Tensor:
-    """+1 or -1; zero counts as positive."""
-    return (values >= 0).to(values.dtype) * 2 - 1
 
 
 def _direction(classes: Tensor, output: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Architecture:
 
 
 _registry: dict[str, Architecture] = {}
-_aliases: dict[str, str] = {}
+"""By every spelling in lower case."""
 
 
 def register_architecture(architecture: Architecture) -> Architecture:
@@ -110,11 +110,10 @@ def register_architecture(architecture: Architecture) -> Architecture:
     if not canonical or PurePosixPath(canonical).name != canonical or canonical in {".", ".."}:
         raise ValueError(f"architecture name {architecture.name!r} is not fit for a folder name")
     spellings = {canonical, *(alias.lower() for alias in architecture.aliases)}
-    taken = sorted(spellings & set(_aliases))
+    taken = sorted(spellings & _registry.keys())
     if taken:
         raise ValueError(f"architecture name {', '.join(taken)} is already registered")
-    _registry[canonical] = replace(architecture, name=canonical)
-    _aliases.update(dict.fromkeys(spellings, canonical))
+    _registry.update(dict.fromkeys(spellings, replace(architecture, name=canonical)))
     return _registry[canonical]
 
 
@@ -124,41 +123,41 @@ def unregister_architecture(name: str) -> None:
     Raises:
         UserError: if there is no such network.
     """
-    canonical = canonical_architecture(name)
-    del _registry[canonical]
-    for alias in [alias for alias, target in _aliases.items() if target == canonical]:
-        del _aliases[alias]
+    entry = get_architecture(name)
+    for spelling in [spelling for spelling, other in _registry.items() if other is entry]:
+        del _registry[spelling]
 
 
 def architectures() -> list[str]:
     """Canonical names of all registered networks, in the order of registration."""
     load_installed_plugins()
-    return list(_registry)
+    return list(dict.fromkeys(entry.name for entry in _registry.values()))
 
 
-def canonical_architecture(name: str) -> str:
-    """The canonical name for a name or alias in any case: `EfficientNet-B0` becomes `efb0`.
+def get_architecture(name: str) -> Architecture:
+    """The registry entry for a name or alias in any case: that of `efb0` for `EfficientNet-B0`.
 
     Raises:
         UserError: if nothing is registered under the name.
     """
     key = name.strip().lower()
-    if key not in _aliases:
+    if key not in _registry:
         load_installed_plugins()
-    if key not in _aliases:
+    if key not in _registry:
         raise UserError(
-            f"unknown architecture {name!r}: choose one of {', '.join(_registry)}, or register it with --plugin FILE.py"
+            f"unknown architecture {name!r}: choose one of {', '.join(architectures())}, "
+            "or register it with --plugin FILE.py"
         )
-    return _aliases[key]
+    return _registry[key]
 
 
-def get_architecture(name: str) -> Architecture:
-    """The registry entry for a name or alias.
+def canonical_architecture(name: str) -> str:
+    """The canonical name for a name or alias.
 
     Raises:
         UserError: if nothing is registered under the name.
     """
-    return _registry[canonical_architecture(name)]
+    return get_architecture(name).name
 
 
 def build_model(arch: str, outputs: int = 1) -> nn.Module:

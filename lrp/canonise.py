@@ -11,7 +11,8 @@ so there is nothing to undo, also after an exception.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +21,19 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from lrp.errors import UnsupportedLayerError
 from lrp.operations import Activation, BatchNorm, Convolution, Gate, Identity, LinearOperation, Product
-from lrp.program import Program, module_device, without_steps
+from lrp.program import Program, without_steps
 from lrp.tracing import trace
 
 # Sides of the square images that a program is tried with: small ones first, of even and odd sizes on the way down, then
 # those that networks with a fixed input size demand.
-PROBE_SIZES = (40, 64, 224, 256, 299, 384, 512, 32, 28, 12, 4)
+PROBE_SIZES = (40, 64, 128, 224, 256, 299, 384, 512, 32, 28, 12, 4)
 _TOLERANCE = 1e-8
 
 
 def build_program(
-    model: nn.Module,
-    *,
-    fold: bool = True,
-    norm_residue: bool = False,
-    example: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
+    model: nn.Module, *, fold: bool = True, norm_residue: bool = False, dtype: torch.dtype = torch.float32
 ) -> Program:
-    """Trace and canonise a model, and make sure that the program computes what the model computes.
+    """Trace and canonise a model, on its device, and make sure that the program computes what the model computes.
 
     Model and program are compared once, layer by layer, on random images in double precision on the CPU. This takes
     about as long as reading the weights a few times: 0.3 s for a ResNet-50.
@@ -48,9 +43,7 @@ def build_program(
         fold: Fold batch norms. Without it the outputs of convolutions are the raw feature maps (before batch norm)
             that dropout and max activations work on.
         norm_residue: Keep the factor 1 / sqrt(1 + eps) of the published code's neutralised batch norms.
-        example: Input to compare with, (N, C, H, W), for a network that takes no small square images of three channels.
         dtype: Floating-point type of the convolutions.
-        device: Where to put the parameters; the model's device by default.
 
     Raises:
         UnsupportedLayerError: A layer, addition or product has no counterpart, or computes something else than its
@@ -59,12 +52,13 @@ def build_program(
     reference = _reference(model)
     program = trace(reference)
     program.dtype = torch.float64
-    _compare(program, reference, example)
+    _compare(program, reference)
     program = remove_identities(program)
     if fold:
         program = fold_batch_norms(program, norm_residue=norm_residue)
     program = mark_nonnegative(name_gates(program))
-    return program.to(module_device(model) if device is None else device, dtype)
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    return program.to(device, dtype)
 
 
 def _reference(model: nn.Module) -> nn.Module:
@@ -84,16 +78,8 @@ def _reference(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _probes(example: Tensor | None) -> Iterator[Tensor]:
-    if example is not None:
-        yield example.detach().cpu().double()
-        return
-    for size in PROBE_SIZES:
-        yield torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
-
-
 @torch.no_grad()
-def _compare(program: Program, reference: nn.Module, example: Tensor | None) -> None:
+def _compare(program: Program, reference: nn.Module) -> None:
     """Refuse a program whose outputs are not the model's, naming the first layer that differs."""
     outputs: dict[str, Tensor] = {}
 
@@ -107,13 +93,13 @@ def _compare(program: Program, reference: nn.Module, example: Tensor | None) -> 
     modules = dict(reference.named_modules())
     for step in program.steps:
         module = modules.get(step.name)
-        if (
-            module is not None and type(module).__name__ == step.origin
-        ):  # and not a function at a place of the same name
+        # a function may stand at a place of the same name
+        if module is not None and type(module).__name__ == step.origin:
             module.register_forward_hook(watch(step.name))
     failure: RuntimeError | ValueError | None = None
-    for probe in _probes(example):
+    for size in PROBE_SIZES:
         outputs.clear()
+        probe = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
         try:
             logits = reference(probe.clone())
         except (RuntimeError, ValueError) as error:
@@ -133,7 +119,8 @@ def _compare(program: Program, reference: nn.Module, example: Tensor | None) -> 
                 )
         return
     raise UnsupportedLayerError(
-        f"{type(reference).__name__} takes no image of the sizes tried ({failure}); give an example of its input"
+        f"{type(reference).__name__} takes no square images of three colours with sides of "
+        f"{', '.join(map(str, sorted(PROBE_SIZES)))} pixels ({failure})"
     )
 
 
@@ -161,9 +148,10 @@ def fold_batch_norms(program: Program, *, norm_residue: bool = False) -> Program
         if not isinstance(norm, BatchNorm):
             continue
         residue = norm.residue if norm_residue else 1.0
-        (value,) = step.inputs
+        # of a norm that was folded itself, what that went into
+        value = replaced.get(step.inputs[0], step.inputs[0])
         before = program.steps[value - 1].operation if value else None
-        if isinstance(before, LinearOperation) and len(readers[value]) == 1:
+        if isinstance(before, LinearOperation) and len(readers[step.inputs[0]]) == 1:
             before.scale_output(norm.weight * residue, norm.bias * residue)
             replaced[index + 1] = value
         else:
@@ -214,7 +202,7 @@ def explained_layers(program: Program) -> list[tuple[str, int]]:
     for index in reversed(range(len(program.steps))):
         step = program.steps[index]
         if index + 1 in reached:
-            reached.update(step.inputs[:1] if isinstance(step.operation, Gate) else step.inputs)
+            reached.update(step.explained_inputs)
     return [
         (step.name, step.operation.channels)
         for index, step in enumerate(program.steps)

@@ -9,17 +9,7 @@ from dataclasses import dataclass, field, replace
 from lrp.errors import UnsupportedLayerError
 from lrp.operations import Convolution
 from lrp.program import Program
-from lrp.rules import (
-    GUARD,
-    AdaptiveBeta,
-    AlphaBeta,
-    Epsilon,
-    Gradient,
-    PassThrough,
-    Restore,
-    Rule,
-    SignalTakesAll,
-)
+from lrp.rules import GUARD, AdaptiveBeta, AlphaBeta, Epsilon, Gradient, PassThrough, Restore, Rule, SignalTakesAll
 
 _SHARED: Mapping[str, Rule] = {
     "dense": Epsilon(),
@@ -70,11 +60,8 @@ class RuleTable:
         rules: list[Rule] = []
         for step in program.steps:
             kind = step.operation.kind
-            rule = self.by_name.get(step.name)
-            if rule is None and 0 in step.inputs and isinstance(step.operation, Convolution):
-                rule = self.first_convolution
-            if rule is None:
-                rule = self.by_kind.get(kind)
+            first = self.first_convolution if 0 in step.inputs and isinstance(step.operation, Convolution) else None
+            rule = self.by_name.get(step.name) or first or self.by_kind.get(kind)
             if rule is None:
                 raise UnsupportedLayerError(
                     f"layer {step.name!r} of type {step.origin} ({kind}) has no rule in the table; "

@@ -18,10 +18,14 @@ from lrp.operations import Convolution
 from lrp.program import Step
 from lrp.receptive import FieldWalk
 from lrp.rules import GUARD, Rule
-from lrp.targets import Target, start_relevance
 
 Visitor = Callable[[str, Tensor], None]
 Measurer = Callable[[str, ChannelStatistics], None]
+
+
+def sign(output: Tensor) -> Tensor:
+    """+1 or -1; zero counts as positive. Arithmetic, because `torch.where` would copy its constants and wait."""
+    return (output >= 0).to(output.dtype) * 2 - 1
 
 
 @dataclass
@@ -45,16 +49,15 @@ class Record:
         all samples in order copies nothing.
         """
         indices = torch.as_tensor(samples, dtype=torch.long)
-        everything = torch.arange(len(self.output))
-        values: dict[int, Tensor] = {}
-        if indices.device.type == "cpu" and torch.equal(indices, everything):  # a GPU is not waited for to know it
-            values.update(self.values)
-            self.values.clear()
-            return Record(values, self.reached, self.output)
+        # A GPU is not waited for to know it.
+        everything = indices.device.type == "cpu" and torch.equal(indices, torch.arange(len(self.output)))
         indices = indices.to(self.output.device)
-        for number in list(self.values):
-            values[number] = self.values.pop(number).index_select(0, indices)
-        return Record(values, self.reached, self.output.index_select(0, indices))
+
+        def chosen(values: Tensor) -> Tensor:
+            return values if everything else values.index_select(0, indices)
+
+        values = {number: chosen(self.values.pop(number)) for number in list(self.values)}
+        return Record(values, self.reached, chosen(self.output))
 
 
 class Explainer:
@@ -66,15 +69,11 @@ class Explainer:
     Args:
         model: A network in evaluation mode, from images (N, 3, H, W) to logits (N, K).
         rules: A table, or the name of one (`beta0`, `beta1`, `betaada`, `epsilon`, `beta<number>`).
-        published: Compute as the published code: the default of the next three, and no guard in a table given by name
-            (see `lrp.composites.rule_table`).
-        norm_residue: Keep the factor 1 / sqrt(1 + eps) of neutralised batch norms.
-        fixed_start: Start at +1 or -1 whatever the sign of the logit (see `lrp.targets`).
-        positive_peaks: In LRP-max look for the peak of a map's positive part: the first pixel of a map without any.
-        example: See `lrp.canonise.build_program`.
+        published: Compute as the published code: keep the factor 1 / sqrt(1 + eps) of neutralised batch norms, in
+            LRP-max look for the peak of a map's positive part (the first pixel of a map without any), and have no
+            guard in a table given by name (see `lrp.composites.rule_table`).
         dtype: Floating-point type of the convolutions; torch.bfloat16 is about twice as fast where the processor
             has it.
-        device: Where to compute; the model's device by default.
 
     Raises:
         UnsupportedLayerError: A layer, addition or product cannot be explained; the message names it and its type.
@@ -86,26 +85,17 @@ class Explainer:
         rules: RuleTable | str = "beta0",
         *,
         published: bool = False,
-        norm_residue: bool | None = None,
-        fixed_start: bool | None = None,
-        positive_peaks: bool | None = None,
-        example: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
     ) -> None:
         self.published = published
-        self.norm_residue = published if norm_residue is None else norm_residue
-        self.fixed_start = published if fixed_start is None else fixed_start
-        self.positive_peaks = published if positive_peaks is None else positive_peaks
         if isinstance(rules, str):
             rules = rule_table(rules, guard=0.0 if published else GUARD)
-        self.program = build_program(model, norm_residue=self.norm_residue, example=example, dtype=dtype, device=device)
-        self.table = rules
+        self.program = build_program(model, norm_residue=published, dtype=dtype)
         # All rules are linear in relevance: walking with a large power of two of it changes no bit, and keeps the tail
         # of the relevance out of the subnormal numbers, which are slow and imprecise. Half of the exponents are left
         # for relevance that grows on the way.
         self._scale = 2.0 ** (math.frexp(torch.finfo(dtype).max)[1] // 2)
-        self.rules = self.table.assign(self.program)
+        self.rules = rules.assign(self.program)
         self.layers: list[tuple[str, int]] = explained_layers(self.program)
         """Name and number of feature maps of every convolution that relevance reaches, in network order."""
         self._saved = frozenset(
@@ -133,7 +123,7 @@ class Explainer:
             observed: Names of layers whose (folded) output is shown to `observer`.
             observer: Called as observer(layer, output); the output may be overwritten afterwards.
         """
-        last = len(self.program.steps) if until is None else self.program.index(until) + 1
+        last = self.program.output if until is None else self.program.index(until) + 1
         values = self.program.run(inputs, keep=self._saved, last=last, observed=observed, observer=observer)
         output = values[last]
         return Record({n: v for n, v in values.items() if n in self._saved}, last, output)
@@ -149,19 +139,17 @@ class Explainer:
         measure: Measurer | None = None,
         input_relevance: bool = True,
         conservation: list[Absorption] | None = None,
-        release: bool = True,
     ) -> Tensor | None:
         """Walk backwards from the last value of a record.
 
         Args:
-            record: A forward pass; its saved values are given free on the way unless `release` is False.
+            record: A forward pass; its saved values are given free on the way.
             start: Relevance of the value where the walk begins, same shape as it.
             layers: Convolutions whose relevance is shown to `visit` and `measure`.
             visit: Called as visit(layer, relevance of the convolution's output (N, C, H, W)); the map is not kept.
             measure: Called as measure(layer, statistics of that relevance), which costs less than whole maps.
             input_relevance: Go on down to the input; otherwise nothing below the last layer asked for is computed.
             conservation: A list to which one row per step is appended.
-            release: Free saved values as soon as they have been used.
 
         Returns:
             Relevance of the input (N, 3, H, W), or None without `input_relevance`.
@@ -174,10 +162,7 @@ class Explainer:
         steps = self.program.steps
         reached = record.reached
         needed = self._needed(wanted, input_relevance, reached)
-        first_reader = {}
-        for index in reversed(range(reached)):
-            for value in steps[index].inputs:
-                first_reader[value] = index
+        first_reader = {value: index for index in reversed(range(reached)) for value in steps[index].inputs}
         relevance: dict[int, Tensor] = {reached: start * self._scale}
         for index in reversed(range(reached)):
             step, rule = steps[index], self.rules[index]
@@ -193,24 +178,19 @@ class Explainer:
                     if conservation is not None:
                         conservation.append(self._absorption(step, rule, received, passed))
                     for value, share in zip(step.inputs, passed, strict=True):
-                        if share is None or value not in needed:
-                            continue
-                        if value in relevance:
-                            relevance[value].add_(share)
-                        else:
-                            relevance[value] = share
+                        if share is not None and value in needed:
+                            relevance[value] = relevance[value].add_(share) if value in relevance else share
                     # Otherwise these maps would live on through the next step.
                     del inputs, passed, share
-            if release:
-                for value in step.inputs:
-                    if first_reader[value] == index:
-                        record.values.pop(value, None)
+            for value in step.inputs:
+                if first_reader[value] == index:
+                    record.values.pop(value, None)
         return relevance[0].div_(self._scale) if input_relevance else None
 
     def explain(
         self,
         inputs: Tensor,
-        target: Target = "fake",
+        start: Callable[[Tensor], Tensor] = sign,
         *,
         layers: Collection[str] = (),
         keep: str = "channels",
@@ -221,26 +201,25 @@ class Explainer:
 
         Args:
             inputs: Normalised images (N, 3, H, W).
-            target: `"fake"` or `"real"` for a detector, `"top"` or a class index for a classifier, or one per sample.
+            start: From the network's output to its relevance, same shape. The default is the sign of every output:
+                positive relevance then is evidence for what a single logit stands for.
             layers: Convolutions to report; `explainer.layers` names them all.
             keep: `"channels"` keeps per-channel sums of each layer, `"maps"` the whole maps.
             input_relevance: Also compute the relevance of the input.
             conservation: Also report what every step absorbed.
 
         Raises:
-            ValueError: `keep` or the target is wrong.
+            ValueError: `keep` is wrong.
             UnknownLayerError: A layer that the network does not have or that relevance does not reach.
         """
         if keep not in ("channels", "maps"):
             raise ValueError(f"keep must be 'channels' or 'maps', got {keep!r}")
-        self.check_layers(layers)
         record = self.record(inputs)
-        start = start_relevance(record.output, target, fixed=self.fixed_start)
-        result = Explanation(record.output, start.sum(1))
-
+        relevance = start(record.output)
+        result = Explanation(record.output, relevance.flatten(1).sum(1))
         result.input = self.propagate(
             record,
-            start,
+            relevance,
             layers=layers,
             visit=result.maps.__setitem__ if keep == "maps" else None,
             measure=result.channels.__setitem__ if keep == "channels" else None,
@@ -248,29 +227,6 @@ class Explainer:
             conservation=result.conservation if conservation else None,
         )
         return result
-
-    def explain_feature_map(
-        self, inputs: Tensor, layer: str, channels: Sequence[int], samples: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Relevance of the input for the largest activation of feature maps of one layer (LRP-max).
-
-        Relevance 1 starts at the largest pixel of the map's output (convolution with its batch norm folded in).
-
-        Args:
-            inputs: Normalised images (N, 3, H, W), run forwards once and only up to the layer.
-            layer: A convolution.
-            channels: Indices of M feature maps.
-            samples: For each of the M the image it belongs to; by default channel m belongs to image m.
-
-        Returns:
-            Input relevance (M, 3, H, W), the largest activations (M,), and their (row, column) positions (M, 2).
-        """
-        rows = list(range(len(inputs))) if samples is None else list(samples)
-        if len(rows) != len(channels):
-            raise ValueError(f"{len(channels)} channels for {len(rows)} samples")
-        wanted = {layer: list(zip(rows, channels, strict=True))}
-        (found,) = self.explain_feature_maps(inputs, wanted, batch_size=max(1, len(rows)))
-        return found.relevance, found.value, torch.stack([found.row, found.column], dim=1)
 
     def explain_feature_maps(
         self, inputs: Tensor, wanted: Mapping[str, Sequence[tuple[int, int]]], *, batch_size: int = 16
@@ -309,7 +265,7 @@ class Explainer:
             shapes[numbers[layer]] = output.shape
             if layer in of_layer:
                 maps = output[of_layer[layer].unbind(1)].flatten(1)
-                peaks[layer] = (maps.clamp(min=0) if self.positive_peaks else maps).max(1)
+                peaks[layer] = (maps.clamp(min=0) if self.published else maps).max(1)
 
         record = self.record(inputs, until=deepest_first[0], observed=numbers, observer=look)
         for layer in deepest_first:
@@ -329,10 +285,7 @@ class Explainer:
 
     def check_layers(self, names: Collection[str]) -> None:
         """Raise `UnknownLayerError` if a name is not one of a convolution that relevance reaches."""
-        reached = {name for name, _ in self.layers}
-        for name in names:
-            if name in reached:
-                continue
+        for name in sorted(set(names).difference(dict(self.layers))):
             step = self.program.steps[self.program.index(name)]
             why = "only feeds a gate" if isinstance(step.operation, Convolution) else "is not a convolution"
             raise UnknownLayerError(f"layer {name!r} receives no relevance of feature maps: it {why}")

@@ -63,7 +63,7 @@ class Explanation:
 
     Attributes:
         logits: Output of the network, (N, K).
-        start: Relevance at the explained logit, (N,): +1 or -1 (see `lrp.targets`).
+        start: Its relevance, summed over all but the samples, (N,).
         input: Relevance of the input, (N, 3, H, W), or None if it was not asked for.
         maps: By layer, relevance of the convolution's output, (N, C, H, W).
         channels: By layer, per-channel statistics.

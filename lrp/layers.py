@@ -38,7 +38,6 @@ class Value:
     """A tensor of the network in the arguments of a call, by its number in the program."""
 
     number: int
-    name: str
 
 
 @dataclass(frozen=True)
@@ -106,29 +105,10 @@ def _max_pool(
     return MaxPool(kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode)
 
 
-def _average_pool(
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Operation:
-    kernel = _pair(kernel_size)
-    window = (kernel, _pair(stride) if stride else kernel, _pair(padding))
-    options = (*window, ceil_mode, count_include_pad, divisor_override)
-    return AveragePool(
-        lambda x: F.avg_pool2d(x, *options), lambda u, x: torch.ops.aten.avg_pool2d_backward(u, x, *options)
-    )
-
-
 def _adaptive_average_pool(output_size: Any) -> Operation:
     if output_size in (1, (1, 1), [1, 1]):
         return _mean_of_pixels(True)
-    return AveragePool(
-        lambda x: F.adaptive_avg_pool2d(x, output_size),
-        lambda u, x: torch.ops.aten._adaptive_avg_pool2d_backward(u, x),
-    )
+    return AveragePool(lambda x: F.adaptive_avg_pool2d(x, output_size))
 
 
 def _mean_of_pixels(keepdim: bool) -> Operation:
@@ -162,53 +142,31 @@ def _pad(sides: Any, mode: str = "constant", value: float | None = None) -> Oper
     return Resample(lambda x: F.pad(x, tuple(sides)), lambda u, x: F.pad(u, [-side for side in sides]))
 
 
-def _refused(why: str) -> ModuleBuilder:
-    def refuse(module: nn.Module) -> Operation:
-        raise NotImplementedError(why)
-
-    return refuse
-
-
-def _activation(name: str) -> ModuleBuilder:
-    return lambda module: Activation(name)
+def _norm_of_the_image(module: nn.Module) -> Operation:
+    raise NotImplementedError(
+        "its mean and variance are those of each image, so it is not linear and no rule covers it"
+    )
 
 
 def _function_of(name: str, function: Callable[[Tensor], Tensor]) -> Operation:
     return Activation(name, function, keeps_sign=True)
 
 
-_STATISTICS_OF_THE_IMAGE = "its mean and variance are those of each image, so it is not linear and no rule covers it"
-
 MODULES: dict[type[nn.Module], ModuleBuilder] = {
     nn.Conv2d: _convolution,
     nn.Linear: lambda m: Dense(m.weight, m.bias),
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.SyncBatchNorm: _batch_norm,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_norm),
     nn.MaxPool2d: lambda m: _max_pool(m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices),
-    nn.AvgPool2d: lambda m: _average_pool(
-        m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
-    ),
+    nn.AvgPool2d: lambda m: AveragePool(m.forward),
     nn.AdaptiveAvgPool2d: lambda m: _adaptive_average_pool(m.output_size),
-    nn.ReLU: _activation("relu"),
-    nn.ReLU6: _activation("relu6"),
-    nn.SiLU: _activation("swish"),
-    nn.Hardswish: _activation("hardswish"),
-    nn.Sigmoid: _activation("sigmoid"),
-    nn.Hardsigmoid: _activation("hardsigmoid"),
-    nn.Tanh: _activation("tanh"),
     nn.GELU: lambda m: _function_of("gelu", lambda x: F.gelu(x, approximate=m.approximate)),
     nn.ELU: lambda m: _function_of("elu", lambda x: F.elu(x, m.alpha)),
     nn.LeakyReLU: lambda m: _function_of("leaky_relu", lambda x: F.leaky_relu(x, m.negative_slope)),
-    nn.Dropout: lambda m: Identity(),
-    nn.Dropout2d: lambda m: Identity(),
-    nn.Identity: lambda m: Identity(),
-    nn.Flatten: lambda m: Reshape(lambda x: x.flatten(m.start_dim, m.end_dim)),
+    **dict.fromkeys((nn.Dropout, nn.Dropout2d, nn.Identity), lambda m: Identity()),
+    nn.Flatten: lambda m: Reshape(m.forward),
     nn.ZeroPad2d: lambda m: _pad(m.padding),
     nn.Upsample: lambda m: _interpolation(m.size, m.scale_factor, m.mode, m.align_corners),
-    nn.LayerNorm: _refused(_STATISTICS_OF_THE_IMAGE),
-    nn.GroupNorm: _refused(_STATISTICS_OF_THE_IMAGE),
-    nn.InstanceNorm2d: _refused(_STATISTICS_OF_THE_IMAGE),
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d), _norm_of_the_image),
 }
 
 
@@ -295,17 +253,11 @@ def _attribute(x: Any, name: str) -> Size:
     return Size()
 
 
-def _concatenation(tensors: Any, dim: Any = 0) -> Operation:
-    if not isinstance(dim, int):
-        raise NotImplementedError("the dimension of a concatenation must be a number")
-    return Concatenation(dim)
-
-
 def _leaky_relu(x: Value, negative_slope: float = 0.01, inplace: bool = False) -> Operation:
     return _function_of("leaky_relu", lambda x: F.leaky_relu(x, negative_slope))
 
 
-def _function(name: str) -> FunctionBuilder:
+def _activation(name: str) -> Callable[..., Operation]:
     return lambda x, inplace=False: Activation(name)
 
 
@@ -319,31 +271,39 @@ FUNCTIONS: dict[Any, FunctionBuilder] = {
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product),
     **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), _quotient),
     **dict.fromkeys((operator.neg, torch.neg, "neg"), lambda x: _product(x, -1)),
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), _function("relu")),
-    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), _function("sigmoid")),
-    **dict.fromkeys((F.tanh, torch.tanh, "tanh"), _function("tanh")),
     **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
     **dict.fromkeys((torch.mean, "mean"), _mean),
     **dict.fromkeys((torch.flatten, "flatten"), lambda x, *args, **options: _reshape("flatten", args, options)),
     **dict.fromkeys((torch.squeeze, "squeeze"), lambda x, *args, **options: _reshape("squeeze", args, options)),
     **dict.fromkeys((torch.reshape, "reshape", "view"), _view),
-    F.relu6: _function("relu6"),
-    F.silu: _function("swish"),
-    F.hardswish: _function("hardswish"),
-    F.hardsigmoid: _function("hardsigmoid"),
     F.gelu: lambda x, **options: _function_of("gelu", lambda x: F.gelu(x, **options)),
     F.leaky_relu: _leaky_relu,
     F.adaptive_avg_pool2d: lambda x, output_size: _adaptive_average_pool(output_size),
-    F.avg_pool2d: lambda x, *args, **options: _average_pool(*args, **options),
+    F.avg_pool2d: lambda x, *args, **options: AveragePool(lambda x: F.avg_pool2d(x, *args, **options)),
     F.max_pool2d: lambda x, *args, **options: _max_pool(*args, **options),
     F.interpolate: lambda x, *args, **options: _interpolation(*args, **options),
     F.pad: lambda x, *args, **options: _pad(*args, **options),
-    torch.cat: _concatenation,
+    torch.cat: lambda tensors, dim=0: Concatenation(dim),
     operator.getitem: _item,
     getattr: _attribute,
     "size": lambda x, dim=None: Size(dim),
     "contiguous": lambda x, **options: Identity(),
 }
+
+
+# Element-wise functions that `Activation` knows by name: as a module, and as functions or methods.
+_ACTIVATIONS: dict[str, tuple[type[nn.Module], tuple[Any, ...]]] = {
+    "relu": (nn.ReLU, (F.relu, torch.relu, torch.relu_, "relu", "relu_")),
+    "relu6": (nn.ReLU6, (F.relu6,)),
+    "swish": (nn.SiLU, (F.silu,)),
+    "hardswish": (nn.Hardswish, (F.hardswish,)),
+    "sigmoid": (nn.Sigmoid, (F.sigmoid, torch.sigmoid, "sigmoid")),
+    "hardsigmoid": (nn.Hardsigmoid, (F.hardsigmoid,)),
+    "tanh": (nn.Tanh, (F.tanh, torch.tanh, "tanh")),
+}
+for _name, (_module, _functions) in _ACTIVATIONS.items():
+    MODULES[_module] = _activation(_name)
+    FUNCTIONS.update(dict.fromkeys(_functions, _activation(_name)))
 
 
 def register_module(kind: type[nn.Module], builder: ModuleBuilder) -> None:

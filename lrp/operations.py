@@ -22,8 +22,11 @@ Sides = tuple[int, int, int, int]
 """Padding of an image on the left, right, top and bottom, as `torch.nn.functional.pad` takes it."""
 
 
-Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Kernel, stride, dilation and padding before the first pixel, each (height, width)."""
+Pair = tuple[int, int]
+"""Height, width."""
+Window = tuple[Pair, Pair, Pair, Pair]
+"""Kernel, stride, dilation and padding before the first pixel."""
+Unary = Callable[[Tensor], Tensor]
 
 
 class Operation(ABC):
@@ -145,9 +148,9 @@ class Convolution(LinearOperation):
         weight: Tensor,
         bias: Tensor | None,
         *,
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] | Sides = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
+        stride: Pair = (1, 1),
+        padding: Pair | Sides = (0, 0),
+        dilation: Pair = (1, 1),
         groups: int = 1,
         same_padding: bool = False,
     ) -> None:
@@ -174,7 +177,7 @@ class Convolution(LinearOperation):
             sides += [total // 2, total - total // 2]
         return (sides[0], sides[1], sides[2], sides[3])
 
-    def _padding(self, x: Tensor) -> tuple[tuple[int, int], Sides | None]:
+    def _padding(self, x: Tensor) -> tuple[Pair, Sides | None]:
         """Symmetric padding for the convolution itself, and explicit where that fails."""
         left, right, top, bottom = sides = self.sides(x.shape)
         return ((top, left), None) if top == bottom and left == right else ((0, 0), sides)
@@ -221,10 +224,10 @@ class Convolution(LinearOperation):
         left, right, top, bottom = explicit or (0, 0, 0, 0)
         shape = (upstream.shape[0], weight.shape[1] * self.groups, height + top + bottom, width + left + right)
         # The backward pass wants the input for its shape and memory format only.
-        reads_input = explicit is None and like.shape == shape and like.dtype == upstream.dtype
-        placeholder = like if reads_input else _empty_channels_last(shape, upstream)
+        if explicit is not None or like.shape != shape or like.dtype != upstream.dtype:
+            like = torch.empty(shape, dtype=upstream.dtype, device=upstream.device, memory_format=torch.channels_last)
         options = (self.stride, padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
-        result = torch.ops.aten.convolution_backward(upstream, placeholder, weight, None, *options)[0]
+        result = torch.ops.aten.convolution_backward(upstream, like, weight, None, *options)[0]
         if explicit is not None:
             result = result[..., top : top + height, left : left + width]
         return result
@@ -244,10 +247,6 @@ def _by_pixel(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     rows = pixels.reshape(-1, pixels.shape[-1])  # a product of views would go image row by image row
     product = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
     return product.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
-
-
-def _empty_channels_last(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 class Dense(LinearOperation):
@@ -295,28 +294,18 @@ class BatchNorm(Affine):
         self.residue = residue
         """Factor that remains when the published code neutralises this norm: 1 / sqrt(1 + eps)."""
 
-    @property
-    def shift(self) -> Tensor:
-        """Output for an input of zero, (C,)."""
-        return self.bias
-
 
 # Element-wise functions by name, all of which keep non-negative inputs non-negative, and the same in place.
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "swish": F.silu,
-    "hardswish": F.hardswish,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": F.hardsigmoid,
+_ACTIVATIONS: dict[str, tuple[Unary, Unary | None]] = {
+    "relu": (F.relu, torch.relu_),
+    "relu6": (F.relu6, None),
+    "swish": (F.silu, lambda x: F.silu(x, inplace=True)),
+    "hardswish": (F.hardswish, None),
+    "tanh": (torch.tanh, None),
+    "sigmoid": (torch.sigmoid, torch.sigmoid_),
+    "hardsigmoid": (F.hardsigmoid, None),
 }
 _NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid")
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "swish": lambda x: F.silu(x, inplace=True),
-    "sigmoid": torch.sigmoid_,
-}
 
 
 class Activation(Operation):
@@ -333,21 +322,14 @@ class Activation(Operation):
     pixelwise = True
 
     def __init__(
-        self,
-        name: str,
-        function: Callable[[Tensor], Tensor] | None = None,
-        *,
-        nonnegative: bool = False,
-        keeps_sign: bool = False,
+        self, name: str, function: Unary | None = None, *, nonnegative: bool = False, keeps_sign: bool = False
     ) -> None:
         self.name = name
         self.in_place = False
         """Set by the program where nobody else reads the input."""
-        known = function is None
-        self._function = function or _ACTIVATIONS[name]
-        self._overwrite = _IN_PLACE.get(name) if known else None
-        self.nonnegative = name in _NONNEGATIVE if known else nonnegative
-        self.keeps_sign = known or keeps_sign
+        self._function, self._overwrite = (function, None) if function else _ACTIVATIONS[name]
+        self.nonnegative = nonnegative if function else name in _NONNEGATIVE
+        self.keeps_sign = function is None or keeps_sign
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.in_place and self._overwrite is not None:
@@ -363,12 +345,7 @@ class MaxPool(Operation):
     fill = -torch.inf
 
     def __init__(
-        self,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int] = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
-        ceil_mode: bool = False,
+        self, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1), ceil_mode: bool = False
     ) -> None:
         self._options = (kernel, stride, padding, dilation, ceil_mode)
 
@@ -393,9 +370,7 @@ class Function(Operation):
 
     keeps_sign = True
 
-    def __init__(
-        self, function: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor, Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, function: Unary, adjoint: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         self._function, self._adjoint = function, adjoint
 
     def forward(self, *inputs: Tensor) -> Tensor:

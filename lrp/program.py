@@ -6,14 +6,14 @@ name, and a value is freed as soon as nobody needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrp.errors import UnknownLayerError
-from lrp.operations import Activation, Convolution, LinearOperation, Operation, Resample, Reshape
+from lrp.operations import Activation, Convolution, Gate, LinearOperation, Operation, Resample, Reshape
 
 Edit = Callable[[Tensor], Tensor]
 Observer = Callable[[str, Tensor], None]
@@ -30,6 +30,11 @@ class Step:
     """Type of the module or function that this step came from, for messages."""
     nonnegative_inputs: bool = False
     """Whether no input of this step can be negative (found by canonisation; saves work in the z+ rule)."""
+
+    @property
+    def explained_inputs(self) -> tuple[int, ...]:
+        """Those that relevance goes on to: of a gate the signal alone."""
+        return self.inputs[:1] if isinstance(self.operation, Gate) else self.inputs
 
 
 @dataclass
@@ -109,26 +114,19 @@ class Program:
         if isinstance(values, Tensor):
             values = {0: self.prepare(values)}
         alive = dict(values)
-        edits = edits or {}
-        watched = frozenset(observed)
         last = len(self.steps) if last is None else last
         kept = {*keep, last}
-        remaining = [0] * (len(self.steps) + 1)
-        for step in self.steps[first:last]:
-            for value in step.inputs:
-                remaining[value] += 1
+        last_reader = {value: index for index in range(first, last) for value in self.steps[index].inputs}
         for index in range(first, last):
             step = self.steps[index]
             output = step.operation.forward(*(alive[value] for value in step.inputs))
-            edit = edits.get(step.name)
-            if edit is not None:
-                output = edit(output)
-            if observer is not None and step.name in watched:
+            if edits and step.name in edits:
+                output = edits[step.name](output)
+            if observer is not None and step.name in observed:
                 observer(step.name, output)
             alive[index + 1] = output
             for value in step.inputs:
-                remaining[value] -= 1
-                if remaining[value] == 0 and value not in kept:
+                if last_reader[value] == index and value not in kept:
                     alive.pop(value, None)
         return {value: tensor for value, tensor in alive.items() if value in kept}
 
@@ -148,25 +146,14 @@ class Program:
 
 
 def without_steps(program: Program, replaced: Mapping[int, int]) -> Program:
-    """The program without some steps; `replaced` maps the value that each of them made to the value it stands for."""
-
-    def resolve(value: int) -> int:
-        while value in replaced:
-            value = replaced[value]
-        return value
+    """The program without some steps; `replaced` maps the value that each of them made to the earlier one it is."""
 
     numbers = {0: 0}
     steps: list[Step] = []
-    for index, step in enumerate(program.steps):
-        if index + 1 in replaced:
-            continue
-        inputs = tuple(numbers[resolve(value)] for value in step.inputs)
-        steps.append(Step(step.name, step.operation, inputs, step.origin, step.nonnegative_inputs))
-        numbers[index + 1] = len(steps)
-    return Program(steps, program.device, program.dtype)
-
-
-def module_device(model: nn.Module) -> torch.device:
-    """Device of the model's parameters (CPU for a model without any)."""
-    tensors: Iterable[Tensor] = [*model.parameters(), *model.buffers()]
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+    for number, step in enumerate(program.steps, start=1):
+        if number in replaced:
+            numbers[number] = numbers[replaced[number]]
+        else:
+            steps.append(replace(step, inputs=tuple(numbers[value] for value in step.inputs)))
+            numbers[number] = len(steps)
+    return replace(program, steps=steps)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrp.operations import Gate, Window
+from lrp.operations import Window
 from lrp.program import Step
 from lrp.rules import Rule
 
@@ -59,12 +59,8 @@ class FieldWalk:
         for index in reversed(range(len(steps))):
             if index + 1 in self._fields:
                 field = self._below(index)
-                for value in self._explained(index):
+                for value in steps[index].explained_inputs:
                     self._fields[value] = self._join(value, field)
-
-    def _explained(self, index: int) -> tuple[int, ...]:
-        step = self._steps[index]
-        return step.inputs[:1] if isinstance(step.operation, Gate) else step.inputs
 
     def _below(self, index: int) -> Field | None:
         step, field = self._steps[index], self._fields[index + 1]

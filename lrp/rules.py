@@ -56,7 +56,7 @@ def divide(relevance: Tensor, total: Tensor, guard: float) -> Tensor:
 class Rule(Protocol):
     """What the explainer asks of a rule."""
 
-    needs_inputs: ClassVar[bool]
+    needs_inputs: ClassVar[bool] = True
     """Whether `propagate` reads the input values; where not, they are not kept."""
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
@@ -78,7 +78,7 @@ def _linear(operation: Operation) -> LinearOperation:
 
 
 @dataclass(frozen=True)
-class PassThrough:
+class PassThrough(Rule):
     """R_in = R_out: activations."""
 
     needs_inputs: ClassVar[bool] = False
@@ -88,17 +88,15 @@ class PassThrough:
 
 
 @dataclass(frozen=True)
-class Restore:
+class Restore(Rule):
     """R_in = R_out in the shape of the input: changes of shape."""
-
-    needs_inputs: ClassVar[bool] = True
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance.reshape(inputs[0].shape),)
 
 
 @dataclass(frozen=True)
-class SignalTakesAll:
+class SignalTakesAll(Rule):
     """A gate passes all relevance to the gated signal and none to the gate (Arras et al. 2017)."""
 
     needs_inputs: ClassVar[bool] = False
@@ -108,10 +106,8 @@ class SignalTakesAll:
 
 
 @dataclass(frozen=True)
-class Gradient:
+class Gradient(Rule):
     """R_in = J^T R_out: winner-take-all for max pooling, a split for concatenation, averages for resampling."""
-
-    needs_inputs: ClassVar[bool] = True
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         parts = operation.gradient(relevance, *inputs)
@@ -120,14 +116,13 @@ class Gradient:
 
 
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Rule):
     """R_i = sum_j z_ij R_j / (z_j + epsilon sign z_j), z_j the whole output, bias included (Bach et al. 2015, eq. 58).
 
     For convolution, dense, average pooling and sums alike: all are linear in their inputs.
     """
 
     epsilon: float = 1e-6
-    needs_inputs: ClassVar[bool] = True
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         output = stabilize(operation.forward(*inputs), self.epsilon)
@@ -136,7 +131,7 @@ class Epsilon:
 
 
 @dataclass(frozen=True)
-class AlphaBeta:
+class AlphaBeta(Rule):
     """R_i = sum_j ((1 + beta) z+_ij / z+_j - beta z-_ij / z-_j) R_j (Bach et al. 2015, eq. 60; alpha = 1 + beta).
 
     z+_ij are the positive contributions (x+ w+ and x- w-), z-_ij the negative ones. beta = 0 is the z+ rule. Where
@@ -148,7 +143,6 @@ class AlphaBeta:
 
     beta: float = 0.0
     guard: float = GUARD
-    needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("beta", "guard"):
@@ -165,7 +159,7 @@ class AlphaBeta:
 
 
 @dataclass(frozen=True)
-class AdaptiveBeta:
+class AdaptiveBeta(Rule):
     """Alpha-beta rule with a beta for every output unit: min(|z-_j| / y_j, limit) where y_j > 0, else 0.
 
     y_j is the output with its bias. The published `betaada` has limit 4.5.
@@ -173,7 +167,6 @@ class AdaptiveBeta:
 
     limit: float = 4.5
     guard: float = GUARD
-    needs_inputs: ClassVar[bool] = True
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         linear = _linear(operation)
@@ -231,7 +224,7 @@ def _parts_of(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ZBox:
+class ZBox(Rule):
     """z-box rule for pixels bounded by [low, high] (Montavon et al. 2017, eq. 15; also called z-beta).
 
     z_ij = x_i w_ij - low w+_ij - high w-_ij. Bounds are numbers, or one number per channel.
@@ -243,7 +236,6 @@ class ZBox:
     low: float | tuple[float, ...]
     high: float | tuple[float, ...]
     epsilon: float = 1e-6
-    needs_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         low, high = (b if isinstance(b, tuple) else (b,) for b in (self.low, self.high))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -49,7 +48,7 @@ def trace(model: nn.Module) -> Program:
         if node.op == "placeholder":
             if known:
                 raise UnsupportedLayerError(f"{type(model).__name__} takes more than one input")
-            known[node] = layers.Value(0, node.name)
+            known[node] = layers.Value(0)
             continue
         if node.op == "output":
             result = known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
@@ -73,7 +72,7 @@ def trace(model: nn.Module) -> Program:
         if isinstance(operation, Sum):
             operation.name = name
         steps.append(Step(name, operation, tuple(value.number for value in read), origin))
-        known[node] = layers.Value(len(steps), node.name)
+        known[node] = layers.Value(len(steps))
     return Program(steps)
 
 
@@ -89,29 +88,31 @@ def _operation(
         return found
 
     # A tensor read twice is resolved twice, in the order of the arguments.
-    args, kwargs = fx.node.map_arg(node.args, resolve), dict(fx.node.map_arg(node.kwargs, resolve))
+    args: Any
+    kwargs: Any
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), resolve)
+    builder: Callable[..., Operation | layers.Size] | None
+    table: Iterable[Any]
     if node.op == "call_module":
         module = modules[str(node.target)]
         origin, where = type(module).__name__, f"layer {node.target!r} of type {type(module).__name__}"
-        builder = layers.builder_for(module)
-        if builder is None:
-            supported = ", ".join(sorted(kind.__name__ for kind in layers.MODULES))
-            raise UnsupportedLayerError(f"{where} has no rule; supported are {supported}; lrp.register_module adds one")
-        build: Callable[[], Operation | layers.Size] = partial(builder, module)
+        builder, args, kwargs = layers.builder_for(module), (module,), {}
+        table, register = layers.MODULES, "register_module"
     else:
-        origin = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        origin = _name(node.target)
         where = f"{_place(node)!r} of type {origin}"
-        function = layers.FUNCTIONS.get(node.target)
-        if function is None:
-            supported = ", ".join(sorted({key if isinstance(key, str) else key.__name__ for key in layers.FUNCTIONS}))
-            raise UnsupportedLayerError(
-                f"{where} has no rule; supported functions are {supported}; lrp.register_function adds one"
-            )
-        build = partial(function, *args, **kwargs)
+        builder, table, register = layers.FUNCTIONS.get(node.target), layers.FUNCTIONS, "register_function"
+    if builder is None:
+        supported = ", ".join(sorted(set(map(_name, table))))
+        raise UnsupportedLayerError(f"{where} has no rule; supported are {supported}; lrp.{register} adds one")
     try:
-        return build(), origin
+        return builder(*args, **kwargs), origin
     except (NotImplementedError, TypeError) as error:
         raise UnsupportedLayerError(f"{where}: {error}") from error
+
+
+def _name(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
 def _constant_of(node: fx.Node, model: nn.Module) -> Tensor:

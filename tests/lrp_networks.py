@@ -1,7 +1,32 @@
 """Tiny networks for the tests of relevance propagation: residual, gated, and without biases."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
+
+from detectors.heads import Classes, OneLogit
+from lrp import Explainer
+
+
+def towards(*names: str | int, published: bool = False) -> Callable[[Tensor], Tensor]:
+    """From an output to its relevance for a class by sample, or the same of all: fake, real, or a class number."""
+
+    def start(output: Tensor) -> Tensor:
+        head = OneLogit() if output.shape[1] == 1 else Classes(tuple(map(str, range(output.shape[1]))))
+        classes = torch.tensor([head.class_names.index(str(name)) for name in names], device=output.device)
+        return head.start_relevance(output, classes.expand(len(output)), published=published)
+
+    return start
+
+
+def largest_pixels(
+    explainer: Explainer, inputs: Tensor, layer: str, channels: Sequence[int], samples: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LRP-max of M maps: relevance (M, 3, H, W), values (M,), places (M, 2); of image m or `samples`."""
+    pairs = list(zip(range(len(inputs)) if samples is None else samples, channels, strict=True))
+    (found,) = explainer.explain_feature_maps(inputs, {layer: pairs}, batch_size=len(pairs))
+    return found.relevance, found.value, torch.stack([found.row, found.column], dim=1)
 
 
 def randomize(model: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module:

@@ -423,7 +423,7 @@ def test_the_choice_is_the_command_line(tiny: str, tmp_path: Path) -> None:
         "precision": "tf32",
         "fake_class": "1",
     }
-    with pytest.raises(UserError, match="neither 0 nor 1"):
+    with pytest.raises(UserError, match="--fake_class 2: use 0 or 1"):
         read_settings("d", "e", DetectorChoice, argv=["--fake_class", "2"])
 
 
@@ -588,7 +588,7 @@ def test_rules_at_the_input_follow_its_bounds() -> None:
     assert rule is ZBox
     explainer = Detector(replace(resnet, transform=wide), model).explainer()
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    relevance = explainer.explain(wide(images), "fake").input
+    relevance = explainer.explain(wide(images)).input
     assert relevance is not None
     assert torch.isfinite(relevance).all()
     plain = Detector(replace(resnet, rules=plain_rules), model).explainer()
@@ -610,7 +610,7 @@ class Doubling(Operation):
 
 
 def test_an_operation_of_ones_own_takes_the_rule_of_its_registration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrp.tracing.MODULES", dict(MODULES))
+    monkeypatch.setattr("lrp.layers.MODULES", dict(MODULES))
     register_module(Doubled, lambda module: Doubling())
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Doubled(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)).eval()
     plain = Architecture("doubled", lambda outputs: model, "4", "0")
@@ -623,6 +623,6 @@ def test_an_operation_of_ones_own_takes_the_rule_of_its_registration(monkeypatch
         Detector(plain, model).explainer()
     detector = Detector(replace(plain, rules=rules), model)
     x = detector.inputs(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8))
-    explanation = detector.explainer().explain(x, "fake")
+    explanation = detector.explainer().explain(x)
     torch.testing.assert_close(explanation.logits, detector.logits(x))
     assert explanation.input is not None

@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def restored_registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr("lrp.tracing.MODULES", dict(MODULES))
+    monkeypatch.setattr("lrp.layers.MODULES", dict(MODULES))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = architectures()
     yield

@@ -130,7 +130,7 @@ def hooked(model: nn.Module, x: Tensor, dropped: Dropped) -> tuple[Tensor, dict[
 @pytest.mark.parametrize("name", MODELS)
 def test_dropout_sets_raw_maps_to_zero(name: str) -> None:
     model, maps, x = network(name)
-    found = maps.logits_with_dropout(x, VARIANTS[name])
+    found = maps.dropping(VARIANTS[name])(x)
     assert list(found) == list(VARIANTS[name])
     plain, _ = hooked(model, x, {})
     for variant, dropped in VARIANTS[name].items():
@@ -144,11 +144,11 @@ def test_dropout_sets_raw_maps_to_zero(name: str) -> None:
 def test_variants_together_are_variants_alone(name: str) -> None:
     _, maps, x = network(name)
     before = x.clone()
-    together = maps.logits_with_dropout(x, VARIANTS[name])
+    together = maps.dropping(VARIANTS[name])(x)
     for variant, dropped in VARIANTS[name].items():
-        assert torch.equal(together[variant], maps.logits_with_dropout(x, {variant: dropped})[variant])
+        assert torch.equal(together[variant], maps.dropping({variant: dropped})(x)[variant])
     backwards = dict(reversed(VARIANTS[name].items()))
-    assert all(torch.equal(together[n], logits) for n, logits in maps.logits_with_dropout(x, backwards).items())
+    assert all(torch.equal(together[n], logits) for n, logits in maps.dropping(backwards)(x).items())
     assert torch.equal(x, before)
 
 
@@ -159,7 +159,7 @@ def test_common_layers_are_run_once() -> None:
     convolution = program.steps[program.index("stem")].operation
     forward = convolution.forward
     convolution.forward = lambda *inputs: runs.append(1) or forward(*inputs)  # type: ignore[method-assign]
-    maps.logits_with_dropout(x, VARIANTS["branches"])
+    maps.dropping(VARIANTS["branches"])(x)
     assert len(runs) == 1
 
 
@@ -168,15 +168,17 @@ def test_maxima_of_any_number_of_maps_from_one_pass(name: str) -> None:
     model, maps, x = network(name)
     logits, maxima = hooked(model, x, {})
     assert maps.layers == {layer: values.shape[1] for layer, values in maxima.items()}
-    observed = maps.observe(x, {layer: range(count) for layer, count in maps.layers.items()})
+    observed = maps.observing({layer: range(count) for layer, count in maps.layers.items()})(x)
     assert observed.logits is not None
     torch.testing.assert_close(observed.logits, logits, rtol=1e-4, atol=1e-5)
     for layer, values in maxima.items():
         torch.testing.assert_close(observed.maxima[layer], values, rtol=1e-4, atol=1e-5)
-        some = maps.max_activations(x, {layer: [2, 0]})
-        assert torch.equal(some[layer], observed.maxima[layer][:, [2, 0]])
+        some = maps.observing({layer: [2, 0]}, logits=False)(x).select([(layer, 2), (layer, 0)])
+        assert torch.equal(some, observed.maxima[layer][:, [2, 0]])
         wider = list(range(1, max(2, maps.layers[layer] // 2)))
-        assert torch.equal(maps.max_activations(x, {layer: wider})[layer], observed.maxima[layer][:, wider])
+        assert torch.equal(
+            maps.observing({layer: wider}, logits=False)(x).maxima[layer], observed.maxima[layer][:, wider]
+        )
 
 
 def test_a_pass_stops_after_the_last_layer_needed() -> None:
@@ -184,9 +186,9 @@ def test_a_pass_stops_after_the_last_layer_needed() -> None:
     program = maps._raw
     after = program.steps[program.index("left") + 1].operation
     after.forward = lambda *inputs: pytest.fail("went on")  # type: ignore[method-assign]
-    assert maps.observe(x, {"stem": [1], "left": [3]}, logits=False).logits is None
+    assert maps.observing({"stem": [1], "left": [3]}, logits=False)(x).logits is None
     with pytest.raises(pytest.fail.Exception, match="went on"):
-        maps.observe(x, {"stem": [1]})
+        maps.observing({"stem": [1]})(x)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +196,10 @@ def test_a_pass_stops_after_the_last_layer_needed() -> None:
     [({"stem9": [0]}, "no layer stem9"), ({"stem": [6]}, "no map 6"), ({"stem": [-1]}, "no map -1")],
 )
 def test_maps_that_the_detector_lacks_are_named(maps: Dropped, words: str) -> None:
-    _, network_, x = network("branches")
+    _, network_, _ = network("branches")
     for call in (
-        lambda: network_.observe(x, maps),
-        lambda: network_.max_activations(x, maps),
-        lambda: network_.logits_with_dropout(x, {"a": {}, "b": maps}),
+        lambda: network_.observing(maps),
+        lambda: network_.dropping({"a": {}, "b": maps}),
     ):
         with pytest.raises(UserError, match=words):
             call()
@@ -208,11 +209,11 @@ def test_bf16_is_close() -> None:
     model, _, x = network("resnet18")
     maps = FeatureMapNetwork(model, "resnet18", torch.bfloat16)
     expected, maxima = hooked(model, x, VARIANTS["resnet18"]["early"])
-    found = maps.logits_with_dropout(x, VARIANTS["resnet18"])["early"]
+    found = maps.dropping(VARIANTS["resnet18"])(x)["early"]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
     torch.testing.assert_close(
-        maps.max_activations(x, {"conv1": [3]})["conv1"][:, 0], maxima["conv1"][:, 3], rtol=0.03, atol=0.03
+        maps.observing({"conv1": [3]})(x).maxima["conv1"][:, 0], maxima["conv1"][:, 3], rtol=0.03, atol=0.03
     )
 
 
@@ -220,8 +221,8 @@ def test_the_model_is_left_as_it_was() -> None:
     model, maps, x = network("branches")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     logits, _ = hooked(model, x, {})
-    maps.logits_with_dropout(x, VARIANTS["branches"])
-    maps.observe(x, {"left": [0]})
+    maps.dropping(VARIANTS["branches"])(x)
+    maps.observing({"left": [0]})(x)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert torch.equal(hooked(model, x, {})[0], logits)
 

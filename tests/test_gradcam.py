@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 def head_of(outputs: int) -> Head:
-    return OneLogit() if outputs == 1 else Classes.numbered(outputs)
+    return OneLogit() if outputs == 1 else Classes(tuple(map(str, range(outputs))))
 
 
 def toy(outputs: int = 1) -> Detector:

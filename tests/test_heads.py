@@ -91,7 +91,7 @@ def test_a_logit_of_zero_counts_as_positive(head: Head) -> None:
 
 
 def test_classes() -> None:
-    head, output = Classes.numbered(3), torch.tensor([[1.0, 4.0, -2.0], [0.0, -3.0, -1.0]])
+    head, output = Classes(tuple(map(str, range(3)))), torch.tensor([[1.0, 4.0, -2.0], [0.0, -3.0, -1.0]])
     classes = torch.tensor([1, 2])
     assert (head.outputs, head.class_names) == (3, ("0", "1", "2"))
     torch.testing.assert_close(head.probability(output, classes), output.double().softmax(1)[[0, 1], [1, 2]])
@@ -119,7 +119,7 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("head", [*HEADS.values(), Classes.numbered(3)], ids=str)
+@pytest.mark.parametrize("head", [*HEADS.values(), Classes(tuple(map(str, range(3))))], ids=str)
 def test_nothing_waits_for_the_device(head: Head) -> None:
     """On tensors that only pretend to lie on a GPU."""
     shape = (4, 1, 3, 2) if isinstance(head, LogitMap) else (4, head.outputs)

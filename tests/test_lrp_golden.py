@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from lrp_networks import images, randomize
+from lrp_networks import images, randomize, towards
 from torch import Tensor, nn
 
 from detectors.detector import Detector, load_detector
@@ -76,7 +76,7 @@ def test_logits_with_the_published_batch_norm_factor(arch: str, reference: Calla
 @pytest.mark.parametrize(("arch", "rule"), CASES)
 def test_relevance_of_the_input(arch: str, rule: str, reference: Callable[[str], Reference]) -> None:
     case = reference(arch)
-    result = case.explainer(rule).explain(case.x, case.targets)
+    result = case.explainer(rule).explain(case.x, towards(*case.targets, published=True))
     assert result.input is not None
     assert result.start.tolist() == [1.0 if target == "fake" else -1.0 for target in case.targets]
     assert l1_relative(result.input.sum(1).numpy(), case.inputs[f"R_input_{rule}"]).max() < GATE
@@ -91,7 +91,9 @@ def test_relevance_of_the_layers(arch: str, reference: Callable[[str], Reference
     explainer = case.explainer("beta0")
     layers = [name for name, _ in explainer.layers]
     assert {key.split("|")[0] for key in case.layers} == set(layers)
-    channels = explainer.explain(case.x, case.targets, layers=layers, input_relevance=False).channels
+    channels = explainer.explain(
+        case.x, towards(*case.targets, published=True), layers=layers, input_relevance=False
+    ).channels
     for layer in layers:
         found = channels[layer]
         golden = {name: case.layers[f"{layer}|{name}"] for name in ("sum", "possum", "abs")}
@@ -110,7 +112,7 @@ def test_default_differs_by_the_batch_norm_factor_the_bounds_of_pixels_and_the_s
     arch: str, factor: float, reference: Callable[[str], Reference]
 ) -> None:
     case = reference(arch)
-    result = case.explainer("beta0", published=False).explain(case.x, case.targets)
+    result = case.explainer("beta0", published=False).explain(case.x, towards(*case.targets))
     assert result.input is not None
     signs = np.array([1.0 if target == "fake" else -1.0 for target in case.targets])
     assert np.array_equal(np.sign(result.logits[:, 0].numpy()), signs)
@@ -159,8 +161,8 @@ def test_zennit_agrees(zennit: ModuleType, zbox: bool) -> None:
     x = images(2, size=64)
     rules = rule_table("beta0", ZBox(-2.1179039, 2.64) if zbox else None)
     # zennit's neutralised batch norms go on dividing by sqrt(1 + eps)
-    explainer = Explainer(model, rules, norm_residue=True, dtype=torch.float64)
-    ours = explainer.explain(x, [0, 2])
+    explainer = Explainer(model, rules, published=True, dtype=torch.float64)
+    ours = explainer.explain(x, towards(0, 2))
     start = torch.zeros(2, 3, dtype=torch.float64)
     start[[0, 1], [0, 2]] = ours.start
     theirs = relevance_by_zennit(zennit, model, x.clone(), start, zbox=zbox)
@@ -173,7 +175,7 @@ def test_zennit_disagrees_with_other_rules(zennit: ModuleType) -> None:
     model = randomize(build_model("resnet18", outputs=3)).requires_grad_(False)
     x = images(1, size=64)
     other = rule_table("beta0", ZBox(-2.0, 2.64))
-    ours = Explainer(model, other, norm_residue=True, dtype=torch.float64).explain(x, 0)
+    ours = Explainer(model, other, published=True, dtype=torch.float64).explain(x, towards(0))
     start = torch.zeros(1, 3, dtype=torch.float64)
     start[0, 0] = ours.start[0]
     theirs = relevance_by_zennit(zennit, model, x.clone(), start, zbox=True)

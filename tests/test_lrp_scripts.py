@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lrp_networks import towards
 from PIL import Image
 
 from attribution.attribution import Explanation
@@ -232,7 +233,7 @@ def test_relevance_is_that_of_the_explainer(rule: str, published: bool) -> None:
     explainer = Explainer(build_model("resnet18").eval(), rule, published=published)
     inputs = torch.randn(2, 3, 48, 48)
     result = explain_input(explainer, inputs, Target("label", OneLogit()), torch.tensor([1, 0]))
-    expected = explainer.explain(inputs, ["fake", "real"])
+    expected = explainer.explain(inputs, towards("fake", "real", published=published))
     assert expected.input is not None
     torch.testing.assert_close(result.arrays["relevance_rgb"], expected.input, rtol=0, atol=0)
     torch.testing.assert_close(result.arrays["start"], expected.start)
@@ -320,7 +321,7 @@ def test_shifts_move_relevance_back_to_its_pixels(images: Path, tmp_path: Path, 
         padded = np.pad(plain["image"], ((16, 16), (16, 16), (0, 0)), mode="reflect")
         shifted = np.ascontiguousarray(padded[16 + down : 64 + down, 16 + right : 96 + right])
         inputs = load_detector("resnet18", weights, "cpu").inputs(torch.from_numpy(shifted).permute(2, 0, 1)[None])
-        relevance = explainer.explain(inputs, "fake").input
+        relevance = explainer.explain(inputs).input
         assert relevance is not None
         canvas = np.zeros((80, 112))
         canvas[16 + down : 64 + down, 16 + right : 96 + right] = relevance[0].sum(0).numpy() / 3

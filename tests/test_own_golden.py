@@ -30,7 +30,7 @@ def measure(arch: str, weights: str) -> dict[str, object]:
     table = detector.architecture.rules("beta0", detector.architecture.transform.bounds())
     explainer = Explainer(detector.model, table, dtype=torch.float64)
     layers = explainer.layers
-    result = explainer.explain(x, ["fake"] * IMAGES, layers=[name for name, _ in layers])
+    result = explainer.explain(x, layers=[name for name, _ in layers])
     assert result.input is not None
     ffrs = FFRS(layers)
     channels = {name: result.channels[name] for name, _ in layers}

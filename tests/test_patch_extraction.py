@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lrp_networks import largest_pixels
 from PIL import Image
 from torch import Tensor
 
@@ -263,7 +264,7 @@ def test_maps_of_several_layers_are_explained_as_one_by_one(
         value = torch.cat([part.value for part in parts])
         places = torch.cat([torch.stack([part.row, part.column], 1) for part in parts])
         for at, (sample, channel) in enumerate(pairs):
-            alone, largest, place = explainer.explain_feature_map(inputs[sample : sample + 1], layer, [channel])
+            alone, largest, place = largest_pixels(explainer, inputs[sample : sample + 1], layer, [channel])
             torch.testing.assert_close(relevance[at], alone[0], rtol=1e-4, atol=1e-7)
             torch.testing.assert_close(value[at], largest[0])
             assert places[at].tolist() == place[0].tolist()
@@ -271,7 +272,7 @@ def test_maps_of_several_layers_are_explained_as_one_by_one(
 
 def test_relevance_starts_at_the_largest_pixel_of_the_folded_map(detector: Detector, inputs: Tensor) -> None:
     explainer = detector.explainer()
-    relevance, value, place = explainer.explain_feature_map(inputs, "conv1", [7, 7])
+    relevance, value, place = largest_pixels(explainer, inputs, "conv1", [7, 7])
     folded = detector.model.bn1(detector.model.conv1(inputs))[:, 7]  # type: ignore[operator]
     for sample in range(2):
         row, column = divmod(int(folded[sample].argmax()), folded.shape[-1])

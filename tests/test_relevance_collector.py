@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lrp_networks import towards
 from ranking_runs import LOGITS, SIDE, USED, detector_of, image_set, inputs, tuned_model, write_images
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from fmap_ranking.ffrs import FFRS
 from fmap_ranking.options import Confidence
 from images.decoding import Crop, decode_image
 from images.sets import ImageItem, ImageSet, find_loose_images
-from lrp import Explainer
+from lrp import ChannelStatistics, Explainer
 from passes.one_pass import PassReport, run_pass
 from passes.processes import Ranks
 from passes.shared_forward import SharedForward
@@ -56,7 +57,7 @@ def naive_omega(explainer: Explainer, root: Path, names: list[str], target: str)
     shares = []
     for name in names:
         image = batch[NAMES.index(name)][None]
-        maps = explainer.explain(image, target, layers=layers, keep="maps").maps
+        maps = explainer.explain(image, towards(target, published=explainer.published), layers=layers, keep="maps").maps
         parts = [maps[layer][0].double() for layer in layers]
         shares.append(torch.cat([part.clamp(min=0).sum((1, 2)) / part.abs().sum() for part in parts]))
     return torch.stack(shares).mean(0).numpy()
@@ -191,12 +192,12 @@ def test_values_are_freed_on_the_way_down(
         values.extend(weakref.ref(value) for value in made.values.values())
         return made
 
-    def propagating(self: Explainer, *arguments: Any, visit: Any, **named: Any) -> Any:
-        def looking(layer: str, relevance: Tensor) -> None:
+    def propagating(self: Explainer, *arguments: Any, measure: Any, **named: Any) -> Any:
+        def looking(layer: str, statistics: ChannelStatistics) -> None:
             alive[layer] = sum(value() is not None for value in values)
-            visit(layer, relevance)
+            measure(layer, statistics)
 
-        return propagate(self, *arguments, visit=looking, **named)
+        return propagate(self, *arguments, measure=looking, **named)
 
     monkeypatch.setattr(Explainer, "record", recording)
     monkeypatch.setattr(Explainer, "propagate", propagating)
@@ -246,7 +247,7 @@ def test_what_is_kept_of_each_sample(explainer: Explainer, root: Path, crop: str
         assert probability == by_name[name][0]
         if crop == "none":
             target = "fake" if items[name].label else "real"
-            explained = explainer.explain(inputs(root)[NAMES.index(name)][None], target).input
+            explained = explainer.explain(inputs(root)[NAMES.index(name)][None], towards(target)).input
             assert explained is not None
             wanted = explained[0].sum(0).numpy()
             assert np.abs(relevance - wanted).sum() <= 2e-4 * np.abs(wanted).sum()
