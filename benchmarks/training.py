@@ -13,9 +13,9 @@ import time
 from itertools import islice, product
 from pathlib import Path
 
-import numpy as np
 import torch
-from benchmarking import table, write_section
+from benchmarking import report, table
+from demo_images import repeated, write_pair
 from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -30,8 +30,7 @@ from evaluation.assessment import read_result
 from evaluation.conditions import RGB
 from images.bundled_photos import bundled_photos
 from images.decoding import Crop, decode_image
-from images.distortions import resize_shorter_side
-from images.sets import LABEL_FOLDERS, ImageSet, find_image_set, find_loose_images
+from images.sets import LABEL_FOLDERS, find_image_set, find_loose_images
 from utils.figures import save_picture
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
@@ -44,30 +43,16 @@ TEST_EVERY = 4
 def photo_sets(root: Path, photos: list[Path]) -> tuple[Path, Path]:
     """Folders of training and of test images made from different photographs.
 
-    Real are tiles of photographs halved in size, which leaves no trace of JPEG's blocks; fake are the same tiles
-    halved again and enlarged by pixel repetition with a light blend.
+    Real are tiles of photographs halved in size, which leaves no trace of JPEG's blocks.
     """
     for number, path in enumerate(photos):
         image = Image.fromarray(decode_image(path)).reduce(2)
         part = "test" if number % TEST_EVERY == 0 else "train"
         corners = product(range(0, image.width - TILE + 1, TILE), range(0, image.height - TILE + 1, TILE))
         for index, (left, top) in enumerate(islice(corners, 4)):
-            real = image.crop((left, top, left + TILE, top + TILE))
-            small = real.resize((TILE // 2, TILE // 2), Image.Resampling.BILINEAR)
-            repeated, smooth = (
-                small.resize((TILE, TILE), method) for method in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
-            )
-            for label, picture in ((0, real), (1, Image.blend(repeated, smooth, 0.5))):
-                save_picture(root / part / LABEL_FOLDERS[label] / f"{number}_{index}.png", np.asarray(picture))
+            tile = image.crop((left, top, left + TILE, top + TILE))
+            write_pair(root / part, f"{number}_{index}", tile)
     return root / "train", root / "test"
-
-
-def speed_set(root: Path, photos: list[Path]) -> Path:
-    """Images of 256 x 256 pixels, as those of the ForenSynths training set, from up to 50 photographs."""
-    for number, path in enumerate(photos[:50]):
-        image = Crop("center", 256)(resize_shorter_side(decode_image(path), 256), seed=0, name=path.name)
-        save_picture(root / LABEL_FOLDERS[number % 2] / f"{number}.png", image)
-    return root
 
 
 def halves(root: Path, dataset_dir: Path, names: list[str]) -> tuple[Path, Path]:
@@ -87,8 +72,7 @@ def halves(root: Path, dataset_dir: Path, names: list[str]) -> tuple[Path, Path]
 def loader_speed(root: Path, workers: int, batches: int, batch_size: int) -> float:
     """Images per second of the loader alone, without its start."""
     found = find_training_set(root)
-    repeats = -(-(batches + 1) * batch_size // len(found))
-    order = EpochOrder(ImageSet(found.root, found.items * repeats), batch_size)
+    order = EpochOrder(repeated(found, (batches + 1) * batch_size), batch_size)
     loader = Loader(AUGMENTER, num_workers=workers).training(order, epoch=0)
     # workers have decoded ahead by the time the first batch is there: wait until that is used up
     for _ in range(1 + 2 * workers):
@@ -175,6 +159,7 @@ def main() -> None:
     parser.add_argument("--num_photos", type=int, default=400, help="most photographs used")
     parser.add_argument("--dataset_dir", type=Path, help="a second set to learn: folders of generators")
     parser.add_argument("--gan_name", nargs="+", default=["crn"], help="generators there")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
     args = parser.parse_args()
     photos = [path for _, path in bundled_photos()]
     if args.photos is not None:
@@ -198,9 +183,7 @@ def main() -> None:
             ]
             more = ["--val_share", "0.3", "--epochs", "100"]
             lines += learn(train_dir, test_dir, args.gan_name, root / "b", more)
-    shown = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    write_section("Training", " ".join(["python benchmarks/training.py", *shown]), lines)
-    print("\n".join(lines))
+    report("Training", lines, write=args.write)
 
 
 if __name__ == "__main__":
