@@ -15,10 +15,9 @@ _WARM_UP = 0.05  # share of the steps in which the cosine schedule rises
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from a validation: keep the weights as the best, the learning rate has dropped, stop."""
+    """What follows from a validation: keep the weights as the best, stop."""
 
     is_best: bool = False
-    dropped: bool = False
     stop: bool = False
 
 
@@ -84,14 +83,13 @@ class PlateauSchedule(Schedule):
         self.waiting += 1
         if self.waiting < self.patience:
             return Decision(is_best)
-        lowered = self.lr * _FACTOR
-        if lowered < self.least_lr:
+        if self.lr * _FACTOR < self.least_lr:
             return Decision(is_best, stop=True)
-        self.lr, self.waiting = lowered, 0
-        self.drops += 1
+        self.lr *= _FACTOR
+        self.drops, self.waiting = self.drops + 1, 0
         if self.compat == "published":
             self.reference = None
-        return Decision(is_best, dropped=True)
+        return Decision(is_best)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,11 @@ from cr_ud.trainer import Trainer, Training
 from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
-from cr_ud.training_sets import TrainingSets, find_sets
+from cr_ud.training_sets import find_sets
 from detectors.detector import Detector
 from detectors.devices import use_device
 from detectors.networks import get_architecture
 from images.choice import Reading
-from images.sets import ImageSet
 from passes.interrupts import only_writer
 from passes.options import RunOptions
 from passes.processes import Ranks, process_group
@@ -94,7 +93,7 @@ def run_training(
             )
         )
         trainer = Trainer(training, files, ranks, tracker)
-        if run.resume and is_there:
+        if is_there and run.resume:
             trainer.resume()
         elif ranks.is_first:
             files.clear()
@@ -104,10 +103,16 @@ def run_training(
                 save_network(files.half, training.network.model, half=True)
             draw_curves(read_log(files.log), type(training.task), files.curves, title)
             tracker.picture("curves", files.curves.with_suffix(".png"))
-            origin = Origin(_COMPUTATION, inputs, {"arguments": training.arguments})
-            counts = {"steps": progress.step, "epochs": progress.epoch}
-            device = training.network.device
-            write_record(files.weights, origin, settings=settings, seed=run.seed, device=device, **counts, **notes)
+            write_record(
+                files.weights,
+                Origin(_COMPUTATION, inputs, {"arguments": training.arguments}),
+                settings=settings,
+                seed=run.seed,
+                device=training.network.device,
+                steps=progress.step,
+                epochs=progress.epoch,
+                **notes,
+            )
     return files
 
 
@@ -134,14 +139,17 @@ def train_detectors(
             skip_bad_images=choice.skip_bad_images,
         )
         # everything is looked for before anything is computed
-        lists = {"+".join(names): names for names in map(words, choice.classes)} or {"": ()}
-        found = {
-            name: find_sets(choice, classes, pairs=optimisation.pairs, seed=run.seed) for name, classes in lists.items()
-        }
+        lists = list(dict.fromkeys(map(words, choice.classes))) or [()]
+        found = [find_sets(choice, classes, pairs=optimisation.pairs, seed=run.seed) for classes in lists]
         runs = {}
-        for name, sets in found.items():
-            folder = layout.training(name if len(found) > 1 else None)
-            _introduce(folder, sets, ranks)
+        for classes, sets in zip(lists, found, strict=True):
+            name = "+".join(classes)
+            folder = layout.training(name if len(lists) > 1 else None)
+            if ranks.is_first:
+                validation = 0 if sets.validation is None else len(sets.validation)
+                say(f"{folder}: {len(sets.training)} training and {validation} validation images")
+                for warning in sets.warnings:
+                    sys.stderr.write(f"warning: {warning}\n")
             model, init = initial_model(arch, network.init, run.seed)
             model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             # files are looked into by one process
@@ -150,10 +158,11 @@ def train_detectors(
             fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat}
             determining = {**plain(augmentation), **optimisation.determining(), **fixed, **inputs}
             detector = Detector(get_architecture(arch), model, device)
+            how = optimisation
             training = Training(
                 detector,
                 RealOrFake(detector.head),
-                _order(sets.training, optimisation, run.seed, ranks),
+                EpochOrder(sets.training, how.bsize, how.accumulate, run.seed, how.class_bal, ranks, how.pairs),
                 sets.validation,
                 loader,
                 _schedule(optimisation, run),
@@ -167,11 +176,11 @@ def train_detectors(
                 folder,
                 run,
                 ranks,
-                title=", ".join((arch, _TITLES[augmentation.variant], *lists[name])),
+                title=", ".join((arch, _TITLES[augmentation.variant], *classes)),
                 settings=plain(choice, network, augmentation, optimisation, monitoring, run),
                 inputs=inputs,
                 variant=augmentation.variant,
-                classes=list(lists[name]),
+                classes=list(classes),
                 **(sets.notes() if ranks.is_first else {}),
             )
         if ranks.is_first:
@@ -180,19 +189,6 @@ def train_detectors(
             if len(runs) > 1:
                 say(str(compare_runs(runs, layout.training())))
     return list(runs.values())
-
-
-def _introduce(folder: Path, sets: TrainingSets, ranks: Ranks) -> None:
-    if ranks.is_first:
-        validation = 0 if sets.validation is None else len(sets.validation)
-        say(f"{folder}: {len(sets.training)} training and {validation} validation images")
-        for warning in sets.warnings:
-            sys.stderr.write(f"warning: {warning}\n")
-
-
-def _order(images: ImageSet, optimisation: Optimisation, seed: int, ranks: Ranks) -> EpochOrder:
-    how = optimisation
-    return EpochOrder(images, how.bsize, how.accumulate, seed, how.class_bal, ranks, how.pairs)
 
 
 def _schedule(optimisation: Optimisation, run: RunOptions) -> Schedule:
@@ -207,11 +203,8 @@ def compare_runs(runs: Mapping[str, RunFiles], folder: Path) -> Path:
     logs = {name: read_log(files.log) for name, files in runs.items()}
     table = folder / "subsets.csv"
     header = ("run", "step", "images", "loss", *RealOrFake.metrics)
-    rows: list[Sequence[object]] = []
-    for name, log in logs.items():
-        for row in [row for row in log if row.kind == EPOCH][-1:]:
-            rows.append([name, row.step, row.images, row.loss, *(row.metrics[key] for key in RealOrFake.metrics)])
-    write_csv(table, header, rows)
+    last = {name: row.columns() for name, log in logs.items() for row in log if row.kind == EPOCH}
+    write_csv(table, header, ([name, *(row[column] for column in header[1:])] for name, row in last.items()))
     draw_comparison(logs, RealOrFake, folder / "subsets", "Subsets of classes, validation")
     write_record([table], Origin(_COMPUTATION, {}, {"runs": sorted(runs)}))
     return table

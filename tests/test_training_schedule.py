@@ -66,7 +66,8 @@ def test_best_is_forgotten_after_a_drop_only_as_published() -> None:
     for compat, is_best in (("none", False), ("published", True)):
         schedule = PlateauSchedule(patience=1, compat=compat)  # type: ignore[arg-type]
         schedule.update(0.9)
-        assert schedule.update(0.9).dropped
+        schedule.update(0.9)
+        assert schedule.drops == 1
         assert schedule.update(0.5).is_best == is_best
 
 
@@ -76,7 +77,8 @@ def test_gains_below_the_least_are_the_best_but_no_progress() -> None:
     small = schedule.update(0.9005)
     assert small.is_best
     assert schedule.waiting == 1
-    assert schedule.update(0.9008).dropped
+    schedule.update(0.9008)
+    assert schedule.drops == 1
     assert schedule.update(0.9015).is_best
     assert schedule.waiting == 1
 
@@ -131,7 +133,7 @@ def test_validations_leave_the_cosine_alone_and_the_last_of_the_best_is_kept() -
     rate = schedule.lr
     decisions = [schedule.update(accuracy) for accuracy in (0.5, *[0.9] * 30, 0.89)]
     assert [decision.is_best for decision in decisions] == [True] * 31 + [False]
-    assert not any(decision.stop or decision.dropped for decision in decisions)
+    assert not any(decision.stop for decision in decisions)
     assert (schedule.lr, schedule.best) == (rate, 0.9)
     assert CosineSchedule(**schedule.state()) == schedule  # type: ignore[arg-type]
 
