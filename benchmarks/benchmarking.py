@@ -76,7 +76,8 @@ def compare(
     """
     if args.peak_of:
         contenders[args.peak_of].prepare()()
-        raise SystemExit(print(_own_peak(args.device)))
+        sys.stdout.write(f"{_own_peak(args.device)}\n")
+        sys.exit()
     works: dict[str, Callable[[], object]] = {}
     failed: list[str] = []
     for name, contender in contenders.items():
@@ -86,14 +87,7 @@ def compare(
         except Exception as error:  # a peer that cannot do this network is a result, not a failure of ours
             works.pop(name, None)
             failed.append(f"{name} does not work: {type(error).__name__}: {str(error).splitlines()[0]}")
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(args.rounds):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            if args.device.startswith("cuda"):
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - started)
+    seconds = interleaved(works, args.rounds, args.device)
     first = next(iter(seconds.values()))
     return [
         Measurement(
@@ -105,6 +99,19 @@ def compare(
         )
         for name, own in seconds.items()
     ], failed
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every round of every work, taken in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 def peak_megabytes(*flags: object) -> float:

@@ -29,15 +29,12 @@ class ImageTransform(Protocol):
     @property
     def crop_size(self) -> int:
         """Side of what comes out in training."""
-        ...
 
     def training(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
         """With random choices from `generator` alone."""
-        ...
 
     def validation(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
         """The same at every call."""
-        ...
 
 
 @dataclass(frozen=True)

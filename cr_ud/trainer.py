@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -321,7 +322,7 @@ class Trainer:
         """
         if self.training.validation_set is not None and self.progress.step_in_epoch:
             self._judge(self._validate(), copy.copy(self.schedule))
-        self._save_network(best=False)
+        self._keep_as(self.files.final)
 
     def _judge(self, result: tuple[int, dict[str, float]], schedule: Schedule) -> bool:
         """Log a validation and keep the weights if they are the best; whether the schedule ends the run."""
@@ -329,12 +330,12 @@ class Trainer:
         decision = schedule.update(self.task.score(numbers))
         self._add(EPOCH, images, numbers)
         if decision.is_best:
-            self._save_network(best=True)
+            self._keep_as(self.files.best)
         return decision.stop
 
-    def _save_network(self, *, best: bool) -> None:
+    def _keep_as(self, path: Path) -> None:
         if self.ranks.is_first:
-            save_network(self.files.best if best else self.files.final, self.network.model)
+            save_network(path, self.network.model)
 
     def _stop_if_asked(self) -> None:
         if not self._interrupt.requested or self._is_done():

@@ -130,7 +130,11 @@ def train_detectors(
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint saved.
     """
-    device, arch = use_device(network.device, optimisation.precision), network.arch
+    how, arch = optimisation, network.arch
+    device = use_device(network.device, how.precision)
+    schedule: Schedule = PlateauSchedule(how.lr, how.patience, how.least_lr, run.compat)
+    if how.schedule == "cosine" and how.max_steps is not None:
+        schedule = CosineSchedule(highest_lr=how.lr, steps=how.max_steps)
     layout = Layout(run.output_dir, arch, monitoring.name or augmentation.variant)
     with process_group(device.type) as ranks:
         loader = Loader(
@@ -140,7 +144,7 @@ def train_detectors(
         )
         # everything is looked for before anything is computed
         lists = list(dict.fromkeys(map(words, choice.classes))) or [()]
-        found = [find_sets(choice, classes, pairs=optimisation.pairs, seed=run.seed) for classes in lists]
+        found = [find_sets(choice, classes, pairs=how.pairs, seed=run.seed) for classes in lists]
         runs = {}
         for classes, sets in zip(lists, found, strict=True):
             name = "+".join(classes)
@@ -155,19 +159,18 @@ def train_detectors(
             # files are looked into by one process
             digests = ranks.from_first(sets.digests() if ranks.is_first else None)
             inputs = digests | ({"init": init} if init else {})
-            fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat}
-            determining = {**plain(augmentation), **optimisation.determining(), **fixed, **inputs}
+            fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat, **inputs}
+            determining = {**plain(augmentation), **how.determining(), **fixed}
             detector = Detector(get_architecture(arch), model, device)
-            how = optimisation
             training = Training(
                 detector,
                 RealOrFake(detector.head),
                 EpochOrder(sets.training, how.bsize, how.accumulate, run.seed, how.class_bal, ranks, how.pairs),
                 sets.validation,
                 loader,
-                _schedule(optimisation, run),
-                partial(Adam, lr=optimisation.lr, betas=(optimisation.beta1, 0.999), fused=device.type == "cuda"),
-                optimisation,
+                schedule,
+                partial(Adam, lr=how.lr, betas=(how.beta1, 0.999), fused=device.type == "cuda"),
+                how,
                 monitoring,
                 {key: str(value) for key, value in determining.items()},
             )
@@ -189,13 +192,6 @@ def train_detectors(
             if len(runs) > 1:
                 say(str(compare_runs(runs, layout.training())))
     return list(runs.values())
-
-
-def _schedule(optimisation: Optimisation, run: RunOptions) -> Schedule:
-    if optimisation.schedule == "cosine":
-        assert optimisation.max_steps is not None
-        return CosineSchedule(highest_lr=optimisation.lr, steps=optimisation.max_steps)
-    return PlateauSchedule(optimisation.lr, optimisation.patience, optimisation.least_lr, run.compat)
 
 
 def compare_runs(runs: Mapping[str, RunFiles], folder: Path) -> Path:

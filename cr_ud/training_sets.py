@@ -66,11 +66,9 @@ def find_sets(
         UserError: A folder or class is missing or empty, or an image has no partner in `pairs`.
     """
     training = find_training_set(choice.train_dir, classes, choice.num_real, choice.num_fake, choice.num_instances)
-    validation: ImageSet | None = None
+    validation = None if choice.val_dir is None else find_training_set(choice.val_dir, classes)
     remarks = []
-    if choice.val_dir is not None:
-        validation = find_training_set(choice.val_dir, classes)
-    elif choice.val_share is not None:
+    if choice.val_share is not None:
         training, validation, sources = split_off(training, choice.val_share, seed, pairs=pairs)
         remarks.append(
             f"--val_share: the {len(validation)} images held out are of {sources} sources by the beginnings of their "
