@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 _FACTOR = 0.1
 _LEAST_GAIN = 0.001
@@ -22,7 +22,10 @@ class Decision:
 
 
 class Schedule(ABC):
-    """The rate of every step, and what follows from validations. Subclasses are dataclasses of plain values."""
+    """The rate of every step, and what follows from validations.
+
+    Subclasses are dataclasses of plain values, from which a checkpoint makes them again.
+    """
 
     lr: float
     """Learning rate of the next step."""
@@ -33,10 +36,6 @@ class Schedule(ABC):
     @abstractmethod
     def update(self, score: float) -> Decision:
         """Take the score of an epoch's validation (higher is better) and say what follows."""
-
-    def state(self) -> dict[str, Any]:
-        """All fields as plain values, from which the schedule can be made again."""
-        return asdict(self)  # type: ignore[call-overload]
 
 
 @dataclass
