@@ -4,42 +4,29 @@ One unit is the detector's own forward pass over the images, decoded and normali
 as the scripts run them, decoding included.
 """
 
-import argparse
-import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from benchmarking import interleaved, own_peak_megabytes, peak_megabytes, ratio_to, table, write_section
-from demo_images import make_demo_images
-from fmap_ranking.topk import default_topk
-from sensitivity_assessment.scores import colour_scores, dropout_scores
+from benchmarking import Contender, compare, make_parser, peak_megabytes, report, seeded_detector, table
+from demo_images import demo_fakes, repeated
 
 from activation_histograms.collector import ActivationPairCollector
 from detectors.detector import Detector
-from detectors.networks import build_model, get_architecture
-from fmap_ranking.ranking import Ranking
+from evaluation.conditions import GRAYSCALE, RGB, InColour, WithoutMaps
+from evaluation.scores import ScoreCollector
+from fmap_ranking.ranking import Ranking, default_topk
 from images.decoding import Crop
 from images.loading import iterate_batches
-from images.sets import ImageSet, find_image_set
+from images.sets import ImageSet
 from lrp.canonise import build_program, explained_layers
 from passes.one_pass import Collector, run_pass
 from passes.shared_forward import SharedForward
 from patch_extraction.activations import MaxActivations
 from sensitivity_assessment.variants import Variants, make_variants
 
-NAME = "photos"
-Analysis = Callable[[], list[Collector]]
-
-
-def seeded_detector(arch: str, device: str, precision: str = "fp32") -> Detector:
-    """A detector with random weights; what they are does not change the work."""
-    torch.manual_seed(0)
-    model = build_model(arch).eval().requires_grad_(False)
-    model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Detector(get_architecture(arch), model, torch.device(device), precision=precision)  # type: ignore[arg-type]
+PLAIN, ALL = "plain forward pass", "all of them in one pass"
+Collectors = Callable[[SharedForward], dict[str, Collector]]
 
 
 def likely_ranking(detector: Detector) -> Ranking:
@@ -55,116 +42,96 @@ def likely_ranking(detector: Detector) -> Ranking:
     return Ranking.from_values(layers, np.concatenate(shares))
 
 
-def analyses(detector: Detector, images: ImageSet, precision: str) -> dict[str, Analysis]:
+def analyses(detector: Detector, images: ImageSet) -> dict[str, Collectors]:
     """What to time, by name: each makes the collectors of one pass."""
-    network = detector.feature_maps()
     ranking = likely_ranking(detector)
     k = default_topk(detector.arch, len(ranking))
     maps = ranking.top_k(k)
     published, ours = make_variants(ranking, k, seed=0, published=True), make_variants(ranking, k, seed=0)
 
-    def activations() -> list[Collector]:
-        forward = SharedForward(network)
-        return [MaxActivations(forward, maps, images), ActivationPairCollector(forward, maps, images)]
+    def activations(forward: SharedForward) -> dict[str, Collector]:
+        pairs = ActivationPairCollector(forward, maps, images)
+        return {"maxima": MaxActivations(forward, maps, images), "pairs": pairs}
 
-    def sensitivity(variants: Variants) -> Analysis:
-        return lambda: [dropout_scores(network, variants, images)]
+    def colour(forward: SharedForward) -> dict[str, Collector]:
+        return {"colour": ScoreCollector(forward, images, [InColour(RGB), InColour(GRAYSCALE)])}
 
-    def everything() -> list[Collector]:
-        forward = SharedForward(network)
-        colour = colour_scores(forward, images)
-        found = MaxActivations(forward, maps, images), ActivationPairCollector(forward, maps, images)
-        return [dropout_scores(network, ours, images), colour, *found]
+    def sensitivity(variants: Variants) -> Collectors:
+        conditions = [
+            WithoutMaps(name, tuple((fmap.layer, fmap.index) for fmap in dropped))
+            for name, dropped in variants.maps.items()
+        ]
+        return lambda forward: {"sensitivity": ScoreCollector(forward, images, conditions)}
 
     return {
         f"activation rankings and median test, k = {k}": activations,
-        "colour ablation": lambda: [colour_scores(SharedForward(network), images)],
-        "sensitivity, 8 published variants": sensitivity(published),
+        "colour ablation": colour,
+        f"sensitivity, {len(published.maps)} published variants": sensitivity(published),
         f"sensitivity, {len(ours.maps)} variants": sensitivity(ours),
-        "all of them in one pass": everything,
+        ALL: lambda forward: {**sensitivity(ours)(forward), **colour(forward), **activations(forward)},
     }
 
 
-def show(detector: Detector, images: ImageSet, collectors: list[Collector], batch: int) -> None:
-    """Run a pass as the scripts do."""
-    run_pass(
-        images,
-        collectors,
-        preprocess=detector.inputs,
-        device=detector.device,
-        batch_size=batch,
-        crop=Crop("none"),
-        num_workers=0 if detector.device.type == "cpu" else 4,
-    )
-
-
-def find_images(data: Path, number: int) -> ImageSet:
-    """So many fakes, the same ones again and again."""
-    found = find_image_set(data, NAME, labels=(1,))
-    return ImageSet(found.root, tuple(found.items[i % len(found)] for i in range(number)))
-
-
-def measure(args: argparse.Namespace, arch: str, data: Path) -> tuple[list[list[str]], float]:
-    """Rows of the table, and seconds of the plain pass."""
-    detector, images = seeded_detector(arch, args.device), find_images(data, args.images)
-    batches = [
-        detector.inputs(batch.images)
-        for batch in iterate_batches(
-            images, batch_size=args.bsize, crop=Crop("none"), seed=0, num_workers=0, device=detector.device
-        )
-    ]
+def plain_pass(detector: Detector, images: ImageSet, batch: int) -> Callable[[], None]:
+    """The network alone."""
+    device, crop = detector.device, Crop("none")
+    batches = iterate_batches(images, batch_size=batch, crop=crop, seed=0, num_workers=0, device=device)
+    inputs = [detector.inputs(batch.images) for batch in batches]
 
     @torch.no_grad()
-    def plain() -> None:
-        for batch in batches:
-            detector.model(batch)
+    def work() -> None:
+        for one in inputs:
+            detector.model(one)
 
-    chosen = {n: a for n, a in analyses(detector, images, args.precision).items() if args.only in n}
-    contenders: dict[str, Callable[[], object]] = {"plain": plain}
-    for name, make in chosen.items():
-        contenders[name] = lambda make=make: show(detector, images, make(), args.bsize)  # type: ignore[misc]
-    seconds = interleaved(contenders, args.rounds, device=args.device)
-    median = float(np.median(seconds["plain"]))
-    rows = [
-        [arch, name, f"{ratio_to(seconds, name, 'plain'):.2f}", f"{1000 * np.median(seconds[name]) / args.images:.0f}"]
-        for name in chosen
-    ]
-    return rows, median
+    return work
+
+
+def make_contenders(detector: Detector, images: ImageSet, batch: int, only: str) -> Mapping[str, Contender]:
+    """The plain pass, then the analyses with `only` in their names."""
+
+    def analysis(collectors: Collectors) -> Callable[[], object]:
+        workers = 0 if detector.device.type == "cpu" else 4
+        return lambda: run_pass(
+            images,
+            collectors(SharedForward(detector)),
+            device=detector.device,
+            batch_size=batch,
+            crop=Crop("none"),
+            num_workers=workers,
+        )
+
+    contenders = {PLAIN: Contender(len(images), lambda: plain_pass(detector, images, batch))}
+    for name, collectors in analyses(detector, images).items():
+        if only in name:
+            contenders[name] = Contender(len(images), lambda collectors=collectors: analysis(collectors))
+    return contenders
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--arch", nargs="+", default=["resnet50", "efb0"])
+    parser = make_parser(__doc__, batch=16, rounds=3)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--bsize", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--only", default="", help="time analyses with this in their name only")
     parser.add_argument("--memory", type=int, nargs="*", default=[50, 100, 200], help="numbers of images; none: skip")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
-    parser.add_argument("--peak_of", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak_of is not None:
-        detector, images = seeded_detector(args.arch[0], "cpu"), find_images(args.peak_of, args.images)
-        show(detector, images, analyses(detector, images, args.precision)["all of them in one pass"](), args.bsize)
-        print(own_peak_megabytes())
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        make_demo_images(Path(folder), name=NAME)
-        rows, peaks = [], []
+    rows, peaks = [], []
+    with demo_fakes() as fakes:
         for arch in args.arch:
-            found, plain = measure(args, arch, Path(folder))
-            rows += [[arch, "plain forward pass", "1", f"{1000 * plain / args.images:.0f}"], *found]
-            for number in args.memory if args.device == "cpu" else []:
-                command = [sys.argv[0], "--arch", arch, "--images", str(number), "--bsize", str(args.bsize)]
-                peaks.append([arch, number, f"{peak_megabytes([*command, '--peak_of', folder]):.0f}"])
-    lines = table(("detector", "analysis", "plain forward passes", "ms an image"), rows)
+            detector = seeded_detector(arch, args.device, args.precision)
+            contenders = make_contenders(detector, repeated(fakes, args.images), args.batch, args.only)
+            measured, failed = compare(contenders, args, "--arch", arch)
+            assert not failed, failed
+            rows += [
+                (arch, one.name, f"{one.ratio:.2f}", f"{1000 * one.seconds:.0f}", f"{one.megabytes:.0f}")
+                for one in measured
+            ]
+            for number in args.memory:
+                flags = ("--arch", arch, "--images", number, "--only", ALL, "--peak_of", ALL)
+                peaks.append((arch, number, f"{peak_megabytes(*flags):.0f}"))
+    lines = table(("detector", "analysis", "plain forward passes", "ms an image", "peak memory, MB"), rows)
     if peaks:
         lines += ["", "Peak memory of all analyses in one pass, MB:", "", *table(("detector", "images", "MB"), peaks)]
-    print("\n".join(lines))
-    if args.write:
-        write_section("Analyses", " ".join(["python benchmarks/analyses.py", *sys.argv[1:]]), lines)
+    report("Analyses", lines, write=args.write)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the benchmarks share: interleaved timing in one process, peak memory in child processes, results as Markdown."""
+"""What the benchmarks share: contenders timed in turn, peak memory in processes of their own, results as Markdown."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -11,86 +12,163 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from detectors.detector import Detector
+from detectors.networks import build_model, get_architecture
 from utils.files import write_text
+from utils.tables import markdown
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "RESULTS.md"
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 
 
-def interleaved(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, *, device: str = "cpu"
-) -> dict[str, list[float]]:
-    """Seconds of every round of every contender, taken in turn after one warm-up each."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, work in contenders.items():
+@dataclass(frozen=True)
+class Contender:
+    """Work on so many images; `prepare` makes it, which is not timed."""
+
+    images: int
+    prepare: Callable[[], Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Median time of an image, the median ratio to the first contender, and peak memory in MB."""
+
+    name: str
+    images: int
+    seconds: float
+    ratio: float
+    megabytes: float
+
+
+def make_parser(description: str, *, batch: int, rounds: int) -> argparse.ArgumentParser:
+    """A command line with the flags of every comparison of contenders."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--arch", nargs="+", default=["resnet50", "efb0"])
+    parser.add_argument("--batch", type=int, default=batch, help="images at a time")
+    parser.add_argument("--rounds", type=int, default=rounds, help="counted rounds")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
+    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
+    return parser
+
+
+def compare(
+    contenders: Mapping[str, Contender], args: argparse.Namespace, *child_flags: object
+) -> tuple[list[Measurement], list[str]]:
+    """Time contenders in turn, after one warm-up each, and run each once more alone for its peak memory.
+
+    The ratio is that of times of the same round, which holds when the machine's speed drifts.
+
+    Args:
+        contenders: By name.
+        args: Of `make_parser`.
+        child_flags: Choose the same contenders in a process of its own, besides the flags of this one.
+
+    Returns:
+        The measurements, and a sentence for each contender that does not work.
+    """
+    if args.peak_of:
+        contenders[args.peak_of].prepare()()
+        sys.stdout.write(f"{_own_peak(args.device)}\n")
+        sys.exit()
+    works: dict[str, Callable[[], object]] = {}
+    failed: list[str] = []
+    for name, contender in contenders.items():
+        try:
+            works[name] = contender.prepare()
+            works[name]()
+        except Exception as error:  # a peer that cannot do this network is a result, not a failure of ours
+            works.pop(name, None)
+            failed.append(f"{name} does not work: {type(error).__name__}: {str(error).splitlines()[0]}")
+    seconds = interleaved(works, args.rounds, args.device)
+    first = next(iter(seconds.values()))
+    return [
+        Measurement(
+            name,
+            contenders[name].images,
+            statistics.median(own) / contenders[name].images,
+            statistics.median(a / b for a, b in zip(own, first, strict=True)),
+            peak_megabytes(*child_flags, "--peak_of", name),
+        )
+        for name, own in seconds.items()
+    ], failed
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every round of every work, taken in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
             started = time.perf_counter()
             work()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
-def ratio_to(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> float:
-    """Median over rounds of time / reference time of the same round: holds when the machine's speed drifts."""
-    return statistics.median(a / b for a, b in zip(seconds[name], seconds[reference], strict=True))
-
-
-def peak_megabytes(arguments: Sequence[str]) -> float:
-    """Largest resident memory of this script run anew with other arguments, in MB.
-
-    A fresh process per contender, because a process never gives its largest size back.
-    """
-    answer = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+def peak_megabytes(*flags: object) -> float:
+    """Peak memory in MB of this script run anew with more flags, since a process never gives its largest size back."""
+    command = [sys.executable, *sys.argv, *map(str, flags)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(answer.stdout.strip().splitlines()[-1])
 
 
-def own_peak_megabytes() -> float:
-    """Largest resident memory of this process so far, in MB."""
+def _own_peak(device: str) -> float:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
-    if status.exists():
-        # Unlike ru_maxrss this does not begin with the size of the process that started this one.
-        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
-        if found:
-            return int(found[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Unlike ru_maxrss this does not begin with the size of the process that started this one.
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
-def machine() -> str:
+def seeded_detector(arch: str, device: str, precision: str = "fp32") -> Detector:
+    """A detector with random weights; what they are does not change the work."""
+    torch.manual_seed(0)
+    model = build_model(arch).eval().requires_grad_(False)
+    model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Detector(get_architecture(arch), model, torch.device(device), precision=precision)  # type: ignore[arg-type]
+
+
+def report(title: str, lines: Sequence[str], *, write: bool) -> None:
+    """Print results; with `write` also put them into their section of benchmarks/RESULTS.md."""
+    sys.stdout.write("\n".join(lines) + "\n")
+    if not write:
+        return
+    # folders of this machine say nothing to others
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    section = "\n".join([f"## {title}", "", f"`{command}`", "", _machine(), "", *lines]).rstrip("\n")
+    text = RESULTS.read_text() if RESULTS.exists() else "# Benchmark results\n"
+    pattern = re.compile(rf"## {re.escape(title)}\n.*?(?=\n## |\Z)", re.DOTALL)
+    is_there = pattern.search(text) is not None
+    text = pattern.sub(lambda _: section, text) if is_there else f"{text.rstrip()}\n\n{section}"
+    write_text(RESULTS, text.rstrip("\n") + "\n")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return markdown(header, rows).splitlines()
+
+
+def _machine() -> str:
     """One line: processor, threads, GPU, versions."""
-    name = platform.processor() or platform.machine()
-    flags = ""
+    name, flags = platform.processor() or platform.machine(), ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         text = cpuinfo.read_text()
         found = re.search(r"model name\s*:\s*(.+)", text)
         name = found[1].strip() if found else name
         flags = ", ".join(flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f" {flag}" in text)
-    gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "; no GPU"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "torchvision"))
     cores = len(os.sched_getaffinity(0))
-    return f"{name} ({flags}), {cores} cores, {torch.get_num_threads()} threads{gpu}; {versions}"
-
-
-def write_section(title: str, command: str, lines: Sequence[str]) -> None:
-    """Replace one section of benchmarks/RESULTS.md, or append it."""
-    section = f"## {title}\n\n`{command}`\n\n{machine()}\n\n" + "\n".join(lines) + "\n"
-    text = RESULTS.read_text() if RESULTS.exists() else "# Benchmark results\n"
-    pattern = re.compile(rf"## {re.escape(title)}\n.*?(?=\n## |\Z)", re.DOTALL)
-    if pattern.search(text):
-        text = pattern.sub(lambda _: section.rstrip("\n"), text)
-    else:
-        text = text.rstrip("\n") + "\n\n" + section
-    write_text(RESULTS, text.rstrip("\n") + "\n")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return f"{name} ({flags}), {cores} cores, {torch.get_num_threads()} threads; {gpu}; {versions}"

@@ -1,7 +1,10 @@
-"""A small data set in the ForenSynths layout from the bundled photographs: crops, and the same crops up-sampled."""
+"""Photographs beside the same ones up-sampled, in the ForenSynths layout: the simplest trace, no generator."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,46 +12,37 @@ from PIL import Image
 
 from images.bundled_photos import bundled_photos
 from images.decoding import decode_image
-from images.sets import LABEL_FOLDERS
+from images.sets import LABEL_FOLDERS, ImageSet, find_image_set
 from utils.figures import save_picture
 
 _SIZE = 224
 
 
-def make_demo_images(root: Path, name: str = "upsampled_photos", crops_per_photo: int = 4) -> int:
-    """Write `<root>/<name>/{0_real,1_fake}/*.png`; existing files are kept.
-
-    Real are crops of 224 x 224 from photographs halved in size. Fake are the same crops halved again and enlarged by
-    pixel repetition with a light blend: the simplest up-sampling trace, no generator.
-
-    Returns:
-        Number of images of each label.
-    """
-    count = 0
-    for photo, path in bundled_photos():
-        image = Image.fromarray(decode_image(path))
-        if min(image.size) >= 2 * _SIZE:
-            image = image.reduce(2)
-        for index, box in enumerate(_boxes(image.size, crops_per_photo)):
-            real = image.crop(box)
-            small = real.resize((_SIZE // 2, _SIZE // 2), Image.Resampling.BILINEAR)
-            fake = Image.blend(
-                small.resize((_SIZE, _SIZE), Image.Resampling.NEAREST),
-                small.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC),
-                0.5,
-            )
-            for label, picture in ((0, real), (1, fake)):
-                target = root / name / LABEL_FOLDERS[label] / f"{photo}_{index}.png"
-                if not target.exists():
-                    save_picture(target, np.asarray(picture))
-            count += 1
-    return count
+def write_pair(folder: Path, name: str, real: Image.Image) -> None:
+    """Write `<folder>/{0_real,1_fake}/<name>.png`; the fake is halved and enlarged by blended pixel repetition."""
+    small = real.resize((real.width // 2, real.height // 2), Image.Resampling.BILINEAR)
+    repeated, smooth = (
+        small.resize(real.size, method) for method in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
+    )
+    for label, picture in ((0, real), (1, Image.blend(repeated, smooth, 0.5))):
+        save_picture(folder / LABEL_FOLDERS[label] / f"{name}.png", np.asarray(picture))
 
 
-def _boxes(size: tuple[int, int], number: int) -> list[tuple[int, int, int, int]]:
-    """Up to `number` different crop boxes, the corners first."""
-    right, bottom = size[0] - _SIZE, size[1] - _SIZE
-    if right < 0 or bottom < 0:
-        return []
-    corners = dict.fromkeys([(0, 0), (right, bottom), (right, 0), (0, bottom), (right // 2, bottom // 2)])
-    return [(x, y, x + _SIZE, y + _SIZE) for x, y in list(corners)[:number]]
+@contextmanager
+def demo_fakes() -> Iterator[ImageSet]:
+    """Fakes of 224 x 224 pixels from up to five places of each bundled photograph, as long as the `with` lasts."""
+    with tempfile.TemporaryDirectory() as root:
+        for photo, path in bundled_photos():
+            image = Image.fromarray(decode_image(path))
+            if min(image.size) >= 2 * _SIZE:
+                image = image.reduce(2)
+            right, bottom = image.width - _SIZE, image.height - _SIZE
+            corners = dict.fromkeys([(0, 0), (right, bottom), (right, 0), (0, bottom), (right // 2, bottom // 2)])
+            for index, (x, y) in enumerate(corners if min(right, bottom) >= 0 else ()):
+                write_pair(Path(root, "photos"), f"{photo}_{index}", image.crop((x, y, x + _SIZE, y + _SIZE)))
+        yield find_image_set(root, "photos", labels=(1,))
+
+
+def repeated(images: ImageSet, number: int) -> ImageSet:
+    """So many images, the same ones again and again."""
+    return ImageSet(images.root, tuple(images.items[i % len(images)] for i in range(number)))

@@ -13,29 +13,23 @@ import time
 from itertools import islice, product
 from pathlib import Path
 
-import numpy as np
 import torch
-from benchmarking import table, write_section
+from benchmarking import interleaved, report, seeded_detector, table
+from demo_images import repeated, write_pair
 from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from cr_ud.augmentation import Augmenter
-from cr_ud.initialisation import initial_model
 from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_sets import find_training_set
-from detectors.detector import Detector
-from detectors.devices import resolve_device
-from detectors.networks import get_architecture
 from evaluation.assessment import read_result
 from evaluation.conditions import RGB
 from images.bundled_photos import bundled_photos
 from images.decoding import Crop, decode_image
-from images.distortions import resize_shorter_side
-from images.sets import LABEL_FOLDERS, ImageSet, find_image_set, find_loose_images
+from images.sets import LABEL_FOLDERS, find_image_set, find_loose_images
 from utils.figures import save_picture
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
-AUGMENTER = Augmenter()
 SETTINGS = "--load_size 0 --crop_size 64 --bsize 16 --lr 0.0003 --blur_jpg 0.1 --patience 100".split()  # noqa: SIM905
 TILE = 128
 TEST_EVERY = 4
@@ -44,30 +38,16 @@ TEST_EVERY = 4
 def photo_sets(root: Path, photos: list[Path]) -> tuple[Path, Path]:
     """Folders of training and of test images made from different photographs.
 
-    Real are tiles of photographs halved in size, which leaves no trace of JPEG's blocks; fake are the same tiles
-    halved again and enlarged by pixel repetition with a light blend.
+    Real are tiles of photographs halved in size, which leaves no trace of JPEG's blocks.
     """
     for number, path in enumerate(photos):
         image = Image.fromarray(decode_image(path)).reduce(2)
         part = "test" if number % TEST_EVERY == 0 else "train"
         corners = product(range(0, image.width - TILE + 1, TILE), range(0, image.height - TILE + 1, TILE))
         for index, (left, top) in enumerate(islice(corners, 4)):
-            real = image.crop((left, top, left + TILE, top + TILE))
-            small = real.resize((TILE // 2, TILE // 2), Image.Resampling.BILINEAR)
-            repeated, smooth = (
-                small.resize((TILE, TILE), method) for method in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)
-            )
-            for label, picture in ((0, real), (1, Image.blend(repeated, smooth, 0.5))):
-                save_picture(root / part / LABEL_FOLDERS[label] / f"{number}_{index}.png", np.asarray(picture))
+            tile = image.crop((left, top, left + TILE, top + TILE))
+            write_pair(root / part, f"{number}_{index}", tile)
     return root / "train", root / "test"
-
-
-def speed_set(root: Path, photos: list[Path]) -> Path:
-    """Images of 256 x 256 pixels, as those of the ForenSynths training set, from up to 50 photographs."""
-    for number, path in enumerate(photos[:50]):
-        image = Crop("center", 256)(resize_shorter_side(decode_image(path), 256), seed=0, name=path.name)
-        save_picture(root / LABEL_FOLDERS[number % 2] / f"{number}.png", image)
-    return root
 
 
 def halves(root: Path, dataset_dir: Path, names: list[str]) -> tuple[Path, Path]:
@@ -87,9 +67,8 @@ def halves(root: Path, dataset_dir: Path, names: list[str]) -> tuple[Path, Path]
 def loader_speed(root: Path, workers: int, batches: int, batch_size: int) -> float:
     """Images per second of the loader alone, without its start."""
     found = find_training_set(root)
-    repeats = -(-(batches + 1) * batch_size // len(found))
-    order = EpochOrder(ImageSet(found.root, found.items * repeats), batch_size)
-    loader = Loader(AUGMENTER, num_workers=workers).training(order, epoch=0)
+    order = EpochOrder(repeated(found, (batches + 1) * batch_size), batch_size)
+    loader = Loader(Augmenter(), num_workers=workers).training(order, epoch=0)
     # workers have decoded ahead by the time the first batch is there: wait until that is used up
     for _ in range(1 + 2 * workers):
         next(loader)
@@ -98,14 +77,13 @@ def loader_speed(root: Path, workers: int, batches: int, batch_size: int) -> flo
     return images / (time.perf_counter() - started)
 
 
-def step_speed(arch: str, device: torch.device, steps: int, batch_size: int) -> float:
+def step_speed(arch: str, device: str, steps: int, batch_size: int) -> float:
     """Images per second of forward, backward and Adam, data at hand."""
-    model, _ = initial_model(arch, "scratch", 0)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    detector = Detector(get_architecture(arch), model, device)
+    detector = seeded_detector(arch, device)
+    model = detector.model.train().requires_grad_(requires_grad=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     images = torch.randint(0, 256, (batch_size, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    labels = (torch.arange(batch_size) % 2).float().to(device)
+    labels = (torch.arange(batch_size) % 2).float().to(detector.device)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -113,12 +91,7 @@ def step_speed(arch: str, device: torch.device, steps: int, batch_size: int) -> 
         optimizer.step()
 
     step()
-    started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return steps * batch_size / (time.perf_counter() - started)
+    return steps * batch_size / sum(interleaved({arch: step}, steps, device)[arch])
 
 
 def run(script: str, *arguments: object) -> None:
@@ -152,18 +125,6 @@ def learn(train_dir: Path, test_dir: Path, names: list[str], folder: Path, more:
     ]
 
 
-def speed_lines(args: argparse.Namespace, root: Path) -> list[str]:
-    """A table of images per second."""
-    device = resolve_device(args.device)
-    rows: list[tuple[str, str]] = [
-        (f"loader, {workers} workers", f"{loader_speed(root, workers, args.batches, 16):.1f}")
-        for workers in args.workers
-    ]
-    for arch in args.arch:
-        rows.append((f"step of {arch}", f"{step_speed(arch, device, args.steps, 16):.1f}"))
-    return table(("", "images/s"), rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["resnet50", "efb0"], help="networks to time")
@@ -175,6 +136,7 @@ def main() -> None:
     parser.add_argument("--num_photos", type=int, default=400, help="most photographs used")
     parser.add_argument("--dataset_dir", type=Path, help="a second set to learn: folders of generators")
     parser.add_argument("--gan_name", nargs="+", default=["crn"], help="generators there")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
     args = parser.parse_args()
     photos = [path for _, path in bundled_photos()]
     if args.photos is not None:
@@ -182,25 +144,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         train_dir, test_dir = photo_sets(root / "photos", photos)
-        lines = [
-            *speed_lines(args, train_dir),
-            "",
-            "Learning: photographs against up-sampled ones, test on others.",
-            "",
-        ]
+        speeds = {f"loader, {n} workers": loader_speed(train_dir, n, args.batches, 16) for n in args.workers}
+        speeds |= {f"step of {arch}": step_speed(arch, args.device, args.steps, 16) for arch in args.arch}
+        lines = table(("", "images/s"), [(name, f"{speed:.1f}") for name, speed in speeds.items()])
+        lines += ["", "Learning: photographs against up-sampled ones, test on others.", ""]
         lines += learn(train_dir, test_dir.parent, ["test"], root / "a", ["--val_share", "0.1", "--epochs", "5"])
         if args.dataset_dir is not None:
             train_dir, test_dir = halves(root / "halves", args.dataset_dir, args.gan_name)
-            lines += [
-                "",
-                "Learning: central 224 x 224 pixels of every other image of a generator, test on the rest.",
-                "",
-            ]
+            what = "central 224 x 224 pixels of every other image of a generator, test on the rest"
+            lines += ["", f"Learning: {what}.", ""]
             more = ["--val_share", "0.3", "--epochs", "100"]
             lines += learn(train_dir, test_dir, args.gan_name, root / "b", more)
-    shown = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    write_section("Training", " ".join(["python benchmarks/training.py", *shown]), lines)
-    print("\n".join(lines))
+    report("Training", lines, write=args.write)
 
 
 if __name__ == "__main__":

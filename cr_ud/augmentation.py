@@ -29,15 +29,12 @@ class ImageTransform(Protocol):
     @property
     def crop_size(self) -> int:
         """Side of what comes out in training."""
-        ...
 
     def training(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
         """With random choices from `generator` alone."""
-        ...
 
     def validation(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
         """The same at every call."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,21 +65,6 @@ class Augmenter:
         """Side of what comes out, pixels."""
         return self.options.crop_size
 
-    @property
-    def blur_prob(self) -> float:
-        """Probability of a blur."""
-        return self.options.blur_jpg if self.options.blur_prob is None else self.options.blur_prob
-
-    @property
-    def jpg_prob(self) -> float:
-        """Probability of JPEG."""
-        return self.options.blur_jpg if self.options.jpg_prob is None else self.options.jpg_prob
-
-    @property
-    def grayscale_prob(self) -> float:
-        """Probability of greyscale."""
-        return GRAYSCALE_PROB[self.options.variant]
-
     def training(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
         """A training image: uint8 (H, W, 3) of any size to uint8 (crop_size, crop_size, 3).
 
@@ -91,17 +73,19 @@ class Augmenter:
         """
         options = self.options
         image = self._resized(image, generator)
-        if generator.random() < self.blur_prob:
+        if self._happens(options.blur_prob, generator):
             sigma = generator.uniform(options.blur_sig.low, options.blur_sig.high)
             image = blur(image, sigma, truncated=self.published)
-        if generator.random() < self.jpg_prob:
+        if self._happens(options.jpg_prob, generator):
             encoder = _drawn(options.jpg_method, generator)
-            low, high = int(options.jpg_qual.low), int(options.jpg_qual.high)
-            image = jpeg(image, int(generator.integers(low, high + 1)), encoder)
-        image = self._random_crop(self._large_enough(image, name), generator)
+            quality = generator.integers(int(options.jpg_qual.low), int(options.jpg_qual.high) + 1)
+            image = jpeg(image, int(quality), encoder)
+        image, size = self._large_enough(image, name), self.crop_size
+        top, left = (int(generator.integers(0, side - size + 1)) for side in image.shape[:2])
+        image = image[top : top + size, left : left + size]
         if options.flip and generator.random() < 0.5:
             image = image[:, ::-1]
-        return grayscale(image) if generator.random() < self.grayscale_prob else image
+        return grayscale(image) if generator.random() < GRAYSCALE_PROB[options.variant] else image
 
     def validation(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
         """A validation image: uint8 (H, W, 3) of any size to uint8 (crop_size, crop_size, 3).
@@ -111,13 +95,17 @@ class Augmenter:
         """
         sigma, quality = self.options.blur_sig, self.options.jpg_qual
         image = self._resized(image, generator)
-        if self.published and generator.random() < self.blur_prob:
+        if self.published and self._happens(self.options.blur_prob, generator):
             image = blur(image, (sigma.low + sigma.high) / 2, truncated=True)
-        if self.published and generator.random() < self.jpg_prob:
+        if self.published and self._happens(self.options.jpg_prob, generator):
             image = jpeg(image, int((quality.low + quality.high) / 2), "pil")
         image = Crop("center", self.crop_size)(self._large_enough(image, name), seed=0, name=name)
-        is_gray = generator.random() < self.grayscale_prob if self.published else self.grayscale_prob == 1.0
+        share = GRAYSCALE_PROB[self.options.variant]
+        is_gray = generator.random() < share if self.published else share == 1.0
         return grayscale(image) if is_gray else image
+
+    def _happens(self, probability: float | None, generator: np.random.Generator) -> bool:
+        return generator.random() < (self.options.blur_jpg if probability is None else probability)
 
     def _resized(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         if self.options.load_size == 0:
@@ -125,8 +113,7 @@ class Augmenter:
         return resize_shorter_side(image, self.options.load_size, _drawn(self.options.rz_interp, generator))
 
     def _large_enough(self, image: np.ndarray, name: str) -> np.ndarray:
-        height, width = image.shape[:2]
-        size = self.crop_size
+        (height, width), size = image.shape[:2], self.crop_size
         if min(height, width) >= size:
             return image
         if self.options.small_images == "refuse":
@@ -134,14 +121,8 @@ class Augmenter:
                 f"{name} has {width}x{height} pixels, less than the crop of {size}: "
                 "scale it with --load_size, or give --small_images pad"
             )
-        above, left = max(0, size - height) // 2, max(0, size - width) // 2
-        below, right = max(0, size - height) - above, max(0, size - width) - left
-        return np.pad(image, ((above, below), (left, right), (0, 0)))
-
-    def _random_crop(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        size = self.crop_size
-        top, left = (int(generator.integers(0, side - size + 1)) for side in image.shape[:2])
-        return image[top : top + size, left : left + size]
+        missing = [max(0, size - side) for side in (height, width)]
+        return np.pad(image, [*((number // 2, number - number // 2) for number in missing), (0, 0)])
 
 
 def _drawn(names: str, generator: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -82,15 +82,11 @@ def load_run(path: Path, arguments: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(saved, dict) or not parts <= saved.keys():
         raise UserError(f"{path} is not a saved training run: give another --name, or start anew with --overwrite")
     before = saved["arguments"]
-    different = [
-        f"{name} (was {before.get(name, 'absent')}, is {arguments.get(name, 'absent')})"
-        for name in sorted(before.keys() | arguments.keys())
-        if before.get(name) != arguments.get(name)
-    ]
+    different = sorted(n for n in before.keys() | arguments.keys() if before.get(n) != arguments.get(n))
     if different:
+        changes = (f"{n} (was {before.get(n, 'absent')}, is {arguments.get(n, 'absent')})" for n in different)
         raise UserError(
-            f"{path} was saved under other arguments: {'; '.join(different)}: "
-            "give the same arguments, or another --name"
+            f"{path} was saved under other arguments: {'; '.join(changes)}: give the same arguments, or another --name"
         )
     return saved
 
@@ -119,8 +115,4 @@ def save_network(path: Path, model: nn.Module, *, half: bool = False) -> None:
         save_tensors(path, {"model": state})
         return
     with atomic_path(path) as temporary:
-        save_file({key: _halved(value) for key, value in state.items()}, temporary)
-
-
-def _halved(value: Tensor) -> Tensor:
-    return value.half() if value.is_floating_point() else value
+        save_file({key: v.half() if v.is_floating_point() else v for key, v in state.items()}, temporary)

@@ -50,15 +50,12 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
             "or give --init FILE, scratch or high_pass"
         )
     state = read_state(path)
-    head = state.get(f"{architecture.last_layer}.weight")
-    outputs = 1 if head is None or head.ndim == 0 else head.shape[0]
-    loaded = load_state(path, state, architecture, outputs=outputs)
-    if outputs == 1:
-        return loaded.train(), sha256_file(path)
-    model = _new_model(architecture, seed)
-    prefix = f"{architecture.last_layer}."
-    body = {key: value for key, value in loaded.state_dict().items() if not key.startswith(prefix)}
-    model.load_state_dict(body, strict=False)
+    weight = state.get(f"{architecture.last_layer}.weight")
+    outputs = 1 if weight is None or weight.ndim == 0 else weight.shape[0]
+    model = load_state(path, state, architecture, outputs=outputs)
+    if outputs != 1:
+        head = _new_model(architecture, seed).get_submodule(architecture.last_layer)
+        model.set_submodule(architecture.last_layer, head)
     return model.train(), sha256_file(path)
 
 

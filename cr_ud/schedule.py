@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 _FACTOR = 0.1
 _LEAST_GAIN = 0.001
@@ -15,15 +15,17 @@ _WARM_UP = 0.05  # share of the steps in which the cosine schedule rises
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from a validation: keep the weights as the best, the learning rate has dropped, stop."""
+    """What follows from a validation: keep the weights as the best, stop."""
 
     is_best: bool = False
-    dropped: bool = False
     stop: bool = False
 
 
 class Schedule(ABC):
-    """The rate of every step, and what follows from validations. Subclasses are dataclasses of plain values."""
+    """The rate of every step, and what follows from validations.
+
+    Subclasses are dataclasses of plain values, from which a checkpoint makes them again.
+    """
 
     lr: float
     """Learning rate of the next step."""
@@ -34,10 +36,6 @@ class Schedule(ABC):
     @abstractmethod
     def update(self, score: float) -> Decision:
         """Take the score of an epoch's validation (higher is better) and say what follows."""
-
-    def state(self) -> dict[str, Any]:
-        """All fields as plain values, from which the schedule can be made again."""
-        return asdict(self)  # type: ignore[call-overload]
 
 
 @dataclass
@@ -84,14 +82,13 @@ class PlateauSchedule(Schedule):
         self.waiting += 1
         if self.waiting < self.patience:
             return Decision(is_best)
-        lowered = self.lr * _FACTOR
-        if lowered < self.least_lr:
+        if self.lr * _FACTOR < self.least_lr:
             return Decision(is_best, stop=True)
-        self.lr, self.waiting = lowered, 0
-        self.drops += 1
+        self.lr *= _FACTOR
+        self.drops, self.waiting = self.drops + 1, 0
         if self.compat == "published":
             self.reference = None
-        return Decision(is_best, dropped=True)
+        return Decision(is_best)
 
 
 @dataclass

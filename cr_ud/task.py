@@ -24,16 +24,13 @@ class Network(Protocol):
     @property
     def model(self) -> nn.Module:
         """From inputs to an output that the task understands; parameters that need no gradient stay as they are."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        ...
 
     def inputs(self, images: Tensor) -> Tensor:
         """From images (N, 3, H, W) uint8, on the device."""
-        ...
 
 
 class Task(ABC):

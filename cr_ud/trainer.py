@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,10 @@ class Trainer:
                 if self.progress.step_in_epoch == self.order.steps:
                     self._end_epoch()
         self.save()
-        self._finish()
+        # What no end of an epoch has validated. Schedule and checkpoint know nothing of it: a run can go on from there.
+        if self.training.validation_set is not None and self.progress.step_in_epoch:
+            self._judge(self._validate(), copy.copy(self.schedule))
+        self._keep_as(self.files.final)
         return self.progress
 
     def save(self) -> None:
@@ -145,7 +149,7 @@ class Trainer:
         self.progress.log_rows = len(self.log.rows)
         parts: dict[str, Any] = {"model": self.network.model, "optimizer": self.optimizer, "scaler": self.scaler}
         content = {name: part.state_dict() for name, part in parts.items()}
-        content |= {"schedule": self.schedule.state(), "progress": asdict(self.progress)}
+        content |= {"schedule": asdict(self.schedule), "progress": asdict(self.progress)}  # type: ignore[call-overload]
         save_tensors(self.files.checkpoint, {**content, "arguments": dict(self.training.arguments)})
 
     def _is_done(self) -> bool:
@@ -314,27 +318,18 @@ class Trainer:
         if result is not None:
             self.progress.finished = self._judge(result, self.schedule)
 
-    def _finish(self) -> None:
-        """Validate what no end of an epoch has validated, and write the weights.
-
-        The schedule and the checkpoint know nothing of it, so that a run can go on with more steps.
-        """
-        if self.training.validation_set is not None and self.progress.step_in_epoch:
-            self._judge(self._validate(), copy.copy(self.schedule))
-        self._save_network(best=False)
-
     def _judge(self, result: tuple[int, dict[str, float]], schedule: Schedule) -> bool:
         """Log a validation and keep the weights if they are the best; whether the schedule ends the run."""
         images, numbers = result
         decision = schedule.update(self.task.score(numbers))
         self._add(EPOCH, images, numbers)
         if decision.is_best:
-            self._save_network(best=True)
+            self._keep_as(self.files.best)
         return decision.stop
 
-    def _save_network(self, *, best: bool) -> None:
+    def _keep_as(self, path: Path) -> None:
         if self.ranks.is_first:
-            save_network(self.files.best if best else self.files.final, self.network.model)
+            save_network(path, self.network.model)
 
     def _stop_if_asked(self) -> None:
         if not self._interrupt.requested or self._is_done():

@@ -20,8 +20,7 @@ def draw_curves(rows: Sequence[LogRow], task: type[Task], stem: Path, title: str
     """Loss and metrics against steps, drops of the learning rate marked, as `<stem>.png` and `.pdf`."""
     columns = 1 + len(task.panels)
     figure, (loss, *panels) = new_figure(4.0 * columns, 4.2, columns=columns, sharex=True)
-    train = [row for row in rows if row.kind == TRAIN]
-    validation = _validations(rows)
+    train, validation = [row for row in rows if row.kind == TRAIN], _validations(rows)
     steps = [row.step for row in validation]
     # more markers than this would hide the lines
     mark: dict[str, Any] = {"marker": "o", "markersize": 4} if len(validation) <= 40 else {}
@@ -56,9 +55,16 @@ def draw_comparison(runs: Mapping[str, Sequence[LogRow]], task: type[Task], stem
     for axes, (name, curves) in zip(panels[0], task.panels.items(), strict=True):
         metric = list(curves)[-1]
         for number, (run, rows) in enumerate(runs.items()):
-            steps = [row.step for row in _validations(rows)]
-            values = [row.metrics.get(metric, math.nan) for row in _validations(rows)]
-            axes.plot(steps, values, "o-", markersize=4, color=PALETTE[number % len(PALETTE)], label=run)
+            validation = _validations(rows)
+            values = [row.metrics.get(metric, math.nan) for row in validation]
+            axes.plot(
+                [row.step for row in validation],
+                values,
+                "o-",
+                markersize=4,
+                color=PALETTE[number % len(PALETTE)],
+                label=run,
+            )
         axes.set(xlabel="steps", ylabel=f"{name}, all images", ylim=(-0.03, 1.03))
         axes.legend(loc="lower right")
     figure.suptitle(title)

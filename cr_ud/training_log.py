@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError
 from utils.files import as_user_error, write_csv
@@ -40,18 +41,14 @@ class LogRow:
     metrics: Mapping[str, float] = field(default_factory=dict)
     images_per_s: float | None = None
 
+    def columns(self) -> dict[str, Any]:
+        """What there is, by names of columns."""
+        speed = {} if self.images_per_s is None else {_LAST: self.images_per_s}
+        return {name: getattr(self, name) for name in _FIRST} | dict(self.metrics) | speed
+
     def numbers(self) -> dict[str, float]:
         """What there is, by names for a tracker: `train/loss`, `epoch/ap`, ..."""
-        values = {"epoch": self.epoch, "images": self.images, "loss": self.loss, "lr": self.lr, **self.metrics}
-        if self.images_per_s is not None:
-            values[_LAST] = self.images_per_s
-        return {f"{self.kind}/{name}": value for name, value in values.items()}
-
-    def cells(self, metrics: Sequence[str]) -> list[object]:
-        """Of the CSV; empty where there is no number."""
-        speed = "" if self.images_per_s is None else self.images_per_s
-        first = [getattr(self, name) for name in _FIRST]
-        return [*first, *(self.metrics.get(name, "") for name in metrics), speed]
+        return {f"{self.kind}/{name}": v for name, v in self.columns().items() if name not in ("step", "kind")}
 
 
 class TrainingLog:
@@ -64,9 +61,9 @@ class TrainingLog:
     """
 
     def __init__(self, path: Path, metrics: Sequence[str], keep: int = 0) -> None:
-        self.path, self.metrics = path, metrics
+        self.path, self._header = path, (*_FIRST, *metrics, _LAST)
         self.rows = read_log(path)[:keep] if keep and path.exists() else []
-        write_csv(path, (*_FIRST, *metrics, _LAST), (row.cells(metrics) for row in self.rows))
+        write_csv(path, self._header, map(self._cells, self.rows))
 
     def add(self, row: LogRow) -> None:
         """Append a row and hand it to the operating system.
@@ -77,12 +74,16 @@ class TrainingLog:
         self.rows.append(row)
         try:
             with self.path.open("a", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(row.cells(self.metrics))
+                csv.writer(file, lineterminator="\n").writerow(self._cells(row))
         except OSError as error:
             mendable = as_user_error(error, self.path)
             if mendable is None:
                 raise
             raise mendable from error
+
+    def _cells(self, row: LogRow) -> list[object]:
+        columns = row.columns()
+        return [columns.get(name, "") for name in self._header]
 
 
 def read_log(path: Path) -> list[LogRow]:
@@ -95,13 +96,13 @@ def read_log(path: Path) -> list[LogRow]:
     if tuple(header[: len(_FIRST)]) != _FIRST or header[-1] != _LAST:
         raise UserError(f"{path} is not a training log: expected the columns {','.join(_FIRST)}")
     try:
-        return [_row(dict(zip(header, line, strict=True)), header[len(_FIRST) : -1]) for line in lines]
+        return [_row(line, header[len(_FIRST) : -1]) for line in lines]
     except ValueError as error:
         raise UserError(f"{path} has a damaged row: remove the row, or the file") from error
 
 
-def _row(cells: Mapping[str, str], metrics: Sequence[str]) -> LogRow:
-    step, epoch, images = (int(cells[name]) for name in ("step", "epoch", "images"))
-    numbers = {name: float(cells[name]) for name in metrics if cells[name]}
-    speed = float(cells[_LAST]) if cells[_LAST] else None
-    return LogRow(step, epoch, cells["kind"], images, float(cells["loss"]), float(cells["lr"]), numbers, speed)
+def _row(cells: Sequence[str], metrics: Sequence[str]) -> LogRow:
+    step, epoch, kind, images, loss, lr, *values, speed = cells
+    numbers = {name: float(value) for name, value in zip(metrics, values, strict=True) if value}
+    images_per_s = float(speed) if speed else None
+    return LogRow(int(step), int(epoch), kind, int(images), float(loss), float(lr), numbers, images_per_s)

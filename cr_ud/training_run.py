@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,11 @@ from cr_ud.trainer import Trainer, Training
 from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
-from cr_ud.training_sets import TrainingSets, find_sets
+from cr_ud.training_sets import find_sets
 from detectors.detector import Detector
 from detectors.devices import use_device
 from detectors.networks import get_architecture
 from images.choice import Reading
-from images.sets import ImageSet
 from passes.interrupts import only_writer
 from passes.options import RunOptions
 from passes.processes import Ranks, process_group
@@ -94,7 +93,7 @@ def run_training(
             )
         )
         trainer = Trainer(training, files, ranks, tracker)
-        if run.resume and is_there:
+        if is_there and run.resume:
             trainer.resume()
         elif ranks.is_first:
             files.clear()
@@ -104,10 +103,16 @@ def run_training(
                 save_network(files.half, training.network.model, half=True)
             draw_curves(read_log(files.log), type(training.task), files.curves, title)
             tracker.picture("curves", files.curves.with_suffix(".png"))
-            origin = Origin(_COMPUTATION, inputs, {"arguments": training.arguments})
-            counts = {"steps": progress.step, "epochs": progress.epoch}
-            device = training.network.device
-            write_record(files.weights, origin, settings=settings, seed=run.seed, device=device, **counts, **notes)
+            write_record(
+                files.weights,
+                Origin(_COMPUTATION, inputs, {"arguments": training.arguments}),
+                settings=settings,
+                seed=run.seed,
+                device=training.network.device,
+                steps=progress.step,
+                epochs=progress.epoch,
+                **notes,
+            )
     return files
 
 
@@ -125,7 +130,11 @@ def train_detectors(
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint saved.
     """
-    device, arch = use_device(network.device, optimisation.precision), network.arch
+    how, arch = optimisation, network.arch
+    device = use_device(network.device, how.precision)
+    schedule: Schedule = PlateauSchedule(how.lr, how.patience, how.least_lr, run.compat)
+    if how.schedule == "cosine" and how.max_steps is not None:
+        schedule = CosineSchedule(highest_lr=how.lr, steps=how.max_steps)
     layout = Layout(run.output_dir, arch, monitoring.name or augmentation.variant)
     with process_group(device.type) as ranks:
         loader = Loader(
@@ -134,31 +143,34 @@ def train_detectors(
             skip_bad_images=choice.skip_bad_images,
         )
         # everything is looked for before anything is computed
-        lists = {"+".join(names): names for names in map(words, choice.classes)} or {"": ()}
-        found = {
-            name: find_sets(choice, classes, pairs=optimisation.pairs, seed=run.seed) for name, classes in lists.items()
-        }
+        lists = list(dict.fromkeys(map(words, choice.classes))) or [()]
+        found = [find_sets(choice, classes, pairs=how.pairs, seed=run.seed) for classes in lists]
         runs = {}
-        for name, sets in found.items():
-            folder = layout.training(name if len(found) > 1 else None)
-            _introduce(folder, sets, ranks)
+        for classes, sets in zip(lists, found, strict=True):
+            name = "+".join(classes)
+            folder = layout.training(name if len(lists) > 1 else None)
+            if ranks.is_first:
+                validation = 0 if sets.validation is None else len(sets.validation)
+                say(f"{folder}: {len(sets.training)} training and {validation} validation images")
+                for warning in sets.warnings:
+                    sys.stderr.write(f"warning: {warning}\n")
             model, init = initial_model(arch, network.init, run.seed)
             model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             # files are looked into by one process
             digests = ranks.from_first(sets.digests() if ranks.is_first else None)
             inputs = digests | ({"init": init} if init else {})
-            fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat}
-            determining = {**plain(augmentation), **optimisation.determining(), **fixed, **inputs}
+            fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat, **inputs}
+            determining = {**plain(augmentation), **how.determining(), **fixed}
             detector = Detector(get_architecture(arch), model, device)
             training = Training(
                 detector,
                 RealOrFake(detector.head),
-                _order(sets.training, optimisation, run.seed, ranks),
+                EpochOrder(sets.training, how.bsize, how.accumulate, run.seed, how.class_bal, ranks, how.pairs),
                 sets.validation,
                 loader,
-                _schedule(optimisation, run),
-                partial(Adam, lr=optimisation.lr, betas=(optimisation.beta1, 0.999), fused=device.type == "cuda"),
-                optimisation,
+                schedule,
+                partial(Adam, lr=how.lr, betas=(how.beta1, 0.999), fused=device.type == "cuda"),
+                how,
                 monitoring,
                 {key: str(value) for key, value in determining.items()},
             )
@@ -167,11 +179,11 @@ def train_detectors(
                 folder,
                 run,
                 ranks,
-                title=", ".join((arch, _TITLES[augmentation.variant], *lists[name])),
+                title=", ".join((arch, _TITLES[augmentation.variant], *classes)),
                 settings=plain(choice, network, augmentation, optimisation, monitoring, run),
                 inputs=inputs,
                 variant=augmentation.variant,
-                classes=list(lists[name]),
+                classes=list(classes),
                 **(sets.notes() if ranks.is_first else {}),
             )
         if ranks.is_first:
@@ -182,36 +194,13 @@ def train_detectors(
     return list(runs.values())
 
 
-def _introduce(folder: Path, sets: TrainingSets, ranks: Ranks) -> None:
-    if ranks.is_first:
-        validation = 0 if sets.validation is None else len(sets.validation)
-        say(f"{folder}: {len(sets.training)} training and {validation} validation images")
-        for warning in sets.warnings:
-            sys.stderr.write(f"warning: {warning}\n")
-
-
-def _order(images: ImageSet, optimisation: Optimisation, seed: int, ranks: Ranks) -> EpochOrder:
-    how = optimisation
-    return EpochOrder(images, how.bsize, how.accumulate, seed, how.class_bal, ranks, how.pairs)
-
-
-def _schedule(optimisation: Optimisation, run: RunOptions) -> Schedule:
-    if optimisation.schedule == "cosine":
-        assert optimisation.max_steps is not None
-        return CosineSchedule(highest_lr=optimisation.lr, steps=optimisation.max_steps)
-    return PlateauSchedule(optimisation.lr, optimisation.patience, optimisation.least_lr, run.compat)
-
-
 def compare_runs(runs: Mapping[str, RunFiles], folder: Path) -> Path:
     """Write `subsets.csv` and the figure `subsets.{png,pdf}`: the last validation of each run."""
     logs = {name: read_log(files.log) for name, files in runs.items()}
     table = folder / "subsets.csv"
     header = ("run", "step", "images", "loss", *RealOrFake.metrics)
-    rows: list[Sequence[object]] = []
-    for name, log in logs.items():
-        for row in [row for row in log if row.kind == EPOCH][-1:]:
-            rows.append([name, row.step, row.images, row.loss, *(row.metrics[key] for key in RealOrFake.metrics)])
-    write_csv(table, header, rows)
+    last = {name: row.columns() for name, log in logs.items() for row in log if row.kind == EPOCH}
+    write_csv(table, header, ([name, *(row[column] for column in header[1:])] for name, row in last.items()))
     draw_comparison(logs, RealOrFake, folder / "subsets", "Subsets of classes, validation")
     write_record([table], Origin(_COMPUTATION, {}, {"runs": sorted(runs)}))
     return table

@@ -33,7 +33,7 @@ class TrainingSets:
     def warnings(self) -> list[str]:
         """What a user should read before the training; looks into all files."""
         training, validation = self.training, self.validation
-        warnings = [*doubts(training), *([] if validation is None else doubts(validation)), *self.remarks]
+        warnings = [doubt for image_set in self._named().values() for doubt in doubts(image_set)] + list(self.remarks)
         if validation is not None and (shared := shared_images(training, validation)):
             warnings.append(
                 f"{shared} of the {len(validation)} validation images are among the training images, too, by content: "
@@ -45,14 +45,16 @@ class TrainingSets:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each set by its name; looks into all files."""
-        sets = {"training images": self.training, "validation images": self.validation}
-        return {name: image_set.digest() for name, image_set in sets.items() if image_set is not None}
+        return {name.replace("_", " "): image_set.digest() for name, image_set in self._named().items()}
 
     def notes(self) -> dict[str, object]:
         """Numbers of images and warnings, for a record."""
-        validation = {} if self.validation is None else self.validation.counts()
-        counts = {"training_images": self.training.counts(), "validation_images": validation}
-        return {**counts, "warnings": self.warnings}
+        counts = {name: image_set.counts() for name, image_set in self._named().items()}
+        return {"validation_images": {}, **counts, "warnings": self.warnings}
+
+    def _named(self) -> dict[str, ImageSet]:
+        validation = {} if self.validation is None else {"validation_images": self.validation}
+        return {"training_images": self.training, **validation}
 
 
 def find_sets(
@@ -64,11 +66,9 @@ def find_sets(
         UserError: A folder or class is missing or empty, or an image has no partner in `pairs`.
     """
     training = find_training_set(choice.train_dir, classes, choice.num_real, choice.num_fake, choice.num_instances)
-    validation: ImageSet | None = None
+    validation = None if choice.val_dir is None else find_training_set(choice.val_dir, classes)
     remarks = []
-    if choice.val_dir is not None:
-        validation = find_training_set(choice.val_dir, classes)
-    elif choice.val_share is not None:
+    if choice.val_share is not None:
         training, validation, sources = split_off(training, choice.val_share, seed, pairs=pairs)
         remarks.append(
             f"--val_share: the {len(validation)} images held out are of {sources} sources by the beginnings of their "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import astuple
 from pathlib import Path
 
 from mini_forensynths.generators import SPECS, load_generator
@@ -39,18 +40,14 @@ def build(photographs: Photographs, sizes: Sizes, data_set: DataSet) -> list[Pat
     if is_current([table], origin) and montage.is_file():
         return [table, montage]
     _claim(root, origin, data_set.overwrite)
+    parts, skip = [part for part in PARTS if photos[part]], photographs.skip_bad_images
     skipped: list[str] = []
-    for part in PARTS:
-        skip = photographs.skip_bad_images
+    for part in parts:
         skipped += make_part(root, part, photos[part], generators, sizes, skip_bad_images=skip)
     if skipped:
         write_text(root / "skipped.txt", "".join(f"{line}\n" for line in skipped))
-    rows = []
-    for part in PARTS:
-        for name in set_names(part) if photos[part] else []:
-            measures = measure_set(root / name)
-            rows.append([part, name, *(getattr(measures, column) for column in MEASURES)])
-    draw_montage(root, montage, next(part for part in reversed(PARTS) if photos[part]))
+    rows = [(part, name, *astuple(measure_set(root / name))) for part in parts for name in set_names(part)]
+    draw_montage(root, montage, parts[-1])
     write_csv(table, ("part", "set", *MEASURES), rows)
     write_record(
         [table],

@@ -13,7 +13,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from mini_forensynths.generators import SPECS, GeneratorSpec, SimulatedGenerator, save_generator
 from mini_forensynths.measures import TO_YCBCR
 from mini_forensynths.options import Photographs, Training
-from mini_forensynths.photos import find_photos, load_usable, split_photos
+from mini_forensynths.photos import find_photos, split_photos, usable_photos
 from utils.cli import progress
 from utils.errors import UserError
 from utils.files import sha256_file, sha256_text, write_text
@@ -66,7 +66,9 @@ def train_generators(photographs: Photographs, choice: Training) -> Iterator[str
     training = GeneratorTraining(steps=choice.steps, seed=choice.seed)
     photos = split_photos(find_photos(photographs.photos), photographs.shares, photographs.split_seed)["train"]
     inputs = {"photographs": sha256_text(sha256_file(photo.path) for photo in photos)}
-    images, skipped = load_usable(photos, training.crop, photographs.skip_bad_images)
+    skipped: list[str] = []
+    skip = photographs.skip_bad_images
+    images = [image for _, image in usable_photos(photos, training.crop, "training", skipped, skip_bad_images=skip)]
     for name in choice.generators or specs:
         path = choice.output_dir / f"{name}.safetensors"
         facts = {"generator": asdict(specs[name]), "training": asdict(training), "photographs": len(images)}
@@ -117,17 +119,13 @@ def generator_loss(fakes: Tensor, reals: Tensor, pixel_loss: str, training: Gene
     """Loss of reconstructions (N, 3, H, W) of 0..1."""
     to_ycbcr = torch.tensor(TO_YCBCR, dtype=fakes.dtype)
     fake_planes, real_planes = (torch.einsum("nchw,dc->ndhw", images, to_ycbcr) for images in (fakes, reals))
-    weights = (training.luma_weight, 1.0, 1.0)
     total = fakes.new_zeros(())
-    for plane, weight in enumerate(weights):
-        if pixel_loss == "l1":
-            error = l1_loss(fake_planes[:, plane], real_planes[:, plane])
-        else:
-            error = _L2_SCALE * mse_loss(fake_planes[:, plane], real_planes[:, plane])
-        total = total + weight * error
+    for plane, weight in enumerate((training.luma_weight, 1.0, 1.0)):
+        pair = fake_planes[:, plane], real_planes[:, plane]
+        total = total + weight * (l1_loss(*pair) if pixel_loss == "l1" else _L2_SCALE * mse_loss(*pair))
     if training.spectrum_weight:
-        spectra = _local_spectra(fake_planes[:, 0]), _local_spectra(real_planes[:, 0])
-        total = total + training.spectrum_weight * l1_loss(spectra[0], spectra[1])
+        spectra = l1_loss(_local_spectra(fake_planes[:, 0]), _local_spectra(real_planes[:, 0]))
+        total = total + training.spectrum_weight * spectra
     return total
 
 

@@ -157,27 +157,15 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1)
 
 
-def _transposed4(inputs: int, outputs: int) -> nn.Module:
-    return nn.ConvTranspose2d(inputs, outputs, 4, 2, padding=1)
-
-
-def _transposed3(inputs: int, outputs: int) -> nn.Module:
-    return nn.ConvTranspose2d(inputs, outputs, 3, 2, padding=1, output_padding=1)
-
-
 def _interpolated(mode: str) -> Callable[[int, int], nn.Module]:
     return lambda inputs, outputs: nn.Sequential(nn.Upsample(scale_factor=2.0, mode=mode), _conv(inputs, outputs))
 
 
-def _pixel_shuffle(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(_conv(inputs, 4 * outputs), nn.PixelShuffle(2))
-
-
 UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {
-    "transposed4": _transposed4,
-    "transposed3": _transposed3,
+    "transposed4": lambda inputs, outputs: nn.ConvTranspose2d(inputs, outputs, 4, 2, padding=1),
+    "transposed3": lambda inputs, outputs: nn.ConvTranspose2d(inputs, outputs, 3, 2, padding=1, output_padding=1),
     "nearest": _interpolated("nearest"),
     "bilinear": _interpolated("bilinear"),
-    "pixelshuffle": _pixel_shuffle,
+    "pixelshuffle": lambda inputs, outputs: nn.Sequential(_conv(inputs, 4 * outputs), nn.PixelShuffle(2)),
 }
 """Makers of layers that double height and width, by family: (channels in, channels out) to a module."""

@@ -67,26 +67,14 @@ def measure_set(folder: Path) -> SetMeasures:
             sizes[label] += file.stat().st_size
             formats[label].add(file.suffix.lstrip("."))
         errors = ((fake - real) @ TO_YCBCR.T) ** 2
-        psnrs += [
-            _psnr(float(np.mean((fake - real) ** 2))),
-            _psnr(errors[..., 0].mean()),
-            _psnr(errors[..., 1:].mean()),
-        ]
+        psnrs += [_psnr(((fake - real) ** 2).mean()), _psnr(errors[..., 0].mean()), _psnr(errors[..., 1:].mean())]
     number = max(1, len(fakes))
-    luma = np.sqrt(energies[1, 0] / max(energies[0, 0], 1e-12))
-    chroma = np.sqrt(energies[1, 1:].sum() / max(energies[0, 1:].sum(), 1e-12))
-    psnr, psnr_luma, psnr_chroma = (float(value) for value in psnrs / number)
-    return SetMeasures(
-        images=len(fakes),
-        psnr=psnr,
-        psnr_luma=psnr_luma,
-        psnr_chroma=psnr_chroma,
-        luma_hf=float(luma),
-        chroma_hf=float(chroma),
-        real_bytes=float(sizes[0]) / number,
-        fake_bytes=float(sizes[1]) / number,
-        formats="/".join("+".join(sorted(kinds)) for kinds in formats),
-    )
+    luma_hf = float(np.sqrt(energies[1, 0] / max(energies[0, 0], 1e-12)))
+    chroma_hf = float(np.sqrt(energies[1, 1:].sum() / max(energies[0, 1:].sum(), 1e-12)))
+    psnr, psnr_luma, psnr_chroma = (psnrs / number).tolist()
+    real_bytes, fake_bytes = (sizes / number).tolist()
+    endings = "/".join("+".join(sorted(kinds)) for kinds in formats)
+    return SetMeasures(len(fakes), psnr, psnr_luma, psnr_chroma, luma_hf, chroma_hf, real_bytes, fake_bytes, endings)
 
 
 def high_frequency_energy(image: np.ndarray) -> np.ndarray:

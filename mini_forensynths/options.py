@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
 from utils.files import PROJECT_ROOT
 from utils.settings import count, flag, positive, share
 
@@ -28,11 +27,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs.
-
-    Raises:
-        UserError: Not one share for each of `PARTS`.
-    """
+    """Photographs."""
 
     photos: Path | None = flag(
         None, "folder of your own; absent: those that come with scikit-image and scikit-learn", metavar="DIR"
@@ -42,10 +37,6 @@ class Photographs:
     )
     split_seed: int = flag(0, "of the split of the photographs", parse=count)
     skip_bad_images: bool = flag(False, "leave out photographs that cannot be used; they are listed")
-
-    def __post_init__(self) -> None:
-        if len(self.shares) != len(PARTS):
-            raise UserError(f"--shares: {len(self.shares)} numbers: give three, for {', '.join(PARTS)}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,23 +119,25 @@ def cut_tiles(image: np.ndarray, tile: int, most: int) -> list[np.ndarray]:
     return [image[top : top + tile, left : left + tile] for top, left in (corners[place] for place in chosen)]
 
 
-def load_usable(photos: Sequence[Photo], tile: int, skip_bad_images: bool) -> tuple[list[np.ndarray], list[str]]:
-    """All photographs as `load_photo` gives them, and a line for each that was left out.
+def usable_photos(
+    photos: Sequence[Photo], tile: int, purpose: str, skipped: list[str], *, skip_bad_images: bool
+) -> Iterator[tuple[Photo, np.ndarray]]:
+    """Photographs with their pixels, as `load_photo` gives them; `skipped` gets a line for each that is left out.
 
     Raises:
-        UserError: A photograph cannot be used and bad ones are not skipped, or none is left.
+        UserError: A photograph cannot be used and bad ones are not skipped, or none can.
     """
-    images: list[np.ndarray] = []
-    skipped: list[str] = []
-    for photo in progress(photos, description="reading", unit="photo"):
+    left_out: list[str] = []
+    for photo in progress(photos, description=f"{purpose} images", unit="photo"):
         try:
-            images.append(load_photo(photo, tile))
+            image = load_photo(photo, tile)
         except UserError as error:
             if not skip_bad_images:
                 raise
-            skipped.append(str(error))
-    if not images:
-        raise UserError(
-            f"none of the {len(photos)} photographs can be used: {skipped[0] if skipped else 'there are none'}"
-        )
-    return images, skipped
+            left_out.append(str(error))
+        else:
+            yield photo, image
+    if len(left_out) == len(photos):
+        reason = left_out[0] if left_out else "there are none"
+        raise UserError(f"none of the {len(photos)} photographs for {purpose} can be used: {reason}")
+    skipped += left_out

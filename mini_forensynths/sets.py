@@ -11,10 +11,9 @@ import numpy as np
 from images.distortions import blur
 from images.sets import LABEL_FOLDERS
 from mini_forensynths.generators import SPECS, SimulatedGenerator, reconstruct
+from mini_forensynths.measures import TO_YCBCR
 from mini_forensynths.options import Sizes
-from mini_forensynths.photos import Photo, cut_tiles, load_photo
-from utils.cli import progress
-from utils.errors import UserError
+from mini_forensynths.photos import Photo, cut_tiles, usable_photos
 from utils.figures import save_picture
 
 CHROMA = "-chroma"
@@ -23,7 +22,6 @@ NULL, SWAPPED, BLURRED = "null", "swapped", "blurred-reals"
 """Further controls: no generator, the fakes are mirrored reals; labels exchanged; reals blurred with sigma 1 beside
 fakes as they are. The last two are of the first generator."""
 _BLUR_SIGMA = 1.0
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 Fake = Callable[[str], np.ndarray]
 """From the name of a generator to its fake of the tile at hand."""
@@ -63,7 +61,7 @@ def make_pair(kind: str, real: np.ndarray, fake: Fake) -> tuple[np.ndarray, np.n
 
 def chroma_fake(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     """The fake's colours on the luma of the real: fake + Y(real) - Y(fake), uint8 (H, W, 3), rounded and clipped."""
-    difference = (real.astype(np.float64) - fake) @ _LUMA
+    difference = (real.astype(np.float64) - fake) @ TO_YCBCR[0]
     return np.clip(np.rint(fake + difference[..., None]), 0, 255).astype(np.uint8)
 
 
@@ -94,20 +92,11 @@ def make_part(
     Raises:
         UserError: A photograph cannot be used, or none is left.
     """
-    names = set_names(part)
+    names, side = set_names(part), sizes.side(part)
     skipped: list[str] = []
-    for photo in progress(photos, description=f"{part} images", unit="photo"):
-        try:
-            image = load_photo(photo, sizes.side(part))
-        except UserError as error:
-            if not skip_bad_images:
-                raise
-            skipped.append(str(error))
-            continue
-        for index, real in enumerate(cut_tiles(image, sizes.side(part), sizes.most_tiles)):
+    for photo, image in usable_photos(photos, side, part, skipped, skip_bad_images=skip_bad_images):
+        for index, real in enumerate(cut_tiles(image, side, sizes.most_tiles)):
             _write_tile(root, names, f"{photo.name}_{index}.png", real, generators)
-    if photos and len(skipped) == len(photos):
-        raise UserError(f"none of the {len(photos)} photographs for {part} can be used: {skipped[0]}")
     return skipped
 
 

@@ -2,16 +2,15 @@
 
 import csv
 from pathlib import Path
+from typing import NoReturn
 
-import demo_images
+import benchmarking
 import numpy as np
 import pytest
-from benchmarking import ratio_to, table
-from demo_images import make_demo_images
+from demo_images import demo_fakes, repeated
 from ranking_runs import Scripts
 
 from images.decoding import decode_image
-from images.sets import find_image_set
 from mini_forensynths.generators import SPECS
 from mini_forensynths.sets import CHROMA, NULL, SWAPPED
 
@@ -19,30 +18,19 @@ TRAINING = SPECS[0].name
 ANALYSED = [*(spec.name for spec in SPECS), TRAINING + CHROMA]
 
 
-def test_demo_images_are_pairs_and_kept(tmp_path: Path) -> None:
-    number = make_demo_images(tmp_path, "demo", crops_per_photo=2)
-    image_set = find_image_set(tmp_path, "demo")
-    reals = [item for item in image_set.items if item.label == 0]
-    fakes = [item for item in image_set.items if item.label == 1]
-    assert number == len(reals) == len(fakes) > 20
-    for real, fake in zip(reals, fakes, strict=True):
-        assert real.path.name == fake.path.name
-        a, b = decode_image(real.path).astype(float), decode_image(fake.path).astype(float)
-        assert a.shape == b.shape == (224, 224, 3)
-        assert 0 < np.abs(a - b).mean() < 25  # the same picture, but not the same pixels
-    before = {item.path: item.path.stat().st_mtime_ns for item in image_set.items}
-    make_demo_images(tmp_path, "demo", crops_per_photo=2)
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-@pytest.mark.parametrize("size", [(100, 300), (224, 224), (400, 300)])
-def test_boxes_lie_in_the_photograph_and_differ(size: tuple[int, int]) -> None:
-    boxes = demo_images._boxes(size, 5)
-    assert len(set(boxes)) == len(boxes)
-    assert (not boxes) == (min(size) < 224)
-    for left, top, right, bottom in boxes:
-        assert 0 <= left <= right - 224 <= size[0] - 224
-        assert 0 <= top <= bottom - 224 <= size[1] - 224
+def test_demo_fakes_are_like_the_reals_beside_them() -> None:
+    with demo_fakes() as fakes:
+        assert len({item.path for item in fakes.items}) > 20
+        assert [item.name for item in repeated(fakes, len(fakes) + 1).items] == [
+            *(item.name for item in fakes.items),
+            fakes.items[0].name,
+        ]
+        for item in fakes.items:
+            real = item.path.parents[1] / "0_real" / item.path.name
+            a, b = decode_image(real).astype(float), decode_image(item.path).astype(float)
+            assert a.shape == b.shape == (224, 224, 3)
+            assert 0 < np.abs(a - b).mean() < 40  # the same picture, but not the same pixels
+    assert not fakes.root.exists()
 
 
 @pytest.mark.slow
@@ -75,7 +63,22 @@ def test_demo_takes_shipped_detectors_only(tmp_path: Path, scripts: Scripts) -> 
     assert not any(tmp_path.iterdir())
 
 
-def test_benchmark_ratio_is_by_round() -> None:
-    seconds = {"a": [2.0, 4.0, 30.0], "b": [1.0, 2.0, 10.0]}
-    assert ratio_to(seconds, "a", "b") == 2.0
-    assert table(("x", "y"), [(1, "z")]) == ["| x | y |", "|---|---|", "| 1 | z |"]
+def test_contenders_are_compared_by_round_and_those_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def impossible() -> NoReturn:
+        raise ValueError("no rule")
+
+    seconds = [1.0, 2.0, 2.0, 4.0, 10.0, 30.0]
+    ends = np.cumsum(seconds)
+    clock = iter(np.stack([ends - seconds, ends], axis=1).ravel())
+    monkeypatch.setattr(benchmarking.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(benchmarking, "peak_megabytes", lambda *flags: 5.0)
+    args = benchmarking.make_parser("", batch=1, rounds=3).parse_args(["--device", "cpu"])
+    works = {"b": lambda: lambda: None, "peer": impossible, "a": lambda: lambda: None}
+    measured, failed = benchmarking.compare(
+        {name: benchmarking.Contender(2, work) for name, work in works.items()}, args
+    )
+    assert failed == ["peer does not work: ValueError: no rule"]
+    assert [(one.name, one.seconds, one.ratio, one.megabytes) for one in measured] == [
+        ("b", pytest.approx(1.0), 1.0, 5.0),
+        ("a", pytest.approx(2.0), pytest.approx(2.0), 5.0),
+    ]

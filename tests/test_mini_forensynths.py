@@ -37,7 +37,7 @@ from mini_forensynths.generators import (
 )
 from mini_forensynths.measures import MEASURES, TO_YCBCR, high_frequency_energy, measure_set
 from mini_forensynths.options import PARTS, DataSet, Photographs, Sizes
-from mini_forensynths.photos import Photo, cut_tiles, find_photos, load_photo, load_usable, split_photos
+from mini_forensynths.photos import Photo, cut_tiles, find_photos, load_photo, split_photos, usable_photos
 from mini_forensynths.sets import CHROMA, chroma_fake, make_pair, make_part, set_names
 from utils.errors import UserError
 from utils.figures import save_picture
@@ -112,8 +112,9 @@ def test_names_are_sorted_and_unique(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_bundled_photographs_can_be_used() -> None:
     found = find_photos(None)
     assert [photo.name for photo in found] == sorted({photo.name for photo in found})
-    images, skipped = load_usable(found, Sizes().tile, skip_bad_images=False)
-    assert (len(images), skipped) == (len(found), [])
+    skipped: list[str] = []
+    usable = list(usable_photos(found, Sizes().tile, "test", skipped, skip_bad_images=False))
+    assert ([photo for photo, _ in usable], skipped) == (found, [])
 
 
 @pytest.mark.parametrize(("folder", "words"), [("absent", "no such folder"), ("empty", "no images below")])
@@ -211,12 +212,13 @@ def test_unusable_photographs(kind: str, words: str, tmp_path: Path) -> None:
     assert str(photo.path) in message
     assert "\n" not in message
     good = save_photo(tmp_path / "good.png")
-    images, skipped = load_usable([photo, good], TILE, skip_bad_images=True)
-    assert (len(images), skipped) == (1, [message])
+    skipped: list[str] = []
+    usable = list(usable_photos([photo, good], TILE, "test", skipped, skip_bad_images=True))
+    assert ([photo for photo, _ in usable], skipped) == ([good], [message])
     with pytest.raises(UserError, match=words):
-        load_usable([good, photo], TILE, skip_bad_images=False)
-    with pytest.raises(UserError, match="none of the 1 photographs can be used"):
-        load_usable([photo], TILE, skip_bad_images=True)
+        list(usable_photos([good, photo], TILE, "test", skipped, skip_bad_images=False))
+    with pytest.raises(UserError, match="none of the 1 photographs for test can be used"):
+        list(usable_photos([photo], TILE, "test", skipped, skip_bad_images=True))
 
 
 def test_cmyk_is_accepted(tmp_path: Path) -> None:
