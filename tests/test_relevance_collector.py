@@ -13,7 +13,6 @@ from ranking_runs import LOGITS, SIDE, USED, detector_of, image_set, inputs, tun
 from torch import Tensor
 
 from fmap_ranking.collector import RelevanceCollector, SampleCounts
-from fmap_ranking.ffrs import FFRS
 from fmap_ranking.options import Confidence
 from images.decoding import Crop, decode_image
 from images.sets import ImageItem, ImageSet, find_loose_images
@@ -191,12 +190,12 @@ def test_values_are_freed_on_the_way_down(
         values.extend(weakref.ref(value) for value in made.values.values())
         return made
 
-    def propagating(self: Explainer, *arguments: Any, visit: Any, **named: Any) -> Any:
-        def looking(layer: str, relevance: Tensor) -> None:
+    def propagating(self: Explainer, *arguments: Any, measure: Any, **named: Any) -> Any:
+        def looking(layer: str, sums: Any) -> None:
             alive[layer] = sum(value() is not None for value in values)
-            visit(layer, relevance)
+            measure(layer, sums)
 
-        return propagate(self, *arguments, visit=looking, **named)
+        return propagate(self, *arguments, measure=looking, **named)
 
     monkeypatch.setattr(Explainer, "record", recording)
     monkeypatch.setattr(Explainer, "propagate", propagating)
@@ -306,13 +305,3 @@ def test_state_round_trip(explainer: Explainer, root: Path) -> None:
     run(images, collector)
     for key, array in state.items():
         np.testing.assert_array_equal(array, before[key])
-
-
-def test_state_of_another_detector_is_refused(explainer: Explainer, root: Path) -> None:
-    images = image_set(root)
-    collector = collector_of(explainer, images)
-    other = collector.state() | {f"fake/{key}": array for key, array in FFRS([("conv1", 3)]).state().items()}
-    with pytest.raises(ValueError, match="different layers"):
-        collector.load_state(other)
-    with pytest.raises(ValueError, match="different layers"):
-        collector.merge(other)
