@@ -11,19 +11,12 @@ from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import FoundRanking, find_ranking
 from images.choice import ImageChoice
 from images.decoding import Crop, Equalization
-from images.sets import ImageItem, ImageSet
+from images.sets import FAKE, ImageItem, ImageSet
 from lrp.canonise import build_program, explained_layers
 from passes.analysis import Analysis, Subject
 from passes.one_pass import Collector, PassReport
 from passes.shared_forward import SharedForward
-from patch_extraction.activations import (
-    FAKE,
-    MAKE,
-    MaxActivations,
-    RankedImage,
-    RankedImages,
-    TopActivations,
-)
+from patch_extraction.activations import MAKE, MaxActivations, RankedImage, RankedImages, TopActivations
 from patch_extraction.collages import collage_settings, draw_collages
 from patch_extraction.files import PatchFiles
 from patch_extraction.options import ALL, MapChoice, PatchOptions
