@@ -7,9 +7,10 @@ order of the set; and drawn from both `overlays/<image>.png` and `contact_sheet_
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -19,7 +20,12 @@ from torch import Tensor
 import utils.heatmaps
 from attribution.options import AttributionOptions
 from attribution.targets import parse_target
-from images.sets import LABEL_NAMES, ImageSet
+from detectors.choice import DetectorChoice
+from detectors.detector import Detector, load_detector, load_imagenet_classifier
+from images.bundled_photos import bundled_photos
+from images.choice import ImageChoice
+from images.finding import find_images
+from images.sets import LABEL_NAMES, ImageSet, find_loose_images
 from passes.analysis import Analysis, Subject
 from passes.one_pass import PassBatch, PassReport, PerImage
 from passes.shared_forward import SharedForward, finite
@@ -100,6 +106,37 @@ class Attribution(Analysis[Chosen], Generic[Chosen]):
     def __init__(self, subject: Subject, options: Chosen) -> None:
         super().__init__(subject, options)
         self.target = parse_target(options.target, subject.detector.head, default=self.default_target)
+
+    @classmethod
+    def load_detector(cls, choice: DetectorChoice, options: Chosen) -> Detector:
+        """The detector, or the ImageNet classifier."""
+        if options.classifier == "ud":
+            return load_detector(choice)
+        return load_imagenet_classifier(choice.arch, choice.weights, choice.device, choice.precision)
+
+    @classmethod
+    def choose_images(cls, choice: ImageChoice, options: Chosen) -> dict[str, ImageSet]:
+        """The images named, as one set: files go first, then the data set, then the bundled photos.
+
+        Raises:
+            UserError: Something named is not there, or a data set is named without its folders.
+        """
+        if options.images:
+            return {"images": find_loose_images(options.images)}
+        if choice.dataset_dir is None and choice.images_from is None and not choice.gan_name:
+            photos = find_loose_images([path for _, path in bundled_photos()])
+            note = "bundled with scikit-image and scikit-learn (no --images or --dataset_dir given)"
+            return {"photos": replace(photos, warnings=(note,))}
+        sets = find_images(choice, alone=True)
+        if len(sets) == 1:
+            return sets
+        if choice.equalize:
+            raise UserError("--equalize makes the images of one set alike: name one --gan_name")
+        items = [item for image_set in sets.values() for item in image_set.items]
+        if len({item.name for item in items}) < len(items):
+            items = [replace(item, name=f"{item.generator}/{item.name}") for item in items]
+        warnings = [f"{name}: {text}" for name, image_set in sets.items() for text in image_set.warnings]
+        return {"several": ImageSet(next(iter(sets.values())).root, tuple(items), tuple(warnings))}
 
     @property
     @abstractmethod
@@ -265,9 +302,7 @@ class AttributionCollector(PerImage):
 def output_names(images: ImageSet) -> list[str]:
     """Names of the images without suffix, or with it where two images differ in nothing else."""
     stems = [item.name.removesuffix(Path(item.name).suffix) for item in images.items]
-    count: dict[str, int] = {}
-    for stem in stems:
-        count[stem.lower()] = count.get(stem.lower(), 0) + 1
+    count = Counter(stem.lower() for stem in stems)
     return [stem if count[stem.lower()] == 1 else item.name for stem, item in zip(stems, images.items, strict=True)]
 
 

@@ -160,14 +160,15 @@ class ConservationRow:
 class _LrpCollector(AttributionCollector):
     """Also keeps what becomes of the relevance on its way."""
 
+    analysis: LrpHeatMaps
+
     def __init__(self, analysis: LrpHeatMaps, images: ImageSet) -> None:
         super().__init__(analysis, images)
-        self._lrp = analysis
         self._amounts: dict[tuple[str, ...], np.ndarray] = {}
 
     def explain(self, batch: PassBatch) -> Explanation:
         steps: list[Absorption] = []
-        result = self._lrp.explain(batch.images, batch.labels, steps)
+        result = self.analysis.explain(batch.images, batch.labels, steps)
         names = [(step.layer, step.kind, step.rule) for step in steps]
         amounts = [torch.stack([step.received, step.passed, step.absorbed]).abs().sum(1) for step in steps]
         self._add(names, torch.stack(amounts).cpu().numpy())

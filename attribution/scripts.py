@@ -4,13 +4,15 @@ from typing import Any
 
 from attribution.options import GradCamOptions, LrpOptions
 from detectors.choice import DetectorChoice
-from images.choice import ImageChoice, Reading
-from passes.options import RunOptions
+from images.choice import Reading
+from passes.command import read_step
 from utils.errors import UserError
-from utils.settings import read_settings
+
+_OUTPUTS = "pictures, raw arrays, contact sheets with probability and label, and a table."
+_IMAGES = "--images photo.jpg folder/"
 
 
-def lrp_heatmaps(classifier: str, arch: str) -> None:
+def lrp_heatmaps(classifier: Any, arch: str) -> None:
     """LRP heat maps of a universal detector (`ud`) or an `imagenet` classifier; what a script does.
 
     Raises:
@@ -19,19 +21,19 @@ def lrp_heatmaps(classifier: str, arch: str) -> None:
     imagenet = classifier == "imagenet"
     name, other = ("an ImageNet classifier", "ud") if imagenet else ("a universal detector", "imagenet")
     ending = "" if arch == "resnet50" else f"_{arch}"
-    settings = _settings(
-        f"LRP heat maps of {name}",
-        f"python src/{classifier}_lrp{ending}.py{'' if imagenet else ' --blur_jpg 0.5'}",
+    settings = read_step(
+        f"LRP heat maps of {name}: {_OUTPUTS}",
+        f"python src/{classifier}_lrp{ending}.py {'' if imagenet else '--blur_jpg 0.5 '}{_IMAGES}",
+        LrpOptions(classifier=classifier),
         DetectorChoice(arch=arch),
-        Reading(crop="center", resize=256) if imagenet else Reading,
-        LrpOptions(classifier=classifier),  # type: ignore[arg-type]
+        Reading(crop="center", resize=256) if imagenet else Reading(),
     )
     if settings[3].classifier != classifier:
         raise UserError(f"--classifier {other}: this script explains {name}: use src/{other}_lrp{ending}.py")
     from attribution.lrp_heatmaps import LrpHeatMaps
-    from attribution.run import explain_images
+    from passes.running import run_experiment
 
-    explain_images(LrpHeatMaps, *settings)
+    run_experiment(LrpHeatMaps, *settings)
 
 
 def guided_gradcam() -> None:
@@ -40,22 +42,13 @@ def guided_gradcam() -> None:
     Raises:
         UserError: Anything a user can mend.
     """
-    settings = _settings(
-        "Guided Grad-CAM (Selvaraju et al., ICCV 2017)",
-        "python src/gradcam.py --classifier ud --arch resnet50 --blur_jpg 0.5",
-        DetectorChoice,
-        Reading(crop="center", resize=256),
+    settings = read_step(
+        f"Guided Grad-CAM (Selvaraju et al., ICCV 2017): {_OUTPUTS}",
+        f"python src/gradcam.py --classifier ud --arch resnet50 --blur_jpg 0.5 {_IMAGES}",
         GradCamOptions,
+        Reading(crop="center", resize=256),
     )
     from attribution.gradcam import GuidedGradCamMaps
-    from attribution.run import explain_images
+    from passes.running import run_experiment
 
-    explain_images(GuidedGradCamMaps, *settings)
-
-
-def _settings(what: str, command: str, detector: Any, reading: Any, options: Any) -> tuple[Any, ...]:
-    return read_settings(
-        f"{what}: pictures, raw arrays, contact sheets with probability and label, and a table.",
-        f"{command} --images photo.jpg folder/",
-        *(detector, ImageChoice, reading, options, RunOptions),
-    )
+    run_experiment(GuidedGradCamMaps, *settings)

@@ -20,7 +20,7 @@ from passes.one_pass import PassReport
 from passes.shared_forward import SharedForward
 from utils.errors import UserError
 from utils.figures import save_picture
-from utils.files import atomic_path, safe_join
+from utils.files import safe_join, write_bytes
 from utils.heatmaps import overlay, render_heatmap
 from utils.provenance import describes, read_record, remove_with_record
 from utils.tables import write_rows
@@ -200,6 +200,5 @@ class RankFeatureMaps(Analysis[RankingOptions]):
         # By way of memory: torch writes the name of a file into it, and hides a full disk in an error of its own.
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
         save_picture(path.with_suffix(".png"), overlay(image, render_heatmap(relevance)))

@@ -75,8 +75,6 @@ def compare_rankings(a: Ranking, b: Ranking, ks: Sequence[int]) -> Comparison:
     Raises:
         UserError: the rankings are over different maps, or a k is out of range.
     """
-    if not ks:
-        raise ValueError("expected at least one k")
     only_a, only_b = set(a.maps) - set(b.maps), set(b.maps) - set(a.maps)
     if only_a or only_b:
         example = min(only_a or only_b)

@@ -18,6 +18,7 @@ from fmap_ranking.options import RankingChoice
 from utils.errors import UserError
 from utils.files import PROJECT_ROOT, is_plain_name, sha256_file, write_text
 from utils.provenance import describes, read_record
+from utils.tables import read_table
 
 if TYPE_CHECKING:
     from passes.analysis import Subject
@@ -61,11 +62,6 @@ class LayerMatchedDraw:
 
     maps: tuple[FeatureMap, ...]
     shortfall: Mapping[str, int]
-
-    @property
-    def maps_dropped(self) -> int:
-        """Number of maps, which is k only if no layer is exhausted."""
-        return len(self.maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,9 +262,8 @@ def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -
             maps than k.
     """
     path = choice.relevances or _default_path(subject, label)
-    if not path.is_file():
-        raise UserError(f"no ranking at {path}: make it with rank_fmaps.py, or give --relevances")
     detector, record = subject.detector, read_record(path)
+    ranking = read_ranking(path, detector.feature_maps().layers)
     inputs, facts = (part if isinstance(part, dict) else {} for part in (record.get("inputs"), record.get("facts")))
     weights = inputs.get("weights")
     published = None if record else PUBLISHED.get(sha256_file(path))
@@ -288,7 +283,6 @@ def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -
             warning = "is the published one, and the detector is not known to be the published one"
     elif weights is None:
         origin, warning = "unknown", "has no record of its checkpoint, and may be of another one"
-    ranking = read_ranking(path, detector.feature_maps().layers)
     k = choice.topk or default_topk(detector.arch, len(ranking))
     ranking.check_k(k)
     return FoundRanking(path, record, origin, warning and f"the ranking {path} {warning}", ranking, k)
@@ -324,24 +318,21 @@ def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking
             relevance is 0.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"no ranking at {path}: make it with rank_fmaps.py, or give --relevances") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read ranking {path} ({error}): give a CSV file with header {HEADER}") from None
-    if not lines or lines[0] != HEADER:
-        found = lines[0][:80] if lines else "an empty file"
-        raise UserError(f"{path}, line 1: expected header '{HEADER}', got '{found}': use a file of rank_fmaps.py")
-    if len(lines) == 1:
+    if not path.is_file():
+        raise UserError(f"no ranking at {path}: make it with rank_fmaps.py, or give --relevances")
+    header, lines = read_table(path, made_by="rank_fmaps.py")
+    first = ",".join(header).removeprefix("\ufeff")
+    if first != HEADER:
+        raise UserError(f"{path}, line 1: expected header '{HEADER}', got {first[:80]!r}: use a file of rank_fmaps.py")
+    if not lines:
         raise UserError(f"{path}: no feature map below the header: make the ranking again with rank_fmaps.py")
 
     seen: dict[FeatureMap, int] = {}
     widths: dict[str, int] = {}
     values: list[float] = []
-    for number, line in enumerate(lines[1:], start=2):
+    for number, (key, omega) in enumerate(lines, start=2):
         try:
-            fmap, value = _parse_line(line)
+            fmap, value = parse_key(key), _parse_omega(omega)
             _check_map(fmap, seen, widths, layers)
             if values and value > values[-1]:
                 raise ValueError(f"relevance {value} is larger than the one above; sort the file in descending order")
@@ -355,17 +346,14 @@ def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking
     return ranking
 
 
-def _parse_line(line: str) -> tuple[FeatureMap, float]:
-    fields = line.split(",")
-    if len(fields) != 2:
-        raise ValueError(f"expected key and relevance, got {len(fields)} field(s); correct or remove the line")
+def _parse_omega(text: str) -> float:
     try:
-        value = float(fields[1])
+        value = float(text)
     except ValueError:
-        raise ValueError(f"relevance {fields[1][:80]!r} is not a number; correct the line") from None
+        raise ValueError(f"relevance {text[:80]!r} is not a number; correct the line") from None
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"relevance {value} must be finite and not negative; make the ranking again")
-    return parse_key(fields[0]), value
+    return value
 
 
 def _check_map(

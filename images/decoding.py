@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
+from torchvision.transforms.functional import center_crop
 
 from images.distortions import jpeg, resize_shorter_side, scaled_size
 from utils.errors import UserError
@@ -124,10 +125,6 @@ class Crop:
     def __post_init__(self) -> None:
         if self.kind not in CROP_KINDS:
             raise UserError(f"unknown crop {self.kind!r}: use one of {', '.join(CROP_KINDS)}")
-        if self.size < 1:
-            raise UserError(f"crop size is {self.size}: use at least 1 pixel")
-        if self.resize < 0:
-            raise UserError(f"--resize {self.resize}: use at least 1 pixel, or 0 for no scaling")
 
     def __call__(self, image: np.ndarray, *, seed: int, name: str) -> np.ndarray:
         """Crop uint8 (H, W, 3); a random crop depends on `seed` and `name` only, not on order or process."""
@@ -136,7 +133,7 @@ class Crop:
         if self.kind == "none":
             return image
         if self.kind == "center":
-            return _center(image, self.size)
+            return np.array(center_crop(Image.fromarray(image), [self.size, self.size]))
         height, width = image.shape[:2]
         top, left, rows, columns = random_box(height, width, seed=seed, name=name)
         part = Image.fromarray(image[top : top + rows, left : left + columns])
@@ -282,16 +279,3 @@ def _to_eight_bits(values: np.ndarray, path: Path, *, may_be_bytes: bool) -> np.
     if not (low >= 0.0 and high <= top):
         raise _refusal(path, f"has values from {low:g} to {high:g}, expected 0 to {top:g}", "rescale it")
     return np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8)
-
-
-def _center(image: np.ndarray, size: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    missing_rows, missing_columns = max(size - height, 0), max(size - width, 0)
-    if missing_rows or missing_columns:
-        rows = (missing_rows // 2, (missing_rows + 1) // 2)
-        columns = (missing_columns // 2, (missing_columns + 1) // 2)
-        image = np.pad(image, (rows, columns, (0, 0)))
-        height, width = image.shape[:2]
-    # Python's rounding to even decides where an odd remainder goes, as in torchvision.
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image[top : top + size, left : left + size]

@@ -39,7 +39,7 @@ class Batch:
         labels: int64 (N,); 0 real, 1 fake, -1 unknown.
         items: where each image comes from.
         positions: place of each image in the image set.
-        index: number of batches of the plan that are done with after this one; as `start` it resumes there.
+        index: number of batches of the plan that are done with after this one.
         transparent: how many of the images have transparent pixels, of which the colours below are shown.
     """
 
@@ -92,7 +92,6 @@ def iterate_batches(
     seed: int,
     num_workers: int,
     device: torch.device,
-    start: int = 0,
     skip_bad_images: bool = False,
     skipped: list[SkippedImage] | None = None,
     plan: Plan | None = None,
@@ -106,7 +105,6 @@ def iterate_batches(
         seed: of random crops.
         num_workers: decoding processes; 0 decodes in this one.
         device: where images and labels go.
-        start: number of batches of the plan to pass over, `Batch.index` of the last one done.
         skip_bad_images: leave out images that cannot be decoded; a batch of none is not yielded.
         skipped: gets an entry for each image left out, when its batch is reached.
         plan: what `plan_batches` gave, if it is at hand.
@@ -116,8 +114,8 @@ def iterate_batches(
     """
     if plan is None:
         plan = plan_batches(image_set, batch_size, crop)
-    batches = decode_in_workers(_DecodedBatches(image_set, plan, crop, seed), range(start, len(plan)), num_workers)
-    for index, (decoded, tensors) in enumerate(_on_device(batches, device), start=start + 1):
+    batches = decode_in_workers(_DecodedBatches(image_set, plan, crop, seed), range(len(plan)), num_workers)
+    for index, (decoded, tensors) in enumerate(_on_device(batches, device), start=1):
         for position, reason in decoded.failures:
             if not skip_bad_images:
                 raise UserError(reason)

@@ -130,7 +130,7 @@ def find_image_set(
         alone: whether images of one of these labels are enough.
 
     Raises:
-        UserError: missing folder, other layout than asked for, no images, or a negative number.
+        UserError: missing folder, other layout than asked for, or no images.
     """
     root = Path(dataset_dir)
     limits = label_limits(num_real, num_fake, num_instances)
@@ -159,15 +159,7 @@ def find_image_set(
 
 
 def label_limits(num_real: int | None, num_fake: int | None, num_instances: int | None) -> dict[int | None, int | None]:
-    """Most images of each label, None for all: a number of 0 is all, and `num_instances` stands for what is None.
-
-    Raises:
-        UserError: a negative number.
-    """
-    numbers = {"num_real": num_real, "num_fake": num_fake, "num_instances": num_instances}
-    for name, number in numbers.items():
-        if number is not None and number < 0:
-            raise UserError(f"{name} is {number}: give a number of images, or 0 for all")
+    """Most images of each label, None for all: a number of 0 is all, and `num_instances` stands for what is None."""
     return {
         label: (num_instances if number is None else number) or None
         for label, number in ((REAL, num_real), (FAKE, num_fake))

@@ -15,7 +15,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from detectors.detector import Detector
+from detectors.choice import DetectorChoice
+from detectors.detector import Detector, load_detector
 from images.choice import ImageChoice, Reading
 from images.finding import find_images
 from images.sets import ImageSet
@@ -86,6 +87,11 @@ class Analysis(ABC, Generic[Options]):
     def choose_images(cls, choice: ImageChoice, options: Options) -> dict[str, ImageSet]:
         """The image sets that a command line names."""
         return find_images(choice, labels=tuple(cls.labels_for(options)))
+
+    @classmethod
+    def load_detector(cls, choice: DetectorChoice, options: Options) -> Detector:
+        """The network that a command line names."""
+        return load_detector(choice)
 
     @cached_property
     def images(self) -> ImageSet:

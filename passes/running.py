@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from detectors.choice import DetectorChoice
-from detectors.detector import load_detector
+from detectors.detector import Detector, load_detector
 from images.choice import ImageChoice, Reading
 from images.finding import find_images
 from images.sets import ImageSet
@@ -51,7 +51,10 @@ def run_experiment(
     def find(choice: ImageChoice) -> dict[str, ImageSet]:
         return analysis.choose_images(choice, options)
 
-    with subjects(detector, images, reading, options, run, find=find) as (found, ranks):
+    def load(choice: DetectorChoice) -> Detector:
+        return analysis.load_detector(choice, options)
+
+    with subjects(detector, images, reading, options, run, find=find, load=load) as (found, ranks):
         # Everything is looked for before anything is computed.
         wanted = [analysis(subject, options) for subject in found]
         with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
@@ -68,6 +71,7 @@ def subjects(
     run: RunOptions,
     *,
     find: Callable[[ImageChoice], dict[str, ImageSet]] = find_images,
+    load: Callable[[DetectorChoice], Detector] = load_detector,
 ) -> Iterator[tuple[list[Subject], Ranks]]:
     """Every detector on every set named, and this process among those of `torchrun`.
 
@@ -76,7 +80,7 @@ def subjects(
     """
     choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
     with process_group() as ranks:
-        loaded = [load_detector(choice) for choice in choices]
+        loaded = [load(choice) for choice in choices]
         sets = warned(find(images), ranks)
         yield (
             [

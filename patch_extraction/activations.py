@@ -17,14 +17,13 @@ from torch import Tensor
 
 from detectors.feature_maps import Observation, by_layer
 from fmap_ranking.names import FeatureMap, parse_key
-from images.sets import ImageSet
+from images.sets import FAKE, ImageSet
 from passes.one_pass import PassBatch, PerImage, State
 from passes.shared_forward import SharedForward, finite
 from utils.errors import UserError
 from utils.files import read_npz, write_npz
 
 MAKE = "get_max_activation_rankings.py"
-FAKE = 1
 _LAST_POSITION = 2**31 - 1
 
 

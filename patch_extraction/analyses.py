@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,22 +11,15 @@ from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import FoundRanking, find_ranking
 from images.choice import ImageChoice
 from images.decoding import Crop, Equalization
-from images.sets import ImageItem, ImageSet
+from images.sets import FAKE, ImageItem, ImageSet
 from lrp.canonise import build_program, explained_layers
 from passes.analysis import Analysis, Subject
 from passes.one_pass import Collector, PassReport
 from passes.shared_forward import SharedForward
-from patch_extraction.activations import (
-    FAKE,
-    MAKE,
-    MaxActivations,
-    RankedImage,
-    RankedImages,
-    TopActivations,
-)
+from patch_extraction.activations import MAKE, MaxActivations, RankedImage, RankedImages, TopActivations
 from patch_extraction.collages import collage_settings, draw_collages
 from patch_extraction.files import PatchFiles
-from patch_extraction.options import ALL, ActivationOptions, MapChoice, PatchOptions
+from patch_extraction.options import ALL, MapChoice, PatchOptions
 from patch_extraction.patches import PatchCollector, wanted_patches
 from utils.errors import UserError
 from utils.files import safe_join, sha256_file, sha256_text
@@ -35,6 +27,7 @@ from utils.provenance import describes, read_record
 from utils.tables import write_rows
 
 WHOLE = str(Crop())
+_KEPT_OF_ALL = 40
 Choice = TypeVar("Choice", bound=MapChoice)
 
 
@@ -64,34 +57,17 @@ class ChosenMaps:
 
 
 def choose_maps(subject: Subject, choice: MapChoice) -> ChosenMaps:
-    """The maps that `--topk`, `--layers` and `--relevances` ask for.
+    """The maps that `--topk` and `--relevances` ask for.
 
     Raises:
-        UserError: No ranking, one of another network, k too large, or a layer that the detector lacks.
+        UserError: No ranking, one of another network, or k too large.
     """
-    if choice.layers or choice.topk == ALL:
-        detector = subject.detector
-        known = dict(explained_layers(build_program(detector.model, fold=False)))
-        maps = _maps_of(known, choice.layers or tuple(known), detector.arch)
+    if choice.topk == ALL:
+        layers = explained_layers(build_program(subject.detector.model, fold=False))
+        maps = tuple(FeatureMap(layer, index, channels) for layer, channels in layers for index in range(channels))
         return ChosenMaps(maps, (None,) * len(maps))
     ranked = find_ranking(subject, choice)
     return ChosenMaps(ranked.ranking.top_k(ranked.k), tuple(ranked.ranking.values[: ranked.k].tolist()), ranked)
-
-
-def _maps_of(known: Mapping[str, int], layers: Sequence[str], arch: str) -> tuple[FeatureMap, ...]:
-    for layer in layers:
-        if layer not in known:
-            names = list(known)
-            raise UserError(
-                f"--layers: {arch} has no ranked layer {layer[:80]!r}: choose among {names[0]}, {names[1]}, "
-                f"{names[2]} ... {names[-1]}"
-            )
-    return tuple(
-        FeatureMap(layer, index, channels)
-        for layer, channels in known.items()
-        if layer in layers
-        for index in range(channels)
-    )
 
 
 class _OfMaps(Analysis[Choice]):
@@ -119,14 +95,17 @@ class _OfMaps(Analysis[Choice]):
         return {"images": notes["images"], "maps": notes["maps"]}
 
 
-class ActivationRankings(_OfMaps[ActivationOptions]):
-    """The fakes of a generator in the order of the largest activation of each feature map."""
+class ActivationRankings(_OfMaps[MapChoice]):
+    """The fakes of a generator in the order of the largest activation of each feature map.
+
+    Of all maps of a network the first 40 images of each are kept, and there are no CSVs, which would be ten thousands.
+    """
 
     name = "activation_rankings"
 
     def facts(self) -> dict[str, object]:
-        """How many images are kept of each map, and whether there are CSVs."""
-        return {"keep": self.options.kept, "csv": self.options.with_tables}
+        """How many images are kept of each map; None: all."""
+        return {"keep": _KEPT_OF_ALL if self.options.topk == ALL else None}
 
     @property
     def outputs(self) -> Sequence[Path]:
@@ -142,14 +121,14 @@ class ActivationRankings(_OfMaps[ActivationOptions]):
 
     def collector(self, forward: SharedForward, images: ImageSet) -> MaxActivations | TopActivations:
         """Values of all images, or of those kept."""
-        if self.options.kept:
-            return TopActivations(forward, self.chosen.maps, images, self.options.kept)
+        if self.options.topk == ALL:
+            return TopActivations(forward, self.chosen.maps, images, _KEPT_OF_ALL)
         return MaxActivations(forward, self.chosen.maps, images)
 
     def write(self, collector: MaxActivations | TopActivations, report: PassReport) -> dict[str, object]:
         """Write the compact file and the CSVs (`name,max_act`, descending), and remove CSVs of earlier runs."""
         rankings, folder = collector.result(), self.outputs[0].parent
-        tables = {f"{fmap.key}.csv": fmap for fmap in rankings.maps} if self.options.with_tables else {}
+        tables = {f"{fmap.key}.csv": fmap for fmap in rankings.maps if self.options.topk != ALL}
         for path in sorted(folder.glob("*.csv")):
             if path.name not in tables and ".#" in path.name:
                 path.unlink()
@@ -181,7 +160,8 @@ class Patches(_OfMaps[PatchOptions]):
             raise UserError("patches are cut from whole images: leave out --crop")
         rankings, record = self._read_rankings()
         self._wanted = wanted_patches(rankings, self.chosen.maps, options.num_instances)
-        self._found, self._lost = self._find_images(record)
+        # Instead of the empty set that was chosen.
+        self.images, self._lost = self._find_images(record)
 
     @classmethod
     def choose_images(cls, choice: ImageChoice, options: PatchOptions) -> dict[str, ImageSet]:
@@ -201,7 +181,7 @@ class Patches(_OfMaps[PatchOptions]):
         if missing:
             raise UserError(
                 f"{path} has no ranking of {missing[0].key} ({len(missing)} missing): "
-                f"run {MAKE} with the same --topk, --layers and --relevances"
+                f"run {MAKE} with the same --topk and --relevances"
             )
         if record.get("inputs", {}).get("weights") != detector.sha256:
             raise UserError(
@@ -227,11 +207,6 @@ class Patches(_OfMaps[PatchOptions]):
         there = tuple(item for item in items if item not in lost)
         equalization = None if same is None else Equalization(**same)
         return ImageSet(root, there, equalization=equalization), [item.name for item in lost]
-
-    @cached_property
-    def images(self) -> ImageSet:
-        """The images that the rankings name, as far as they are still there."""
-        return self._found
 
     def inputs(self) -> dict[str, str]:
         """Digests of the rankings, of the choice of maps, and of what the explainer takes."""

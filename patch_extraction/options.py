@@ -7,21 +7,14 @@ from pathlib import Path
 
 from detectors.explaining import Explaining
 from fmap_ranking.options import RankingChoice
-from utils.errors import UserError
 from utils.settings import count, flag, number_or_all, positive
 
 ALL = "all"
-KEPT_OF_ALL = 40
-"""Images kept of each map where all maps of a network are ranked."""
 
 
 @dataclass(frozen=True)
 class MapChoice(RankingChoice):
-    """Feature maps.
-
-    Raises:
-        UserError: Both a number of maps and layers.
-    """
+    """Feature maps."""
 
     topk: int | str | None = flag(  # type: ignore[assignment]
         None,
@@ -30,36 +23,6 @@ class MapChoice(RankingChoice):
         parse=number_or_all,
         metavar="K|all",
     )
-    layers: tuple[str, ...] = flag((), "instead: every map of these layers", metavar="LAYER")
-
-    def __post_init__(self) -> None:
-        if self.layers and self.topk is not None:
-            raise UserError("--topk and --layers are two choices of feature maps: leave out one of them")
-
-
-@dataclass(frozen=True)
-class ActivationOptions(MapChoice):
-    """Feature maps and the rankings of images."""
-
-    keep: int | None = flag(
-        None,
-        "keep only the N most activating images of each map, so that memory does not grow with the images; 0: all "
-        f"images; absent: all images, but {KEPT_OF_ALL} with --topk all",
-        parse=count,
-    )
-    csv: bool | None = flag(
-        None, "write a CSV for each map; absent: yes, but not with --topk all, which makes tens of thousands"
-    )
-
-    @property
-    def kept(self) -> int:
-        """Images kept of each map; 0: all."""
-        return (KEPT_OF_ALL if self.topk == ALL else 0) if self.keep is None else self.keep
-
-    @property
-    def with_tables(self) -> bool:
-        """Whether there is a CSV for each map."""
-        return self.topk != ALL if self.csv is None else self.csv
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from passes.options import RunOptions
 from passes.processes import Ranks, process_group
 from passes.running import AnyAnalysis, run_analyses, tracked, warned
 from patch_extraction.analyses import ActivationRankings, Patches
-from patch_extraction.options import ActivationOptions, PatchOptions
+from patch_extraction.options import MapChoice, PatchOptions
 from reproduction.options import Detectors, Reproduction, by_architecture
 from reproduction.page import write_report
 from reproduction.summary import Study, write_summary
@@ -138,7 +138,7 @@ class _Plan:
         if "sensitivity" in steps:
             found.append(Sensitivity(subject, SensitivityOptions(**shared, **ranked, draws=options.draws)))
         if "patches" in steps:
-            found.append(ActivationRankings(subject, ActivationOptions(**ranked)))
+            found.append(ActivationRankings(subject, MapChoice(**ranked)))
         if "median_test" in steps:
             found.append(MedianTests(subject, MedianTestOptions(**ranked, maps_drawn=options.maps_drawn)))
         return found

@@ -1,7 +1,7 @@
 """Step 3: rank the images of a generator by how strongly they excite each feature map."""
 
 from passes.command import run_step
-from patch_extraction.options import ActivationOptions
+from patch_extraction.options import MapChoice
 
 DESCRIPTION = (
     "Rank the fake images of a generator by the largest activation of each feature map, all maps in one pass: one CSV "
@@ -13,4 +13,4 @@ EXAMPLE = (
 )
 
 if __name__ == "__main__":
-    run_step("patch_extraction.analyses.ActivationRankings", DESCRIPTION, EXAMPLE, ActivationOptions)
+    run_step("patch_extraction.analyses.ActivationRankings", DESCRIPTION, EXAMPLE, MapChoice)

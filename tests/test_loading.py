@@ -115,16 +115,6 @@ def test_random_crops_do_not_depend_on_batches(tmp_path: Path) -> None:
     assert not torch.equal(whole, other)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_resuming_gives_the_rest(images: ImageSet, num_workers: int) -> None:
-    whole = batches(images)
-    for done in whole:
-        rest = batches(images, start=done.index, num_workers=num_workers)
-        assert [b.positions for b in rest] == [b.positions for b in whole[done.index :]]
-        assert [b.index for b in rest] == [b.index for b in whole[done.index :]]
-        assert [values(b) for b in rest] == [values(b) for b in whole[done.index :]]
-
-
 def test_a_plan_at_hand_is_used(images: ImageSet) -> None:
     assert [b.positions for b in batches(images, plan=((9, 7), (2,)))] == [(9, 7), (2,)]
 

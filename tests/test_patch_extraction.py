@@ -26,7 +26,7 @@ from patch_extraction.activations import MaxActivations, RankedImages, TopActiva
 from patch_extraction.analyses import choose_maps
 from patch_extraction.collages import draw_pages
 from patch_extraction.files import MapPatches, PatchFiles
-from patch_extraction.options import ActivationOptions, MapChoice, PatchOptions
+from patch_extraction.options import MapChoice, PatchOptions
 from patch_extraction.patches import NUMBERS, Box, Made, Patch, PatchCollector, Wanted, bounding_box, wanted_patches
 from utils.errors import UserError
 from utils.provenance import Origin, write_record
@@ -468,16 +468,10 @@ def subject(detector: Detector, output: Path = Path("nowhere")) -> Subject:
     return Subject(detector, "0.5", "gan", images(0), Reading(), RunOptions(output_dir=output))
 
 
-def test_selection_of_layers_and_of_all_maps(detector: Detector) -> None:
+def test_selection_of_all_maps(detector: Detector) -> None:
     everything = choose_maps(subject(detector), MapChoice(topk="all"))
     assert len(everything.maps) == 4800
     assert (everything.maps[0].key, everything.maps[-1].key) == ("conv1.#0(T=64)", "layer4.1.conv2.#511(T=512)")
-    some = choose_maps(subject(detector), MapChoice(layers=("layer1.0.conv1", "conv1")))
-    assert [fmap.layer for fmap in some.maps] == ["conv1"] * 64 + ["layer1.0.conv1"] * 64
-    with pytest.raises(UserError, match="resnet18 has no ranked layer 'fc'"):
-        choose_maps(subject(detector), MapChoice(layers=("conv1", "fc")))
-    with pytest.raises(UserError, match="--topk and --layers"):
-        MapChoice(topk=3, layers=("conv1",))
 
 
 def test_selection_from_a_ranking(detector: Detector, tmp_path: Path) -> None:
@@ -489,12 +483,6 @@ def test_selection_from_a_ranking(detector: Detector, tmp_path: Path) -> None:
     fewer = choose_maps(subject(detector), MapChoice(topk=1, relevances=path))
     assert fewer.inputs()["ranking"] == chosen.inputs()["ranking"]
     assert fewer.inputs() != chosen.inputs()
-
-
-def test_what_is_kept_of_each_map_by_default() -> None:
-    assert (ActivationOptions().kept, ActivationOptions().with_tables) == (0, True)
-    assert (ActivationOptions(topk="all").kept, ActivationOptions(topk="all").with_tables) == (40, False)
-    assert (ActivationOptions(topk="all", keep=0, csv=True).kept, ActivationOptions(keep=7).kept) == (0, 7)
 
 
 def test_flags_of_patches_that_images_have_too() -> None:
