@@ -45,6 +45,8 @@ class FFRS:
 
     def __init__(self, layers: Sequence[tuple[str, int]]) -> None:
         self.layers = tuple((str(name), int(channels)) for name, channels in layers)
+        if not self.layers or len(dict(self.layers)) != len(self.layers):
+            raise ValueError("expected at least one layer and no name twice")
         self.count = 0
         self._channels = np.array([channels for _, channels in self.layers], dtype=np.int64)
         size = int(self._channels.sum())
@@ -64,8 +66,21 @@ class FFRS:
         Args:
             positive: for each layer (N, C), sum over height and width of max(R, 0).
             absolute: for each layer (N,), sum over channels, height and width of abs(R).
+
+        Raises:
+            ValueError: layers or shapes are not those of the constructor.
         """
         names = [name for name, _ in self.layers]
+        if set(positive) != set(names) or set(absolute) != set(names):
+            odd = sorted((set(positive) ^ set(names)) | (set(absolute) ^ set(names)))
+            raise ValueError(f"layers differ from those of the statistic: {', '.join(odd)}")
+        samples = len(absolute[names[0]])
+        for name, channels in self.layers:
+            if positive[name].shape != (samples, channels) or absolute[name].shape != (samples,):
+                raise ValueError(
+                    f"layer {name}: expected shapes ({samples}, {channels}) and ({samples},), "
+                    f"got {tuple(positive[name].shape)} and {tuple(absolute[name].shape)}"
+                )
         parts = [positive[name] for name in names]
         both = torch.cat([*parts, *(absolute[name][:, None] for name in names)], dim=1)
         sums = both.detach().cpu().to(torch.float64).numpy()
@@ -89,7 +104,8 @@ class FFRS:
         self.count += len(wholes)
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
-        """Add the samples of another statistic of the same layers, given its `state()`."""
+        """Add the samples of another statistic, given its `state()`; raises ValueError as `load_state`."""
+        self._check_state(state)
         self._total += state["total"]
         self._squares += state["squares"]
         self._zero += state["zero_relevance"]
@@ -98,6 +114,8 @@ class FFRS:
     def state(self) -> dict[str, np.ndarray]:
         """Everything needed to go on later, as arrays (copies)."""
         return {
+            "layers": np.array([name for name, _ in self.layers]),
+            "channels": self._channels.copy(),
             "count": np.array(self.count, dtype=np.int64),
             "total": self._total.copy(),
             "squares": self._squares.copy(),
@@ -105,7 +123,12 @@ class FFRS:
         }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Replace all samples by those of `state()`."""
+        """Replace all samples by those of `state()`.
+
+        Raises:
+            ValueError: the state is over other layers, or an array has another shape.
+        """
+        self._check_state(state)
         self._total, self._squares = state["total"].astype(np.float64), state["squares"].astype(np.float64)
         self._zero, self.count = state["zero_relevance"].astype(np.int64), int(state["count"])
 
@@ -127,6 +150,13 @@ class FFRS:
     def result(self) -> Ranking:
         """All maps by descending omega, ties in layer and channel order; ValueError without samples."""
         return Ranking.from_values(self.layers, self.omega())
+
+    def _check_state(self, state: Mapping[str, np.ndarray]) -> None:
+        if tuple(zip(state["layers"].tolist(), state["channels"].tolist(), strict=True)) != self.layers:
+            raise ValueError("the state is of a statistic over different layers")
+        for name, array in self.state().items():
+            if state[name].shape != array.shape:
+                raise ValueError(f"saved state: expected {name} of shape {array.shape}, got {state[name].shape}")
 
     def _check_numbers(self, parts: np.ndarray, wholes: np.ndarray) -> None:
         together = np.add.reduceat(parts, self._first, axis=1)

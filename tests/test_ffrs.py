@@ -209,6 +209,18 @@ def test_non_finite_relevance_names_the_layer_and_changes_nothing(value: float, 
     assert_same_state(statistic, before)
 
 
+def break_layer(batch: Sums) -> None:
+    del batch[0]["conv1"]
+
+
+def break_channels(batch: Sums) -> None:
+    batch[0]["conv1"] = batch[0]["conv1"][:, :2]
+
+
+def break_samples(batch: Sums) -> None:
+    batch[1]["conv1"] = batch[1]["conv1"][:1]
+
+
 def break_sign(batch: Sums) -> None:
     batch[0]["conv1"] = -batch[0]["conv1"] - 1
 
@@ -217,7 +229,7 @@ def break_whole(batch: Sums) -> None:
     batch[1]["conv1"] = batch[1]["conv1"] / 4
 
 
-@pytest.mark.parametrize("fault", [break_sign, break_whole])
+@pytest.mark.parametrize("fault", [break_layer, break_channels, break_samples, break_sign, break_whole])
 def test_faulty_batches_are_refused_by_name_and_change_nothing(fault: object) -> None:
     statistic, batch = FFRS(LAYERS), sums(relevance_maps(3, 0))
     fault(batch)  # type: ignore[operator]
@@ -231,3 +243,20 @@ def test_no_samples_no_result() -> None:
     for call in (FFRS(LAYERS).omega, FFRS(LAYERS).result):
         with pytest.raises(ValueError, match="no samples"):
             call()
+
+
+@pytest.mark.parametrize("layers", [[], [("a", 2), ("a", 3)]])
+def test_layers_must_be_distinct(layers: list[tuple[str, int]]) -> None:
+    with pytest.raises(ValueError, match="layer"):
+        FFRS(layers)
+
+
+def test_other_layers_can_neither_be_merged_nor_loaded() -> None:
+    other = FFRS([("conv1", 3), ("layer1.0.conv1", 6)])
+    with pytest.raises(ValueError, match="different layers"):
+        FFRS(LAYERS).merge(other.state())
+    with pytest.raises(ValueError, match="different layers"):
+        FFRS(LAYERS).load_state(other.state())
+    damaged = FFRS(LAYERS).state() | {"squares": np.zeros(3)}
+    with pytest.raises(ValueError, match="squares"):
+        FFRS(LAYERS).load_state(damaged)
