@@ -150,7 +150,7 @@ def test_recipes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert list(recipes) == ["mirrored.py", "brightness.py", "brightest.py", "tiny.py"]
+    assert list(recipes) == ["mirrored.py", "brightness.py", "brightest.py", "one_layer.py"]
 
     def run(name: str, *more: str, arch: str = "resnet18", weights: Path = small_weights) -> None:
         words = ["--arch", arch, "--weights", str(weights), "--dataset_dir", str(small_images), "--gan_name", "gan"]
@@ -182,13 +182,13 @@ def test_recipes(
     before = architectures()
     try:
         torch.manual_seed(0)
-        monkeypatch.delitem(sys.modules, f"tff_plugin:{recipes['tiny.py'].resolve()}", raising=False)
+        monkeypatch.delitem(sys.modules, f"tff_plugin:{recipes['one_layer.py'].resolve()}", raising=False)
         monkeypatch.setattr(sys, "argv", ["x"])
-        runpy.run_path(str(recipes["tiny.py"]))
-        torch.save(build_model("tiny").state_dict(), "tiny.pth")
-        unregister_architecture("tiny")
-        words = ["--plugin", "tiny.py", "--bootstrap", "10", "--blur_jpg", "t"]
-        run("mirrored.py", *words, arch="tiny", weights=Path("tiny.pth"))
+        runpy.run_path(str(recipes["one_layer.py"]))
+        torch.save(build_model("one_layer").state_dict(), "one_layer.pth")
+        unregister_architecture("one_layer")
+        words = ["--plugin", "one_layer.py", "--bootstrap", "10", "--blur_jpg", "t"]
+        run("mirrored.py", *words, arch="one_layer", weights=Path("one_layer.pth"))
         assert Path("output/evaluation/t/gan/scores.csv").is_file()
     finally:
         for name in set(architectures()) - set(before):

@@ -18,7 +18,9 @@ from utils import cli
 from utils.errors import UserError
 
 SCRIPTS = sorted(
-    path.stem for path in SOURCES.glob("*.py") if "__main__" in path.read_text() or "run_step" in path.read_text()
+    path.stem
+    for path in SOURCES.glob("*.py")
+    if path.stem != "__main__" and ("__main__" in path.read_text() or "run_step" in path.read_text())
 )
 
 # Asks every script for its help, and says which were not quick.
