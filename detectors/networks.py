@@ -29,6 +29,9 @@ _PUBLISHED_BOX = (-2.1179039, 2.64)
 PLUGINS = "tff.detectors"
 """Group of entry points; each names a module that registers networks when it is imported."""
 
+BUILT_IN: tuple[str, ...] = ()
+"""Modules of the project that do the same, imported when one of their networks is asked for."""
+
 
 class Rules(Protocol):
     """What a network asks for: from the name of a rule to the rules of all steps."""
@@ -199,13 +202,13 @@ def load_plugin(name: str) -> None:
 
 @cache
 def load_installed_plugins() -> None:
-    """Import what installed packages offer under the entry points `tff.detectors`, once.
+    """Import the modules of `BUILT_IN` and what installed packages offer under the entry points `tff.detectors`, once.
 
     Raises:
         UserError: one of them fails.
     """
-    for entry in entry_points(group=PLUGINS):
-        load_plugin(entry.module)
+    for name in [*BUILT_IN, *(entry.module for entry in entry_points(group=PLUGINS))]:
+        load_plugin(name)
 
 
 def _register_resnet(depth: int) -> None:

@@ -28,6 +28,7 @@ EXPERIMENTS = (
     "cr_ud",
     "mini_forensynths",
 )
+TENANTS = ("patch_forensics", "source_attribution")  # experiments with a training of their own
 GROUND = {"lrp", "utils"}
 IMAGES = {"images", *GROUND}
 DETECTORS = {"detectors", *IMAGES}
@@ -42,8 +43,9 @@ ALLOWED = {
     "passes": PASSES,
     "evaluation": EVALUATION,
     **{name: {name, "fmap_ranking", *EVALUATION} for name in EXPERIMENTS},
-    "reproduction": {"reproduction", *EXPERIMENTS, *EVALUATION},
-    "src": {"reproduction", *EXPERIMENTS, *EVALUATION},
+    **{name: {name, "fmap_ranking", "cr_ud", *EVALUATION} for name in TENANTS},
+    "reproduction": {"reproduction", *EXPERIMENTS, *TENANTS, *EVALUATION},
+    "src": {"reproduction", *EXPERIMENTS, *TENANTS, *EVALUATION},
 }
 MODULES = sorted(path for name in ALLOWED for path in (ROOT / name).glob("*.py"))
 NETWORKS = {"torchvision", "efficientnet_pytorch", "timm", "captum"}
