@@ -15,7 +15,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,12 @@ lint: $(VENV)/.installed-dev ## Check style, format, types and the Dockerfile
 	$(BIN)/mypy
 	@if [ -x $(BIN)/hadolint ]; then echo '$(BIN)/hadolint Dockerfile'; $(BIN)/hadolint Dockerfile; \
 	else echo 'Dockerfile not checked: hadolint has no wheel for this machine'; fi
+
+bench: $(VENV)/.installed-dev ## Measure speed and memory, and write benchmarks/RESULTS.md (about half an hour)
+	$(BIN)/python benchmarks/relevance.py --write
+	$(BIN)/python benchmarks/ffrs.py --write
+	$(BIN)/python benchmarks/analyses.py --write
+	$(BIN)/python benchmarks/processes.py --write
 
 clean: ## Remove the virtual environment, caches and output
 	rm -rf $(VENV) output build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -37,7 +37,7 @@ def make_contender(detector: Detector, images: ImageSet, batch: int) -> Contende
 
 def main() -> None:
     parser = make_parser(__doc__, batch=16, rounds=1)
-    parser.add_argument("--images", nargs="+", type=int, default=[50, 100, 200])
+    parser.add_argument("--images", nargs="+", type=int, default=[50, 200, 800])
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     args = parser.parse_args()
     rows = []

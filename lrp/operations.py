@@ -241,8 +241,15 @@ class Convolution(LinearOperation):
         return strided and upstream.dtype == torch.bfloat16 and upstream.device.type == "cpu"
 
 
+_ONEDNN = (torch.float32, torch.bfloat16)
+
+
 def _by_pixel(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     """The channels of every pixel times a matrix (C, K), as one product over all pixels in channels-last order."""
+    if x.device.type == "cpu" and x.dtype in _ONEDNN and torch.backends.mkldnn.is_available():
+        # Twice as fast as the product of matrices where that is MKL's and the processor not Intel's.
+        weight = matrix.t()[:, :, None, None]
+        return torch.ops.aten.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)
     pixels = x.permute(0, 2, 3, 1)
     rows = pixels.reshape(-1, pixels.shape[-1])  # a product of views would go image row by image row
     product = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)

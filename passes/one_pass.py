@@ -21,7 +21,7 @@ from images.decoding import Crop
 from images.loading import Batch, Plan, SkippedImage, iterate_batches, plan_batches
 from images.sets import ImageItem, ImageSet
 from passes.interrupts import GracefulInterrupt
-from passes.processes import Ranks
+from passes.processes import Ranks, SeparateJob
 from utils.cli import progress
 from utils.errors import Interrupted, UserError
 from utils.files import read_npz, write_npz
@@ -247,13 +247,13 @@ def run_pass(
             if not interrupt.requested or updating:
                 raise
         # Also after the last batch: whatever stops the writing of results, the images need not be seen again.
-        if finished:
+        if finished or isinstance(ranks, SeparateJob):
             keep()
         if interrupt.requested:
             kept = state is not None and (finished or done)
             hint = f"state saved, {state.hint}" if state is not None and kept else "nothing was saved"
             raise Interrupted(f"after {len(done) + finished} of {len(plan)} batches; {hint}")
-    if ranks.world_size > 1:
+    if ranks.meet:
         _merge_ranks(collectors, report, ranks, image_set)
     return report
 
@@ -268,8 +268,8 @@ class _SavedState:
         self._done: list[int] = []
         self._batches = range(batches)
         self._last_save = time.monotonic()
-        self._path = _part(state.path, ranks)
-        group = {_part(state.path, Ranks(rank, ranks.world_size)) for rank in range(ranks.world_size)}
+        self._path = state_part(state.path, ranks)
+        group = {state_part(state.path, Ranks(rank, ranks.world_size)) for rank in range(ranks.world_size)}
         self._paths = state_files(state.path)
         # Files of another number of processes count until the first process has saved what is to be kept of them.
         self._superseded = [path for path in self._paths if path not in group]
@@ -304,6 +304,10 @@ class _SavedState:
         interruption. One of another number is merged in the first process, and the batches left are dealt anew.
         """
         parts = self._read() if self._state.resume else []
+        if parts and self._superseded and isinstance(self._ranks, SeparateJob):
+            raise UserError(
+                f"{parts[0].path} is of another division into parts: give the same --part K/N, or remove it"
+            )
         for part in parts:
             if part.path == self._path if not self._superseded else self._ranks.is_first:
                 try:
@@ -387,7 +391,8 @@ def discard_state(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _part(path: Path, ranks: Ranks) -> Path:
+def state_part(path: Path, ranks: Ranks) -> Path:
+    """The file of one process or job."""
     if ranks.world_size == 1:
         return path
     return path.with_name(f"{path.stem}.rank{ranks.rank}of{ranks.world_size}{path.suffix}")

@@ -9,6 +9,18 @@ from typing import Literal
 from utils.settings import count, flag
 
 
+def part_of(text: str) -> str:
+    """K/N with 1 <= K <= N.
+
+    >>> part_of("2/8")
+    '2/8'
+    """
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"{text!r} is no part K/N, such as 2/8")
+    return text
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Run."""
@@ -19,6 +31,14 @@ class RunOptions:
         "none", "published: compute as the published code does, faults included"
     )
     resume: bool = flag(False, "go on from the state an interrupted run has saved", recorded=False)
+    part: str | None = flag(
+        None,
+        "see only this part of the images, as one of N jobs that never meet, and leave the state for "
+        "src/merge_states.py (docs/scaling.md)",
+        parse=part_of,
+        metavar="K/N",
+        recorded=False,
+    )
     overwrite: bool = flag(
         False, "compute again what is done, and replace results of another checkpoint or origin", recorded=False
     )

@@ -1,4 +1,4 @@
-"""This process among those that `torchrun` started: rank, device, gathering. One process alone needs none of it."""
+"""This process among others: those that `torchrun` started, which meet, or separate jobs, which never do."""
 
 from __future__ import annotations
 
@@ -32,12 +32,17 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the results."""
+        """Whether this process writes the results, and speaks."""
         return self.rank == 0
+
+    @property
+    def meet(self) -> bool:
+        """Whether there are other processes to wait for."""
+        return self.world_size > 1
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all processes in the order of their ranks, at rank 0; None elsewhere."""
-        if self.world_size == 1:
+        if not self.meet:
             return [value]
         gathered: list[Any] | None = [None] * self.world_size if self.is_first else None
         torch.distributed.gather_object(value, gathered, dst=0)
@@ -45,7 +50,7 @@ class Ranks:
 
     def sum(self, values: list[float]) -> list[float]:
         """The sum of each value over all processes, everywhere."""
-        if self.world_size == 1:
+        if not self.meet:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
         torch.distributed.all_reduce(tensor)
@@ -54,7 +59,7 @@ class Ranks:
     def from_first(self, value: T | None) -> T:
         """The value that rank 0 has, everywhere."""
         values = [value]
-        if self.world_size > 1:
+        if self.meet:
             torch.distributed.broadcast_object_list(values, src=0)
         (first,) = values
         assert first is not None
@@ -62,13 +67,28 @@ class Ranks:
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors by those of rank 0."""
-        for tensor in tensors if self.world_size > 1 else ():
+        for tensor in tensors if self.meet else ():
             torch.distributed.broadcast(tensor, src=0)
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.world_size > 1:
+        if self.meet:
             torch.distributed.barrier()
+
+
+@dataclass(frozen=True)
+class SeparateJob(Ranks):
+    """One of several jobs, on any machines at any time: each leaves its state, which a later run merges."""
+
+    @property
+    def is_first(self) -> bool:
+        """It speaks for itself."""
+        return True
+
+    @property
+    def meet(self) -> bool:
+        """Never."""
+        return False
 
 
 @contextmanager

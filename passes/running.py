@@ -16,9 +16,9 @@ from images.finding import find_images
 from images.sets import ImageSet
 from passes.analysis import Analysis, Subject, draw_once
 from passes.interrupts import only_writer
-from passes.one_pass import Collector, PassReport, PassState, discard_state, run_pass, state_files
+from passes.one_pass import Collector, PassReport, PassState, discard_state, run_pass, state_files, state_part
 from passes.options import RunOptions
-from passes.processes import Ranks, process_group
+from passes.processes import Ranks, SeparateJob, process_group
 from passes.shared_forward import SharedForward
 from utils.cli import announce, say
 from utils.errors import UserError
@@ -80,6 +80,7 @@ def subjects(
     """
     choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
     with process_group() as ranks:
+        ranks = separate(run, ranks)
         loaded = [load(choice) for choice in choices]
         sets = warned(find(images), ranks)
         yield (
@@ -91,6 +92,20 @@ def subjects(
             ],
             ranks,
         )
+
+
+def separate(run: RunOptions, ranks: Ranks) -> Ranks:
+    """This process as one of the separate jobs that `--part` speaks of, if it does.
+
+    Raises:
+        UserError: It is one of a group already.
+    """
+    if run.part is None:
+        return ranks
+    if ranks.meet:
+        raise UserError("--part divides the images among separate jobs: start them without torchrun, or leave it out")
+    number, _, parts = run.part.partition("/")
+    return SeparateJob(int(number) - 1, int(parts)) if int(parts) > 1 else ranks
 
 
 def warned(sets: dict[str, ImageSet], ranks: Ranks) -> dict[str, ImageSet]:
@@ -141,14 +156,18 @@ def run_analyses(
     """
     ranks, tracker = ranks or Ranks(), tracker or Tracker()
     required = {str(entry.outputs[0]): entry for analysis in analyses for entry in analysis.requires()}
+    is_part = isinstance(ranks, SeparateJob)
     for group in _by_images(list(required.values())):
+        for entry in group if is_part else ():
+            if not entry.is_done():
+                raise UserError(f"{entry.gan_name}: {entry.name} comes first: run and merge all its parts, then this")
         _run_group(group, ranks, None, always_resume)
     for group in _by_images(analyses):
         _run_group(group, ranks, job, always_resume)
-        if ranks.is_first:
+        if ranks.is_first and not is_part:
             for analysis in group:
                 tracker.log({f"{analysis.gan_name}/{name}": value for name, value in analysis.numbers().items()})
-    if not ranks.is_first:
+    if is_part or not ranks.is_first:
         return
     for analysis in analyses:
         for line in analysis.messages():
@@ -200,9 +219,12 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
     state = PassState(path, conditions, resume, lenient=always_resume)
     with ExitStack() as stack:
         if ranks.is_first:
-            stack.enter_context(only_writer(path))
+            stack.enter_context(only_writer(state_part(path, ranks) if isinstance(ranks, SeparateJob) else path))
         announce(f"{first.gan_name}: {', '.join(a.name for a in todo)}, {len(images)} images", ranks.is_first)
         report = _pass(first, images, collectors, state, ranks)
+        if isinstance(ranks, SeparateJob):
+            say(f"{first.gan_name}: part {run.part} is done; merge all parts with src/merge_states.py")
+            return
         if ranks.is_first:
             for analysis, collector in zip(todo, collectors.values(), strict=True):
                 try:

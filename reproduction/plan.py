@@ -48,6 +48,8 @@ def reproduce(
         UserError: Something a user can mend.
         Interrupted: With the state saved; the same call goes on.
     """
+    if run.part is not None:
+        raise UserError("--part divides one step among jobs, and the reproduction has many: give it to each step")
     if options.report_only:
         return write_report(run.output_dir, single_file=options.single_file)
     with figure_formats("png", *(["pdf"] if options.pdf else [])), process_group() as ranks:

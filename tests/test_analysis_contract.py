@@ -287,6 +287,51 @@ def test_two_processes_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path
 
 
 @every_case
+def test_separate_jobs_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path) -> None:
+    assert runs(case, tmp_path / "one").code == 0
+    folders = [tmp_path / name for name in ("a", "b", "merged")]
+    for number, folder in enumerate(folders[:2], start=1):
+        if case.steps_before:
+            runs(CASES[case.steps_before[0]], folder)
+        part = runs(case, folder, "--part", f"{number}/2")
+        assert part.code == 0, part.err
+        assert not list(folder.glob(case.table)), "a table of a part"
+    missing = runs.scripts("merge_states", folders[0], "--output_dir", folders[2])
+    assert missing.code == 2
+    assert "2 missing" in missing.err
+    assert not list(folders[2].glob("**/*.npz"))
+    assert runs.scripts("merge_states", *folders[:2], "--output_dir", folders[2]).code == 0
+    if case.steps_before:
+        runs(CASES[case.steps_before[0]], folders[2])
+    with at_batch(99, stop) as batches:
+        done = runs(case, folders[2], "--resume")
+    assert done.code == 0, done.err
+    assert batches[0] == 0, "an image was seen again"
+    assert sorted(tables(folders[2])) == sorted(tables(tmp_path / "one"))
+    (a,), (b,) = (folder.glob(case.table) for folder in (tmp_path / "one", folders[2]))
+    if a.name == "scores.csv":
+        assert a.read_bytes() == b.read_bytes()
+    assert not list(folders[2].glob(".states/*.npz"))
+
+
+def test_parts_of_other_runs_are_not_merged(runs: Runs, tmp_path: Path) -> None:
+    a, b, merged = (tmp_path / name for name in ("a", "b", "merged"))
+    case = CASES["evaluation"]
+    assert runs(case, a, "--part", "1/2").code == 0
+    assert runs(case, b, "--part", "2/2", "--jpeg", "90").code == 0
+    refused = runs.scripts("merge_states", a, b, "--output_dir", merged)
+    assert refused.code == 2
+    assert "of different runs" in refused.err
+    twice = runs.scripts("merge_states", a, shutil.copytree(a, tmp_path / "c"), "--output_dir", merged)
+    assert twice.code == 2
+    assert "there twice" in twice.err
+    assert runs(case, a, "--part", "1/3", "--resume").code == 2
+    assert "is no part K/N" in runs(case, a, "--part", "3/2").err
+    assert runs.scripts("merge_states", tmp_path, "--output_dir", merged).code == 2
+    assert not merged.exists()
+
+
+@every_case
 def test_the_record_is_a_config(case: Case, runs: Runs, tmp_path: Path) -> None:
     assert runs(case, tmp_path / "out").code == 0
     (table,) = (tmp_path / "out").glob(case.table)
