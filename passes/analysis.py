@@ -72,6 +72,8 @@ class Analysis(ABC, Generic[Options]):
     """Version of the computation; to be raised whenever its numbers change."""
     labels: ClassVar[Collection[int]] = (0, 1)
     """Labels of the images that it looks at."""
+    divisible: ClassVar[bool] = True
+    """Whether jobs that never meet can share its images: nothing but the state comes out of a pass."""
 
     def __init__(self, subject: Subject, options: Options) -> None:
         self.subject, self.options = subject, options

@@ -21,7 +21,7 @@ from passes.options import RunOptions
 from passes.processes import Ranks, SeparateJob, process_group
 from passes.shared_forward import SharedForward
 from utils.cli import announce, say
-from utils.errors import UserError
+from utils.errors import Finished, UserError
 from utils.layout import Layout
 from utils.provenance import refuse_other_weights
 from utils.settings import plain
@@ -46,6 +46,7 @@ def run_experiment(
     Raises:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+        Finished: With `--part`: the states of this part are saved.
     """
 
     def find(choice: ImageChoice) -> dict[str, ImageSet]:
@@ -153,21 +154,26 @@ def run_analyses(
     Raises:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+        Finished: With `--part`: the states of this part are saved.
     """
     ranks, tracker = ranks or Ranks(), tracker or Tracker()
     required = {str(entry.outputs[0]): entry for analysis in analyses for entry in analysis.requires()}
     is_part = isinstance(ranks, SeparateJob)
+    for entry in [*required.values(), *(entry for entry in analyses if not entry.divisible)] if is_part else ():
+        if not entry.is_done():
+            raise UserError(f"{entry.gan_name}: {entry.name} cannot be divided here: run it first, without --part")
     for group in _by_images(list(required.values())):
-        for entry in group if is_part else ():
-            if not entry.is_done():
-                raise UserError(f"{entry.gan_name}: {entry.name} comes first: run and merge all its parts, then this")
         _run_group(group, ranks, None, always_resume)
+    parts = False
     for group in _by_images(analyses):
-        _run_group(group, ranks, job, always_resume)
-        if ranks.is_first and not is_part:
+        if _run_group(group, ranks, job, always_resume):
+            parts = True
+        elif ranks.is_first:
             for analysis in group:
                 tracker.log({f"{analysis.gan_name}/{name}": value for name, value in analysis.numbers().items()})
-    if is_part or not ranks.is_first:
+    if parts:
+        raise Finished("merge all parts with src/merge_states.py")
+    if not ranks.is_first:
         return
     for analysis in analyses:
         for line in analysis.messages():
@@ -187,15 +193,15 @@ def run_analyses(
         _show(type(own[0]).tabulate(own), tracker, own[0].name)
 
 
-def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, always_resume: bool) -> None:
-    """The analyses of one image set: one pass, then their files."""
+def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, always_resume: bool) -> bool:
+    """The analyses of one image set: one pass, then their files. Of a part only the state; then True."""
     first = group[0].subject
     run = first.run
     todo = [analysis for analysis in group if run.overwrite or not analysis.is_done()]
     if not todo:
         if ranks.is_first:
             say(f"{first.gan_name}: {', '.join(a.name for a in group)}: done before, nothing to compute")
-        return
+        return False
     layout = Layout(run.output_dir, first.detector.arch, first.tag)
     path = layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
     resume = run.resume or always_resume
@@ -223,8 +229,8 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         announce(f"{first.gan_name}: {', '.join(a.name for a in todo)}, {len(images)} images", ranks.is_first)
         report = _pass(first, images, collectors, state, ranks)
         if isinstance(ranks, SeparateJob):
-            say(f"{first.gan_name}: part {run.part} is done; merge all parts with src/merge_states.py")
-            return
+            say(f"{first.gan_name}: part {run.part} is done")
+            return True
         if ranks.is_first:
             for analysis, collector in zip(todo, collectors.values(), strict=True):
                 try:
@@ -234,6 +240,7 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         ranks.wait()
         if ranks.is_first:
             discard_state(path)
+    return False
 
 
 def _pass(

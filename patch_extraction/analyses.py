@@ -151,6 +151,7 @@ class Patches(_OfMaps[PatchOptions]):
     """
 
     name = "patches"
+    divisible = False  # pictures are written on the way
 
     def __init__(self, subject: Subject, options: PatchOptions) -> None:
         super().__init__(subject, options)

@@ -286,13 +286,16 @@ def test_two_processes_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path
     assert not list((tmp_path / "two").glob(".states/*.npz"))
 
 
-@every_case
-def test_separate_jobs_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_separate_jobs_do_the_work_of_one(name: str, runs: Runs, tmp_path: Path) -> None:
+    case = CASES[name]
+    if name == "patches":
+        runs(CASES["activations"], tmp_path / "one")
+        assert "without --part" in runs(case, tmp_path / "one", "--part", "1/2").err
+        return
     assert runs(case, tmp_path / "one").code == 0
     folders = [tmp_path / name for name in ("a", "b", "merged")]
     for number, folder in enumerate(folders[:2], start=1):
-        if case.steps_before:
-            runs(CASES[case.steps_before[0]], folder)
         part = runs(case, folder, "--part", f"{number}/2")
         assert part.code == 0, part.err
         assert not list(folder.glob(case.table)), "a table of a part"
@@ -301,8 +304,6 @@ def test_separate_jobs_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path
     assert "2 missing" in missing.err
     assert not list(folders[2].glob("**/*.npz"))
     assert runs.scripts("merge_states", *folders[:2], "--output_dir", folders[2]).code == 0
-    if case.steps_before:
-        runs(CASES[case.steps_before[0]], folders[2])
     with at_batch(99, stop) as batches:
         done = runs(case, folders[2], "--resume")
     assert done.code == 0, done.err

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from utils.errors import UserError
+from utils.errors import Finished, UserError
 from utils.files import as_user_error
 
 EXIT_DONE = 0
@@ -80,7 +80,10 @@ def run_script(main: Callable[[], object]) -> NoReturn:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
     try:
-        main()
+        try:
+            main()
+        except Finished as finished:
+            say(str(finished))
         sys.stdout.flush()
     except KeyboardInterrupt as error:
         _complain(f"interrupted: {error}" if str(error) else "interrupted")
