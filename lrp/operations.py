@@ -201,23 +201,21 @@ class Convolution(LinearOperation):
         return self.weight.shape[2:] == (1, 1) and self.groups == 1 and not any(self.padding)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self._is_pointwise:
-            return _by_pixel(self._strided(x).to(weight.dtype), weight[..., 0, 0].t(), bias)
         padding, explicit = self._padding(x)
         if explicit is not None:
             x = F.pad(x, explicit)
         x = x.to(weight.dtype)  # the mean before a squeeze-and-excitation gate is in float32 even in a bf16 network
-        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return _convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         if self._is_slow_in_bfloat16(upstream):
             return self.adjoint(upstream.float(), weight.float(), like).to(upstream.dtype)
         if self._is_pointwise:
-            share = _by_pixel(upstream, weight[..., 0, 0])
+            share = _convolve(upstream, weight.transpose(0, 1))
             if self.stride == (1, 1):
                 return share
             result = torch.zeros_like(like, dtype=share.dtype, memory_format=torch.channels_last)
-            self._strided(result).copy_(share)
+            result[..., :: self.stride[0], :: self.stride[1]] = share
             return result
         padding, explicit = self._padding(like)
         height, width = like.shape[-2:]
@@ -232,28 +230,32 @@ class Convolution(LinearOperation):
             result = result[..., top : top + height, left : left + width]
         return result
 
-    def _strided(self, x: Tensor) -> Tensor:
-        return x if self.stride == (1, 1) else x[..., :: self.stride[0], :: self.stride[1]]
-
     def _is_slow_in_bfloat16(self, upstream: Tensor) -> bool:
         """Whether the processor has no fast kernel: a strided grouped adjoint in bf16 takes 30 times that in fp32."""
         strided = self.groups > 1 and self.stride != (1, 1)
         return strided and upstream.dtype == torch.bfloat16 and upstream.device.type == "cpu"
 
 
-_ONEDNN = (torch.float32, torch.bfloat16)
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """As `torch.nn.functional.conv2d`, on processors always by oneDNN.
 
-
-def _by_pixel(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The channels of every pixel times a matrix (C, K), as one product over all pixels in channels-last order."""
+    PyTorch itself takes other ways with one thread, and products of matrices for kernels of 1x1: half as fast where the
+    processor is not Intel's.
+    """
     if x.device.type == "cpu" and x.dtype in _ONEDNN and torch.backends.mkldnn.is_available():
-        # Twice as fast as the product of matrices where that is MKL's and the processor not Intel's.
-        weight = matrix.t()[:, :, None, None]
-        return torch.ops.aten.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)
-    pixels = x.permute(0, 2, 3, 1)
-    rows = pixels.reshape(-1, pixels.shape[-1])  # a product of views would go image row by image row
-    product = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
-    return product.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+        return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+_ONEDNN = (torch.float32, torch.bfloat16)
 
 
 class Dense(LinearOperation):
