@@ -8,8 +8,9 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,12 +24,21 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "netC")
 _EXPECTED = f"expected a dictionary of tensors, bare or under one of the keys {', '.join(_WRAPPERS)}"
-# left by DataParallel, by torch.compile and by a module that only holds the network
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# left by DataParallel, by torch.compile and by modules that only hold the network
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 # Old checkpoints lack the batch counters of batch norms, which inference does not read.
 _OPTIONAL = ".num_batches_tracked"
 _SQUEEZE_EXCITE = re.compile(r"\._se_(reduce|expand)\.(weight|bias)$")
 _LONGEST_HEADER = 100_000_000
+_SCALAR = np.float64(0).__reduce__()[0]
+_ALLOWED: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64", "str")),
+    # as it was called before NumPy 2, and since
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
 _DETECTOR = "this is a detector, not an ImageNet classifier"
 _OTHER_OUTPUTS = {
     1: _DETECTOR,
@@ -50,8 +60,8 @@ def read_state(path: Path) -> State:
     """Tensors of a checkpoint by name, on the CPU, as they are in the file (perhaps mapped to it).
 
     Accepted: a PyTorch file with a state dictionary, bare or under `model`, `state_dict`, `model_state_dict`, `net`
-    or `netC`, and safetensors; the content decides, not the suffix. `module.`, `_orig_mod.` and `model.` are dropped
-    where all names begin so.
+    or `netC`, and safetensors; the content decides, not the suffix. `module.`, `_orig_mod.`, `model.`, `net.` and
+    `backbone.` are dropped where all names begin so.
 
     Raises:
         UserError: if the file is missing, unreadable, no checkpoint, or holds anything else than plain tensors.
@@ -73,7 +83,10 @@ def read_state(path: Path) -> State:
             raise UserError(f"weights {path} are not a readable checkpoint but {what}")
     content = _read_content(path, is_safetensors)
     if isinstance(content, Mapping):
-        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        inside = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        # one of them may hold settings of the network
+        tensors = [part for part in inside if any(isinstance(value, Tensor) for value in part.values())]
+        content = next(iter([*tensors, *inside]), content)
     if not isinstance(content, Mapping):
         raise UserError(f"weights {path} are not a checkpoint: {_EXPECTED}")
     if not content:
@@ -88,8 +101,8 @@ def _read_content(path: Path, is_safetensors: bool) -> object:
         if is_safetensors:
             return load_file(path, device="cpu")
         # mapped, so that the optimiser state of a training checkpoint is not read; many training scripts save their
-        # arguments beside the weights, and a Namespace can hold no more than what is allowed anyway
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # arguments and NumPy's numbers beside the weights, and these can hold no more than what is allowed anyway
+        with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # a broken file can raise nearly anything from inside the restricted unpickler
     except Exception as error:
@@ -157,7 +170,8 @@ def load_state(
     if shapes != _expected(architecture.build, 2 if fold else outputs):
         raise _misfit(path, shapes, architecture, outputs, fitting)
     others = [name for name in fitting if name != architecture.name]
-    if others:
+    # a folder of the network's name says which it is
+    if others and architecture.name not in path.parts:
         sys.stderr.write(
             f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
             f"strides nor preprocessing): taken as {architecture.name}; --arch chooses another\n"
@@ -237,6 +251,11 @@ def _fitting(shapes: Shapes) -> list[str]:
     """Registered networks whose tensors, the number of outputs aside, have these names (without prefix) and shapes."""
     fitting = []
     for architecture in map(get_architecture, architectures()):
+        # what is cheap to see goes before building the network; its own prefix is not known yet
+        last = f".{architecture.last_layer}.weight"
+        likely = any(last.endswith(f".{name}") for name in shapes) and architecture.telltale in {"", *shapes}
+        if not likely:
+            continue
         named = _named_as_in(architecture, shapes)
         rows = _rows(named, architecture)
         if rows and _expected(architecture.build, rows) == named:

@@ -20,6 +20,7 @@ from torch import nn
 import detectors.efficientnet_layers  # noqa: F401 (makes them known)
 from detectors.heads import Head, OneLogit
 from detectors.transforms import Bounds, InputTransform, Normalise
+from images.decoding import Crop
 from lrp import RuleTable, ZBox, rule_table
 from utils.errors import UserError
 
@@ -29,7 +30,7 @@ _PUBLISHED_BOX = (-2.1179039, 2.64)
 PLUGINS = "tff.detectors"
 """Group of entry points; each names a module that registers networks when it is imported."""
 
-BUILT_IN: tuple[str, ...] = ()
+BUILT_IN: tuple[str, ...] = ("detectors.convolutional",)
 """Modules of the project that do the same, imported when one of their networks is asked for."""
 
 
@@ -63,7 +64,7 @@ def boxed_rules(name: str, bounds: Bounds | None, *, published: bool = False) ->
     table = plain_rules(name, bounds, published=published)
     if bounds is None:
         return table
-    box = ZBox(*_PUBLISHED_BOX) if published else ZBox(*bounds)
+    box = ZBox(*_PUBLISHED_BOX) if published and bounds == Normalise().bounds() else ZBox(*bounds)
     return replace(table, first_convolution=box)
 
 
@@ -79,9 +80,14 @@ class Architecture:
         gradcam_layer: name of the layer whose output Grad-CAM weights.
         aliases: other spellings of the name.
         transform: from uint8 images to the network's input.
+        crop: how its authors scale and crop images before that when they test; by default not at all.
+        side: pixels of both sides of the only images that it takes; 0 where it takes any.
         head: what the output of a detector means.
         rules: of its explanation; the place for the rule of an operation of one's own.
         fake_class: the class that is fake in checkpoints with two outputs, where all of them agree on it.
+        reads: what it was trained to read, if that is no photograph: the user provides these images.
+        telltale: name of a tensor that all its checkpoints hold and those of other networks do not; where there is one,
+            the network is not built to recognise that a file is of another.
         imagenet_files: names under which the public ImageNet checkpoints are known.
         source: where network and weights come from, and under which licence.
     """
@@ -92,9 +98,13 @@ class Architecture:
     gradcam_layer: str
     aliases: tuple[str, ...] = ()
     transform: InputTransform = Normalise()
+    crop: Crop = Crop()
+    side: int = 0
     head: Head = OneLogit()
     rules: Rules = boxed_rules
     fake_class: int | None = None
+    reads: str = ""
+    telltale: str = ""
     imagenet_files: tuple[str, ...] = ()
     source: str = ""
 
@@ -224,6 +234,7 @@ def _register_resnet(depth: int) -> None:
             build,
             last_layer="fc",
             gradcam_layer="layer4",
+            aliases=("cnndetect", "cnnspot") if depth == 50 else (),
             imagenet_files=files,
             source="torchvision (BSD-3-Clause); detectors of Wang et al. 2020",
         )

@@ -19,7 +19,7 @@ from evaluation.published import wang_results
 from evaluation.scores import ScoreCollector, read_scores
 from evaluation.tables import write_comparison
 from images.choice import ImageChoice, Reading
-from images.decoding import image_size
+from images.decoding import Crop, image_size
 from images.finding import find_images
 from images.sets import ImageSet, find_loose_images
 from passes.analysis import Subject, draw_once
@@ -38,6 +38,7 @@ _OF_DETECTOR_OR_SET = (
     ("images", "weights", "calibration"),
     ("gan_name", "tag", "arch", "weights", "fake_class", "bsize"),
 )
+_CUT = ("crop", "cropped_late")
 
 
 class Evaluation(Assessment[EvaluationOptions]):
@@ -49,16 +50,22 @@ class Evaluation(Assessment[EvaluationOptions]):
     one_label = True
 
     def __init__(self, subject: Subject, options: EvaluationOptions) -> None:
-        self._reading, crop = subject.reading, subject.reading.cropping()
+        self._reading, self._crop = subject.reading, subject.crop
         # Blur and JPEG act on whole images; where single pixels change, cropping first gives the same.
-        self._late = crop if crop.kind != "none" and (options.jpeg or options.blur or options.rescale) else None
+        self._late = self._crop if self._crop != Crop() and (options.jpeg or options.blur or options.rescale) else None
         if self._late is not None:
-            subject = replace(subject, reading=replace(subject.reading, crop="none", resize=0))
+            whole = replace(subject.reading, crop="none", resize=0, preprocessing="as_is")
+            subject = replace(subject, reading=whole)
         super().__init__(subject, options)
 
     @property
     def reading(self) -> Reading:
         return self._reading
+
+    @property
+    def cut_by_authors(self) -> bool:
+        """Whether images are cut in a way of the detector's own, whatever the command line says."""
+        return self._crop != self._reading.cropping()
 
     @cached_property
     def conditions(self) -> Sequence[Condition]:
@@ -77,12 +84,12 @@ class Evaluation(Assessment[EvaluationOptions]):
         return safe_join(self.layout.root, self.experiment, self.layout.tag, self.gan_name)
 
     def write(self, collector: ScoreCollector, report: PassReport) -> dict[str, object]:
-        crop, smaller = self.reading.cropping(), 0
+        crop, smaller = self._crop, 0
         if crop.kind == "center" and not crop.resize:
             scored = set(collector.result().paths)
             sizes = (image_size(item.path) for item in self.images.items if item.name in scored)
             smaller = sum(min(size) < crop.size for size in sizes)
-        return {**super().write(collector, report), "smaller_than_crop": smaller}
+        return {**super().write(collector, report), "smaller_than_crop": smaller, "cut_by_authors": self.cut_by_authors}
 
     def doubts(self) -> list[str]:
         smaller = self.notes().get("smaller_than_crop")
@@ -111,7 +118,7 @@ def evaluate(
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
     if options.rules == "wang":
-        reading = replace(reading, crop="center")
+        reading = replace(reading, crop="center", preprocessing="as_is")
 
     def find(choice: ImageChoice) -> dict[str, ImageSet]:
         return _test_sets(choice, options)
@@ -192,13 +199,16 @@ def draw_evaluations(evaluations: Sequence[Evaluation]) -> list[Path]:
 def _results_there(evaluations: Sequence[Evaluation]) -> list[tuple[str, Result]]:
     """(Detector, result) of these evaluations, then of others in the folder that were made under the same settings."""
     results = {(e.layout.tag, e.gan_name): e.result for e in evaluations}
-    wanted = in_common(evaluations[0].origin().plain(), *_OF_DETECTOR_OR_SET)
+    # Detectors that cut images in a way of their own stand beside those that follow the command line.
+    first = next((e for e in evaluations if not e.cut_by_authors), evaluations[0])
     for path in sorted(evaluations[0].folder.parents[1].glob("*/*/summary.csv")):
         name, set_name = path.parts[-3:-1]
         record = read_record(path)
+        cut = _CUT if first.cut_by_authors or record.get("cut_by_authors") else ()
+        ignored = _OF_DETECTOR_OR_SET[0], (*_OF_DETECTOR_OR_SET[1], *cut)
         if (
             (name, set_name) not in results
-            and in_common(record, *_OF_DETECTOR_OR_SET) == wanted
+            and in_common(record, *ignored) == in_common(first.origin().plain(), *ignored)
             and describes(record, path)
         ):
             results[name, set_name] = read_result(path.parent, set_name, made_by=SCRIPT)

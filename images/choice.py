@@ -83,6 +83,11 @@ class Reading:
         "none", "random: 99 to 100 %% of the area resized to 224x224; center: the central 224x224; none: all"
     )
     resize: int = flag(0, "pixels of the shorter side, to which images are scaled before the crop; 0: not", parse=count)
+    preprocessing: Literal["authors", "as_is"] = flag(
+        "authors",
+        "authors: scale and crop images as the authors of a detector do, where they do, whatever --crop and --resize "
+        "say (src/check_setup.py --detectors shows it); as_is: do not",
+    )
     num_workers: int | None = flag(
         None,
         "processes that decode images, 0 for none; absent: as many as are useful on the device",
@@ -91,10 +96,12 @@ class Reading:
     )
     skip_bad_images: bool = flag(False, "leave out images that cannot be decoded, and report them, instead of stopping")
 
-    def cropping(self) -> Crop:
-        """What is done to each image."""
+    def cropping(self, authors: Crop | None = None) -> Crop:
+        """What is done to each image, where the authors of the detector do `authors`."""
         from images.decoding import Crop
 
+        if self.preprocessing == "authors" and authors not in (None, Crop()):
+            return authors
         return Crop(self.crop, resize=self.resize)
 
     def workers_for(self, device_type: str) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.functional import center_crop
 
-from images.distortions import jpeg, resize_shorter_side, scaled_size
+from images.distortions import jpeg, resize, scaled_size
 from utils.errors import UserError
 
 CROP_KINDS = ("none", "center", "random")
@@ -106,6 +106,29 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """How images are scaled before they are cut, as torchvision's Resize does for Pillow images.
+
+    Args:
+        size: pixels of the shorter side, or of both.
+        square: scale both sides, whatever the aspect.
+        interpolation: one of `images.distortions.INTERPOLATIONS`.
+    """
+
+    size: int
+    square: bool = False
+    interpolation: str = "bilinear"
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Scale uint8 (H, W, 3)."""
+        return resize(image, *self.output_size(*image.shape[:2]), self.interpolation)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a scaled image."""
+        return (self.size, self.size) if self.square else scaled_size(height, width, self.size)
+
+
+@dataclass(frozen=True)
 class Crop:
     """Which part of an image to use: all of it, the centre, or a random part resized.
 
@@ -114,13 +137,12 @@ class Crop:
             images, as torchvision's CenterCrop; "random" takes 99 to 100 % of the area and resizes it
             bilinearly, as torchvision's RandomResizedCrop(size, scale=(0.99, 1), ratio=(0.99, 1)).
         size: side of the square, in pixels.
-        resize: pixels of the shorter side, to which images are scaled before (bilinear, as torchvision's Resize);
-            0: not.
+        resize: how images are scaled before; a number stands for bilinear scaling of the shorter side, 0 for none.
     """
 
     kind: str = "none"
     size: int = 224
-    resize: int = 0
+    resize: int | Resize = 0
 
     def __post_init__(self) -> None:
         if self.kind not in CROP_KINDS:
@@ -128,8 +150,8 @@ class Crop:
 
     def __call__(self, image: np.ndarray, *, seed: int, name: str) -> np.ndarray:
         """Crop uint8 (H, W, 3); a random crop depends on `seed` and `name` only, not on order or process."""
-        if self.resize:
-            image = resize_shorter_side(image, self.resize)
+        if self._scaling is not None:
+            image = self._scaling(image)
         if self.kind == "none":
             return image
         if self.kind == "center":
@@ -143,7 +165,13 @@ class Crop:
         """Height and width of what is left of an image."""
         if self.kind != "none":
             return self.size, self.size
-        return scaled_size(height, width, self.resize) if self.resize else (height, width)
+        return (height, width) if self._scaling is None else self._scaling.output_size(height, width)
+
+    @property
+    def _scaling(self) -> Resize | None:
+        if isinstance(self.resize, Resize):
+            return self.resize
+        return Resize(self.resize) if self.resize else None
 
 
 @dataclass(frozen=True)

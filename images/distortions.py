@@ -84,7 +84,7 @@ def jpeg(image: np.ndarray, quality: int, encoder: Literal["cv2", "pil"] | str) 
 def resize_shorter_side(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
     """Scale so that the shorter side has `size` pixels, as torchvision's Resize does for Pillow images."""
     height, width = image.shape[:2]
-    return _resized(image, *scaled_size(height, width, size), interpolation)
+    return resize(image, *scaled_size(height, width, size), interpolation)
 
 
 def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
@@ -96,10 +96,11 @@ def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
 def rescale(image: np.ndarray, factor: float, interpolation: str = "bilinear") -> np.ndarray:
     """Scale both sides by `factor`, to at least one pixel."""
     height, width = image.shape[:2]
-    return _resized(image, max(1, round(height * factor)), max(1, round(width * factor)), interpolation)
+    return resize(image, max(1, round(height * factor)), max(1, round(width * factor)), interpolation)
 
 
-def _resized(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
+    """Scale to a size in pixels with Pillow, which averages over all pixels where it makes images smaller."""
     if (height, width) == image.shape[:2]:
         return image
     return np.array(Image.fromarray(image).resize((width, height), INTERPOLATIONS[interpolation]))

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from detectors.choice import DetectorChoice
 from detectors.detector import Detector, load_detector
 from images.choice import ImageChoice, Reading
+from images.decoding import Crop
 from images.finding import find_images
 from images.sets import ImageSet
 from passes.one_pass import Collector, PassReport
@@ -57,6 +58,11 @@ class Subject:
     def layout(self) -> Layout:
         """Where the files of this detector lie."""
         return Layout(self.run.output_dir, self.detector.arch, self.tag)
+
+    @property
+    def crop(self) -> Crop:
+        """What is done to each image: as the authors of the detector do, or as the reading says."""
+        return self.reading.cropping(self.detector.architecture.crop)
 
 
 class Analysis(ABC, Generic[Options]):
@@ -155,7 +161,7 @@ class Analysis(ABC, Generic[Options]):
             "gan_name": subject.gan_name,
             "tag": subject.tag,
             "bsize": subject.reading.bsize,
-            "crop": str(subject.reading.cropping()),
+            "crop": str(subject.crop),
             "compat": subject.run.compat,
             "seed": subject.run.seed,
             **subject.detector.facts(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -65,6 +65,16 @@ class PassBatch:
             self._memory[key] = compute()
         return self._memory[key]
 
+    def cropped(self, crop: Crop, seed: int) -> PassBatch:
+        """The batch with every image cut in another way than the pass does; made once for all that want it."""
+        return self.memo(("cropped", crop, seed), lambda: self._cropped(crop, seed))
+
+    def _cropped(self, crop: Crop, seed: int) -> PassBatch:
+        pixels = self.images.permute(0, 2, 3, 1).cpu().numpy()
+        cut = [crop(image, seed=seed, name=item.name) for image, item in zip(pixels, self.items, strict=True)]
+        images = torch.from_numpy(np.stack(cut)).to(self.images.device).permute(0, 3, 1, 2)
+        return PassBatch(replace(self._batch, images=images))
+
 
 class Collector(Protocol):
     """A statistic over images. Two collectors that saw the halves of a set merge into one that saw it all."""
@@ -115,6 +125,18 @@ class PerImage:
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add the images that another one saw."""
         self.put(state["seen"], state["values"][state["seen"]])
+
+
+class Cropped:
+    """A collector that sees the images of a pass cut in its own way."""
+
+    def __init__(self, collector: Collector, crop: Crop, seed: int) -> None:
+        self._collector, self._crop, self._seed = collector, crop, seed
+        self.state, self.load_state, self.merge = collector.state, collector.load_state, collector.merge
+
+    def update(self, batch: PassBatch) -> None:
+        """Add a batch."""
+        self._collector.update(batch.cropped(self._crop, self._seed))
 
 
 @dataclass

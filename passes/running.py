@@ -12,11 +12,21 @@ from typing import Any, TypeVar
 from detectors.choice import DetectorChoice
 from detectors.detector import Detector, load_detector
 from images.choice import ImageChoice, Reading
+from images.decoding import Crop
 from images.finding import find_images
 from images.sets import ImageSet
 from passes.analysis import Analysis, Subject, draw_once
 from passes.interrupts import only_writer
-from passes.one_pass import Collector, PassReport, PassState, discard_state, run_pass, state_files, state_part
+from passes.one_pass import (
+    Collector,
+    Cropped,
+    PassReport,
+    PassState,
+    discard_state,
+    run_pass,
+    state_files,
+    state_part,
+)
 from passes.options import RunOptions
 from passes.processes import Ranks, SeparateJob, process_group
 from passes.shared_forward import SharedForward
@@ -211,12 +221,19 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         if not (resume and state_files(path)):
             analysis.check_overwriting()
     images = max((analysis.images for analysis in todo), key=len)
+    crops = [analysis.subject.crop for analysis in todo]
+    # Where they differ, whole images are decoded once, and cut for each.
+    crop = crops[0] if len(set(crops)) == 1 else Crop()
     forwards: dict[int, SharedForward] = {}
     collectors: dict[str, Collector] = {}
     for analysis in todo:
         detector = analysis.subject.detector
         forward = forwards.setdefault(id(detector), SharedForward(detector))
         collectors[f"{detector.arch}_{analysis.subject.tag}.{analysis.name}"] = analysis.collector(forward, images)
+    seen = {
+        name: collector if own == crop else Cropped(collector, own, run.seed)
+        for (name, collector), own in zip(collectors.items(), crops, strict=True)
+    }
     conditions = {
         f"{name}.{key}": str(value)
         for name, analysis in zip(collectors, todo, strict=True)
@@ -227,7 +244,7 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         if ranks.is_first:
             stack.enter_context(only_writer(state_part(path, ranks) if isinstance(ranks, SeparateJob) else path))
         announce(f"{first.gan_name}: {', '.join(a.name for a in todo)}, {len(images)} images", ranks.is_first)
-        report = _pass(first, images, collectors, state, ranks)
+        report = _pass(first, images, seen, crop, state, ranks)
         if isinstance(ranks, SeparateJob):
             say(f"{first.gan_name}: part {run.part} is done")
             return True
@@ -244,7 +261,12 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
 
 
 def _pass(
-    subject: Subject, images: ImageSet, collectors: Mapping[str, Collector], state: PassState, ranks: Ranks
+    subject: Subject,
+    images: ImageSet,
+    collectors: Mapping[str, Collector],
+    crop: Crop,
+    state: PassState,
+    ranks: Ranks,
 ) -> PassReport:
     reading = subject.reading
     report = run_pass(
@@ -252,7 +274,7 @@ def _pass(
         collectors,
         device=subject.detector.device,
         batch_size=reading.bsize,
-        crop=reading.cropping(),
+        crop=crop,
         seed=subject.run.seed,
         num_workers=reading.workers_for(subject.detector.device.type),
         skip_bad_images=reading.skip_bad_images,

@@ -26,7 +26,6 @@ from utils.files import safe_join, sha256_file, sha256_text
 from utils.provenance import describes, read_record
 from utils.tables import write_rows
 
-WHOLE = str(Crop())
 _KEPT_OF_ALL = 40
 Choice = TypeVar("Choice", bound=MapChoice)
 
@@ -157,7 +156,7 @@ class Patches(_OfMaps[PatchOptions]):
         super().__init__(subject, options)
         self.files = PatchFiles.of(self.layout, self.gan_name)
         self._rankings = self.layout.activation_rankings(self.gan_name) / "max_activations.npz"
-        if str(subject.reading.cropping()) != WHOLE:
+        if subject.crop not in (Crop(), subject.detector.architecture.crop):
             raise UserError("patches are cut from whole images: leave out --crop")
         rankings, record = self._read_rankings()
         self._wanted = wanted_patches(rankings, self.chosen.maps, options.num_instances)
@@ -190,8 +189,11 @@ class Patches(_OfMaps[PatchOptions]):
                 f"give the same --weights, or run {MAKE} again"
             )
         crop = record.get("facts", {}).get("crop")
-        if crop != WHOLE:
-            raise UserError(f"{path} is of {crop}, but patches are cut from whole images: run {MAKE} with --crop none")
+        if crop != str(self.subject.crop):
+            raise UserError(
+                f"{path} is of {crop}, but patches are cut from {self.subject.crop}: run {MAKE} with --crop none and "
+                "the same --preprocessing"
+            )
         return rankings, record
 
     def _find_images(self, record: Mapping[str, Any]) -> tuple[ImageSet, list[str]]:
