@@ -48,6 +48,12 @@ class DetectorChoice:
     )
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
     plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
+    backbone: Path | None = flag(
+        None,
+        "checkpoint of what a detector stands on, where its own file holds the head alone (univfd, clipbased); else "
+        "weights/<arch>/backbone.safetensors or .pth",
+        metavar="FILE",
+    )
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
@@ -75,6 +81,12 @@ class DetectorChoice:
 def default_weights_path(arch: str, tag: str, root: Path = PROJECT_ROOT) -> Path:
     """Where the detector of the published training recipe `tag` (`0.1` or `0.5`) is looked for."""
     return root / "weights" / arch / f"blur_jpg_prob{tag}.pth"
+
+
+def default_backbone_path(arch: str, root: Path = PROJECT_ROOT) -> Path:
+    """Where the backbone of a detector that consists of a head is looked for."""
+    path = root / "weights" / arch / "backbone.safetensors"
+    return path if path.exists() else path.with_suffix(".pth")
 
 
 def imagenet_weights_path(arch: str, root: Path = PROJECT_ROOT) -> Path:

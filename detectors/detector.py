@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from detectors.checkpoints import load_state, read_state, with_squeeze_excite_of
-from detectors.choice import DetectorChoice, Precision, imagenet_weights_path
+from detectors.choice import DetectorChoice, Precision, default_backbone_path, imagenet_weights_path
 from detectors.devices import DTYPES, device_name, use_device
 from detectors.feature_maps import FeatureMapNetwork
 from detectors.heads import Classes, Head, OneLogit
@@ -33,6 +33,7 @@ class Detector:
         sha256: Checksum of the checkpoint file, empty without one.
         precision: Of the convolutions.
         fake_class: Which class of the file is fake, where that had to be said.
+        backbone: Checksum of the file of the backbone, empty without one.
     """
 
     architecture: Architecture
@@ -42,6 +43,7 @@ class Detector:
     sha256: str = ""
     precision: Precision = "fp32"
     fake_class: int | None = None
+    backbone: str = ""
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -62,14 +64,24 @@ class Detector:
             "device": device_name(self.device),
             "precision": self.precision,
         }
-        return facts if self.fake_class is None else {**facts, "fake_class": str(self.fake_class)}
+        if self.fake_class is not None:
+            facts["fake_class"] = str(self.fake_class)
+        return {**facts, "backbone": self.backbone} if self.backbone else facts
 
     def inputs(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) uint8 to the input of the network, which is what is explained; on the device.
 
         Raises:
             ValueError: Another type or shape.
+            UserError: The network takes images of one size only.
         """
+        side = self.architecture.side
+        if side and images.shape[-2:] != (side, side):
+            height, width = images.shape[-2:]
+            raise UserError(
+                f"{self.arch} takes images of {side}x{side} pixels, not {height}x{width}: leave out --preprocessing "
+                "as_is, or give images of that size"
+            )
         return self.architecture.transform(images.to(self.device))
 
     @torch.no_grad()
@@ -143,7 +155,7 @@ def load_detector(
             f"weights of {architecture.name} not found: {path}: put the published checkpoint there "
             "(docs/data_and_weights.md says where to get it), or give --weights FILE"
         )
-    return _load(architecture, path, choice.device, choice.precision, choice.fake_class)
+    return _load(architecture, path, choice.device, choice.precision, choice.fake_class, choice.backbone)
 
 
 def load_imagenet_classifier(
@@ -169,14 +181,29 @@ def load_imagenet_classifier(
 
 
 def _load(
-    architecture: Architecture, path: Path, device: str | torch.device, precision: Precision, fake_class: int | None
+    architecture: Architecture,
+    path: Path,
+    device: str | torch.device,
+    precision: Precision,
+    fake_class: int | None,
+    backbone: Path | None = None,
 ) -> Detector:
     target = use_device(device, precision)
-    state = read_state(path)
+    state, digest = architecture.adapt(read_state(path)), ""
+    if architecture.backbone and architecture.telltale not in state:
+        backbone = backbone or default_backbone_path(architecture.name)
+        if not backbone.exists():
+            raise UserError(
+                f"weights {path} are the head alone, and {backbone} is not there: give the file of its backbone, "
+                f"{architecture.backbone}, with --backbone FILE"
+            )
+        state, digest = {**architecture.adapt(read_state(backbone)), **state}, sha256_file(backbone)
     model = load_state(path, state, architecture, fake_class=fake_class)
+    if architecture.finish is not None:
+        architecture.finish(model.eval())
     head = architecture.head
     if fake_class == 0 and isinstance(head, OneLogit) and len(state[f"{architecture.last_layer}.weight"]) == 1:
         architecture = replace(architecture, head=replace(head, sign=-head.sign))
     model.eval().requires_grad_(False)
     model.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Detector(architecture, model, target, path, sha256_file(path), precision, fake_class)
+    return Detector(architecture, model, target, path, sha256_file(path), precision, fake_class, digest)

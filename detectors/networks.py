@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -15,7 +15,7 @@ from typing import Protocol
 import torchvision
 from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import url_map as efficientnet_urls
-from torch import nn
+from torch import Tensor, nn
 
 import detectors.efficientnet_layers  # noqa: F401 (makes them known)
 from detectors.heads import Head, OneLogit
@@ -30,7 +30,10 @@ _PUBLISHED_BOX = (-2.1179039, 2.64)
 PLUGINS = "tff.detectors"
 """Group of entry points; each names a module that registers networks when it is imported."""
 
-BUILT_IN: tuple[str, ...] = ("detectors.convolutional",)
+TIMM = "timm:"
+"""Before the name of a network of timm, which is registered when it is asked for."""
+
+BUILT_IN: tuple[str, ...] = ("detectors.convolutional", "detectors.vision_transformers")
 """Modules of the project that do the same, imported when one of their networks is asked for."""
 
 
@@ -88,6 +91,9 @@ class Architecture:
         reads: what it was trained to read, if that is no photograph: the user provides these images.
         telltale: name of a tensor that all its checkpoints hold and those of other networks do not; where there is one,
             the network is not built to recognise that a file is of another.
+        adapt: from the names of published files to the network's own.
+        backbone: what it stands on, where published files may hold the head alone: then another file is needed.
+        finish: changes the network once its weights are there, before it is used.
         imagenet_files: names under which the public ImageNet checkpoints are known.
         source: where network and weights come from, and under which licence.
     """
@@ -105,6 +111,9 @@ class Architecture:
     fake_class: int | None = None
     reads: str = ""
     telltale: str = ""
+    adapt: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    backbone: str = ""
+    finish: Callable[[nn.Module], None] | None = None
     imagenet_files: tuple[str, ...] = ()
     source: str = ""
 
@@ -156,12 +165,22 @@ def get_architecture(name: str) -> Architecture:
     key = name.strip().lower()
     if key not in _registry:
         load_installed_plugins()
+    if key not in _registry and key.startswith(TIMM):
+        return _of_timm(key)
     if key not in _registry:
         raise UserError(
             f"unknown architecture {name!r}: choose one of {', '.join(architectures())}, "
-            "or register it with --plugin FILE.py"
+            f"{TIMM}NAME for a network of timm, or register it with --plugin FILE.py"
         )
     return _registry[key]
+
+
+def _of_timm(name: str) -> Architecture:
+    try:
+        from detectors.timm_networks import register_timm
+    except ModuleNotFoundError as error:
+        raise UserError(f"--arch {name}: timm is not installed: pip install timm") from error
+    return register_timm(name)
 
 
 def canonical_architecture(name: str) -> str:

@@ -191,8 +191,8 @@ class Patches(_OfMaps[PatchOptions]):
         crop = record.get("facts", {}).get("crop")
         if crop != str(self.subject.crop):
             raise UserError(
-                f"{path} is of {crop}, but patches are cut from {self.subject.crop}: run {MAKE} with --crop none and "
-                "the same --preprocessing"
+                f"{path} is of {crop}, but patches are cut from whole images, or from what the detector's authors cut "
+                f"out: run {MAKE} with --crop none and the same --preprocessing"
             )
         return rankings, record
 
