@@ -139,6 +139,11 @@ class Attribution(Analysis[Chosen], Generic[Chosen]):
         return {"several": ImageSet(next(iter(sets.values())).root, tuple(items), tuple(warnings))}
 
     @property
+    def shown_beside(self) -> Sequence[str]:
+        """Other relevance (H, W) among the arrays of each image, that the contact sheets show, too."""
+        return []
+
+    @property
     @abstractmethod
     def title(self) -> str:
         """Head line of the contact sheets."""
@@ -200,11 +205,11 @@ class Attribution(Analysis[Chosen], Generic[Chosen]):
         return {"look": self.options.look, "heatmaps": code, "origin": self.origin().digest()}
 
     def draw(self) -> list[Path]:
-        """Overlays, and the contact sheets: of every image the image itself, the heat map, and the overlay."""
+        """Overlays, and the contact sheets: of each image itself, heat map and overlay, and what is shown beside."""
         look = LOOKS[self.options.look]
         sheets = ContactSheets(
             self.folder / "contact_sheet",
-            panels=3,
+            panels=3 + len(self.shown_beside),
             caption_lines=3,
             columns=2,
             rows=5,
@@ -216,7 +221,8 @@ class Attribution(Analysis[Chosen], Generic[Chosen]):
             heat = look.render(arrays["relevance"])
             blended = look.overlay(arrays["image"], heat)
             save_picture(safe_join(self.folder, row.overlay), blended)
-            sheets.add([arrays["image"], heat.rgb, blended], row.caption)
+            others = [look.overlay(arrays["image"], look.render(arrays[name])) for name in self.shown_beside]
+            sheets.add([arrays["image"], heat.rgb, blended, *others], row.caption)
         return sheets.finish()
 
     def messages(self) -> list[str]:

@@ -125,7 +125,7 @@ def guided_gradcam(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
             gradient = captum_attr().GuidedBackprop(score).attribute(x).detach()
-    cam, gradient = _scaled(cam)[:, 0], gradient.contiguous()
+    cam, gradient = (detector.on_images(part, images) for part in (_scaled(cam)[:, 0], gradient.contiguous()))
     arrays = {"cam": cam, "guided_backprop": gradient, "logits": logits}
     return Explanation((cam[:, None] * gradient).sum(1), logits, classes, arrays)
 

@@ -15,10 +15,13 @@ from torch import Tensor
 from attribution.attribution import Attribution, AttributionCollector, Explanation
 from attribution.options import LrpOptions
 from attribution.targets import Target
+from detectors.transforms import Residual
 from images.sets import ImageSet
 from lrp import Absorption, Explainer
+from passes.analysis import Subject
 from passes.one_pass import PassBatch, PassReport, State
 from passes.shared_forward import SharedForward
+from utils.errors import UserError
 from utils.provenance import remove_with_record
 from utils.tables import write_rows
 
@@ -34,6 +37,12 @@ class LrpHeatMaps(Attribution[LrpOptions]):
     name = "lrp"
     default_target = "label"
 
+    def __init__(self, subject: Subject, options: LrpOptions) -> None:
+        super().__init__(subject, options)
+        self._residual = subject.detector.architecture.transform if options.pixels else None
+        if options.pixels and not isinstance(self._residual, Residual):
+            raise UserError(f"--pixels: {subject.detector.arch} reads pixels, not a residual of them: leave it out")
+
     @cached_property
     def explainer(self) -> Explainer:
         """Of the network."""
@@ -43,15 +52,24 @@ class LrpHeatMaps(Attribution[LrpOptions]):
     def details(self) -> Sequence[str]:
         """Rule, target, and what else changes the numbers."""
         options = self.options
-        shifts = [f"shifts{options.shifts}"] if options.shifts > 1 else []
-        return [options.rule, self.target.name, *(["published"] if self.subject.run.published else []), *shifts]
+        others = [f"shifts{options.shifts}"] if options.shifts > 1 else []
+        others += ["pixels"] if options.pixels else []
+        return [options.rule, self.target.name, *(["published"] if self.subject.run.published else []), *others]
+
+    @property
+    def shown_beside(self) -> Sequence[str]:
+        """Of the residual, where the relevance is that of the pixels."""
+        return ["relevance_residual"] if self.options.pixels else []
 
     @property
     def title(self) -> str:
         """Rule and network, and what positive relevance speaks for, which the published start leaves to the logit."""
-        title = f"LRP {self.options.rule} of {self.subject.detector.arch}"
+        reads = self.subject.detector.architecture.reads.partition(":")[0]
+        title = f"LRP {self.options.rule} of {self.subject.detector.arch}" + (f" on {reads}" if reads else "")
         if self.options.shifts > 1:
             title += f", mean over {self.options.shifts} shifts"
+        if isinstance(self._residual, Residual):
+            title += ", relevance of the pixels (last picture: of the residual)"
         published = self.subject.run.published
         return title + (", computed as published" if published else f": evidence for {self.target.description()}")
 
@@ -69,25 +87,47 @@ class LrpHeatMaps(Attribution[LrpOptions]):
         return self.options.inputs()
 
     def facts(self) -> dict[str, object]:
-        """Rule, target and shifts."""
-        return {**super().facts(), "rule": self.options.rule, "shifts": self.options.shifts}
+        """Rule, target, shifts, and whether pixels are explained."""
+        pixels = {"pixels": True} if self.options.pixels else {}
+        return {**super().facts(), "rule": self.options.rule, "shifts": self.options.shifts, **pixels}
 
     def explain(self, images: Tensor, labels: Tensor, conservation: list[Absorption] | None = None) -> Explanation:
         """Relevance for the class of each image, averaged over shifts; rows of the unshifted images if asked for."""
-        detector, shifts = self.subject.detector, self.options.shifts
-        inputs = detector.inputs(images)
-        result = explain_input(self.explainer, inputs, self.target, labels, conservation=conservation)
+        shifts = self.options.shifts
+        result = self._explain(images, labels, conservation=conservation)
         if shifts == 1:
             return result
         mean = result.arrays["relevance_rgb"] / shifts
         for offsets in spread_shifts(shifts)[1:]:
             rows, columns = map(_mirrored, images.shape[2:], offsets)
             rows, columns = rows.to(images.device), columns.to(images.device)
-            inputs = detector.inputs(images[:, :, rows][..., columns])
-            one = explain_input(self.explainer, inputs, self.target, labels, result.classes).arrays["relevance_rgb"]
+            shifted = images[:, :, rows][..., columns]
+            one = self._explain(shifted, labels, result.classes).arrays["relevance_rgb"]
             # What a pixel gets goes back to where the pixel comes from, also from the mirrored border.
             mean.index_add_(3, columns, torch.zeros_like(mean).index_add_(2, rows, one / shifts))
         return replace(result, relevance=mean.sum(1), arrays={**result.arrays, "relevance_rgb": mean})
+
+    def _explain(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        classes: Tensor | None = None,
+        conservation: list[Absorption] | None = None,
+    ) -> Explanation:
+        """As `explain_input`, in the size of the images; of their pixels if that is asked for."""
+        detector = self.subject.detector
+        inputs = detector.inputs(images)
+        result = explain_input(self.explainer, inputs, self.target, labels, classes, conservation)
+        relevance = result.arrays["relevance_rgb"]
+        of_input = detector.on_images(relevance, images)
+        if not isinstance(self._residual, Residual):
+            return replace(result, relevance=of_input.sum(1), arrays={**result.arrays, "relevance_rgb": of_input})
+        of_pixels = self._residual.to_pixels(images, relevance)
+        if conservation is not None:
+            sums = [part.flatten(1).sum(1, dtype=torch.float64) for part in (relevance, of_pixels)]
+            conservation.append(Absorption("input", "residual", "ZBox", *sums))
+        arrays = {"relevance_rgb": of_pixels, "relevance_residual": of_input.sum(1)}
+        return replace(result, relevance=of_pixels.sum(1), arrays={**result.arrays, **arrays})
 
     def collector(self, forward: SharedForward, images: ImageSet) -> AttributionCollector:
         """One that also follows the relevance on its way, if that is asked for."""

@@ -39,6 +39,11 @@ class LrpOptions(Explaining, AttributionOptions):
     """Explanations of single images by relevance propagation."""
 
     conservation: bool = flag(False, "write conservation.csv: what every step receives, passes on and absorbs")
+    pixels: bool = flag(
+        False,
+        "of a detector that reads a linear residual of the image (npr, safe, ladeda9): hand its relevance on to the "
+        "pixels, and show both",
+    )
     shifts: int = flag(
         1,
         "average the relevance over N shifts of the image by up to 16 pixels: evens out the grid of dots that strided "

@@ -146,7 +146,7 @@ for _architecture in (
     replace(
         _RESNET50,
         name="dire",
-        crop=Crop("center", 224, resize=256),
+        crop=Crop("center", 224, Resize(256)),
         reads="error images: absolute difference of a photograph and its reconstruction by diffusion, 0..255",
         source="Wang et al., ICCV 2023 (no licence stated)",
     ),

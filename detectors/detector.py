@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from detectors.checkpoints import load_state, read_state, with_squeeze_excite_of
 from detectors.choice import DetectorChoice, Precision, default_backbone_path, imagenet_weights_path
@@ -94,6 +96,11 @@ class Detector:
     def probability(self, images: Tensor) -> Tensor:
         """p(fake) of images (N, 3, H, W) uint8: (N,) float64 in 0..1."""
         return self.head.probability(self.logits(self.inputs(images)))
+
+    def on_images(self, values: Tensor, images: Tensor) -> Tensor:
+        """Values (..., h, w) of the input's pixels in the size of the images, with 0 at the edge that it leaves out."""
+        (height, width), (rows, columns) = images.shape[-2:], values.shape[-2:]
+        return pad(values, (0, width - columns, 0, height - rows))
 
     def feature_maps(self) -> FeatureMapNetwork:
         """The network with feature maps that can be observed and dropped; made once.
@@ -201,6 +208,9 @@ def _load(
     model = load_state(path, state, architecture, fake_class=fake_class)
     if architecture.finish is not None:
         architecture.finish(model.eval())
+    if architecture.reads:
+        what = f"{architecture.name} reads {architecture.reads}"
+        sys.stderr.write(f"note: {what}; images given are taken for these, which are what is scored and explained\n")
     head = architecture.head
     if fake_class == 0 and isinstance(head, OneLogit) and len(state[f"{architecture.last_layer}.weight"]) == 1:
         architecture = replace(architecture, head=replace(head, sign=-head.sign))

@@ -100,7 +100,7 @@ class RelevanceCollector:
         )
         self._count(sums, labels.numpy())
         if self._keep is not None and relevance is not None:
-            maps = relevance.float().sum(1).cpu().numpy()
+            maps = self._forward.detector.on_images(relevance.float().sum(1), batch.images).cpu().numpy()
             for row, of_image in zip(rows.tolist(), maps, strict=True):
                 image = batch.images[row].permute(1, 2, 0).cpu().numpy()
                 self._keep(batch.items[row], image, of_image, float(probability[row]))

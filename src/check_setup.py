@@ -19,13 +19,22 @@ class Places:
 
     dataset_dir: Path | None = flag(None, "folder of the generators' folders; absent: not looked at", metavar="DIR")
     output_dir: Path = flag(Path("output"), "where results will go: for its free disk", metavar="DIR")
+    detectors: bool = flag(False, "show a table of all detectors that can be named with --arch, and nothing else")
+    plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
 
 
 def main() -> None:
     (places,) = read_settings(DESCRIPTION, EXAMPLE, Places)
-    from inventory import take_inventory
+    from detectors.networks import load_plugin
+    from inventory import known_detectors, take_inventory
 
-    for line in take_inventory(PROJECT_ROOT, places.dataset_dir, places.output_dir):
+    for plugin in places.plugin:
+        load_plugin(plugin)
+    if places.detectors:
+        lines = known_detectors()
+    else:
+        lines = take_inventory(PROJECT_ROOT, places.dataset_dir, places.output_dir)
+    for line in lines:
         say(line)
 
 

@@ -16,10 +16,13 @@ import torch
 
 from detectors.choice import default_weights_path, imagenet_weights_path
 from detectors.detector import load_detector, load_imagenet_classifier
-from detectors.networks import architectures, build_model, get_architecture
+from detectors.heads import Classes, LogitMap, OneLogit
+from detectors.networks import TIMM, Architecture, architectures, build_model, get_architecture
+from detectors.transforms import Normalise
 from evaluation.published import generators, paper_topk, wang_results
 from fmap_ranking.ranking import PAPER_GENERATOR, read_ranking
 from images.composition import composition_warning
+from images.decoding import Crop, Resize
 from images.sets import find_image_set
 from lrp.canonise import build_program, explained_layers
 from utils.errors import UserError
@@ -156,7 +159,7 @@ def look_at_weights(root: Path) -> Iterator[Finding]:
     published |= {imagenet_weights_path(arch, root): (f"{arch}, ImageNet", arch, _CLASSIFIER) for arch in paper_topk()}
     others = {}
     for path in sorted((root / "weights").glob("*/*")):
-        hidden = path.name.startswith(".") or path.suffix.lower() not in _CHECKPOINTS
+        hidden = path.name.startswith(".") or path.suffix.lower() not in _CHECKPOINTS or path.stem == "backbone"
         if path in published or hidden or path.parent.name == _GENERATORS:
             continue
         arch, use = (path.stem, _CLASSIFIER) if path.parent.name == "imagenet" else (path.parent.name, _DETECTOR)
@@ -238,6 +241,56 @@ def _judged(name: str, path: Path, look: Callable[[], tuple[str, ...]], *, arch:
         return Finding(name, OK, look(), arch, use, path)
     except UserError as error:
         return Finding(name, BROKEN, (str(error),), arch, use, path)
+
+
+def known_detectors() -> Iterator[str]:
+    """A table of all registered networks: what they read, how their authors prepare it, and what means fake."""
+    header = ("--arch", "input", "images, by the authors", "fake where", "source (licence)")
+    rows = [
+        (
+            ", ".join([entry.name, *entry.aliases]),
+            _input(entry),
+            _preparation(entry.crop),
+            _meaning(entry),
+            entry.source,
+        )
+        for entry in map(get_architecture, architectures())
+    ]
+    timm = (f"{TIMM}NAME", "normalised as timm does", "as timm tests", "logit > 0", "any network of timm (Apache-2.0)")
+    yield from markdown(header, [*rows, timm]).splitlines()
+    yield "\nAn image is called fake from p(fake) = 0.5 on, a logit of 0. --fake_class says which of two outputs it is"
+    yield "where the table does not. --preprocessing as_is takes images as they are. docs/detectors.md has more."
+
+
+def _input(architecture: Architecture) -> str:
+    transform = architecture.transform
+    normalise = getattr(transform, "normalise", transform)
+    parts = [architecture.reads.partition(":")[0]] if architecture.reads else []
+    if isinstance(normalise, Normalise):
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (normalise.mean, normalise.std))
+        parts.append(f"mean {mean}, std {std}")
+    if normalise is not transform:
+        parts.append(type(transform).__name__)
+    return "; ".join(parts)
+
+
+def _preparation(crop: Crop) -> str:
+    scaling, parts = crop.resize, []
+    if isinstance(scaling, Resize):
+        sides = "scaled to {0}x{0}" if scaling.square else "shorter side scaled to {0}"
+        parts.append(f"{sides.format(scaling.size)} ({scaling.interpolation})")
+    if crop.kind == "center":
+        parts.append(f"central {crop.size}x{crop.size}")
+    return ", ".join(parts) or "as they are"
+
+
+def _meaning(architecture: Architecture) -> str:
+    head = architecture.head
+    if isinstance(head, Classes) or not isinstance(head, OneLogit):
+        return "one of the classes"
+    logit = f"mean of {head.mean_of}" if isinstance(head, LogitMap) else "logit"
+    of_two = "" if architecture.fake_class is None else f" (class {architecture.fake_class} of two)"
+    return f"{logit} {'>' if head.sign > 0 else '<'} 0{of_two}"
 
 
 def _place(path: Path) -> str:
