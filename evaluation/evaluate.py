@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from detectors.choice import DetectorChoice
+from evaluation.agreement import Agreement, agreements, draw_agreement
 from evaluation.assessment import Assessment, Result, read_result
 from evaluation.conditions import RGB, Condition, sweeps
 from evaluation.figures import draw_accuracies, draw_precision_recall, draw_robustness
 from evaluation.loose_images import SCRIPT, LooseImages
 from evaluation.options import EvaluationOptions
 from evaluation.published import wang_results
-from evaluation.scores import ScoreCollector, read_scores
+from evaluation.scores import ScoreCollector, Scores, read_scores
 from evaluation.tables import write_comparison
 from images.choice import ImageChoice, Reading
 from images.decoding import Crop, image_size
@@ -176,16 +177,18 @@ def draw_evaluations(evaluations: Sequence[Evaluation]) -> list[Path]:
     first = evaluations[0]
     folder = first.folder.parents[1]
     results = _results_there(evaluations)
-    tables = write_comparison(folder, results, wang=first.options.rules == "wang")
     folders = [folder / name / result.gan_name for name, result in results]
+    scored = [read_scores(path / "scores.csv", made_by=SCRIPT) for path in folders]
+    agreement = _agreement(evaluations, results, scored)
+    tables = write_comparison(folder, results, agreement, wang=first.options.rules == "wang")
 
     def draw() -> list[Path]:
-        tables = [read_scores(path / "scores.csv", made_by=SCRIPT) for path in folders]
         scores = [
             (name, result.gan_name, (table.labels, table.columns[RGB]))
-            for (name, result), table in zip(results, tables, strict=True)
+            for (name, result), table in zip(results, scored, strict=True)
         ]
         return [
+            *draw_agreement(agreement, folder / "agreement"),
             *draw_precision_recall(scores, folder / "precision_recall"),
             *draw_accuracies(results, folder / "accuracy"),
             *draw_robustness(results, folder / "robustness"),
@@ -194,6 +197,29 @@ def draw_evaluations(evaluations: Sequence[Evaluation]) -> list[Path]:
     layout = Layout(first.layout.root, "all", "detectors")
     sources = [path / name for path in folders for name in ("scores.csv", "summary.csv")]
     return [*tables, *draw_once(layout, "evaluation", sources, {"names": [name for name, _ in results]}, draw)]
+
+
+def _agreement(
+    evaluations: Sequence[Evaluation], results: Sequence[tuple[str, Result]], scored: Sequence[Scores]
+) -> list[Agreement]:
+    """Of every two detectors on each set that they share."""
+    by_set: dict[str, dict[str, Scores]] = {}
+    for (name, result), scores in zip(results, scored, strict=True):
+        by_set.setdefault(result.gan_name, {})[name] = scores
+    first = evaluations[0]
+    images = {e.gan_name: e.images for e in evaluations}
+    rows = []
+    for test_set, scores_of in by_set.items():
+        items = images[test_set].items if test_set in images else ()
+        rows += agreements(
+            test_set,
+            scores_of,
+            clusters={item.name: item.cluster for item in items},
+            draws=first.options.bootstrap,
+            seed=first.subject.run.seed,
+            strict=first.subject.run.published,
+        )
+    return rows
 
 
 def _results_there(evaluations: Sequence[Evaluation]) -> list[tuple[str, Result]]:

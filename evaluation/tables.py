@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.agreement import CAPTION, Agreement, agreement_table
 from evaluation.assessment import Result
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import published_colour_ap, source, tables, wang_results
 from evaluation.summary import MeanOverSets, ScoreSummary, mean_over_sets
 from utils.files import write_csv, write_text
-from utils.tables import ABSENT, cell, markdown, percent, percent_range
+from utils.tables import ABSENT, cell, markdown, percent, percent_range, write_rows
 
 _CONDITIONS: tuple[str, str] = (RGB, GRAYSCALE)
 _PUBLISHED = (("published baseline", "0.5"), ("published colour-robust", "cr"))
@@ -95,12 +96,17 @@ def _mean_line(mean: MeanOverSets) -> list[str]:
     return [f"mean of {mean.sets} sets ± standard error", mean.variant, "", shown("ap"), *pairs, ""]
 
 
-def write_comparison(folder: Path, results: Sequence[tuple[str, Result]], *, wang: bool = False) -> list[Path]:
+def write_comparison(
+    folder: Path, results: Sequence[tuple[str, Result]], agreement: Sequence[Agreement] = (), *, wang: bool = False
+) -> list[Path]:
     """Write `summary.csv`, `ap_table.csv` and `tables.md`: AP in colour and greyscale beside the published table.
+
+    With several detectors on one set also `agreement.csv`.
 
     Args:
         folder: Where they go.
         results: (Detector, result) of every detector on every set.
+        agreement: Of the detectors with each other.
         wang: Add the results of Wang et al. at a centre crop of 224 pixels.
     """
     sets = list(dict.fromkeys(result.gan_name for _, result in results))
@@ -135,8 +141,14 @@ def write_comparison(folder: Path, results: Sequence[tuple[str, Result]], *, wan
     parts += ["## All metrics", _metrics(results)]
     parts.append("Brackets: 95 % intervals; of shares Wilson's, of AP and ROC-AUC over redrawn images.")
     notes = [f"- {name}, {result.gan_name}: {result.note}." for name, result in results if _is_calibrated(result)]
-    write_text(page, "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n")
-    return [summary, ap_table, page]
+    parts += ["\n".join(notes)] if notes else []
+    written = [summary, ap_table, page]
+    if agreement:
+        parts += ["## Agreement of detectors", CAPTION, agreement_table(agreement)]
+        written.append(folder / "agreement.csv")
+        write_rows(written[-1], agreement)
+    write_text(page, "\n\n".join(parts) + "\n")
+    return written
 
 
 def _arch(result: Result) -> str:
