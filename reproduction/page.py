@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from activation_histograms.median_test import LEVEL
+from evaluation.agreement import CAPTION, Agreement
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import source
 from reproduction.contents import Contents, MapOnGenerator, read_contents
@@ -23,7 +24,7 @@ from reproduction.summary import SCRIPT, read_summary
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
 from utils.files import write_text
-from utils.tables import percent
+from utils.tables import percent, read_rows
 
 
 def write_report(root: Path, single_file: bool = False) -> Path:
@@ -39,11 +40,14 @@ def write_report(root: Path, single_file: bool = False) -> Path:
     summary = read_summary(root)
     names = [str(generator["name"]) for generator in summary["generators"]]
     files = Files(root, single_file)
-    templates = _templates(files)
+    templates, agreement = _templates(files), root / "agreement.csv"
     style, script = (_text(templates, f"report.{language}") for language in ("css", "js"))
     page = templates.get_template("report.html.j2").render(
         summary=summary,
         detectors=[read_contents(root, record, names) for record in summary["detectors"]],
+        agreement=read_rows(agreement, Agreement, made_by=SCRIPT) if agreement.is_file() else [],
+        agreement_figure=root / "agreement.png",
+        agreement_caption=CAPTION,
         style=Markup(style),
         script=Markup(script),
         digests={"style": _digest(style), "script": _digest(script)},

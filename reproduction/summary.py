@@ -11,6 +11,7 @@ from typing import Any
 from activation_histograms.analysis import MedianTests
 from activation_histograms.median_test import colour_share
 from detectors.detector import Detector
+from evaluation.agreement import Agreement, agreements, draw_agreement
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import published_colour_ap, published_sensitivity, source
 from fmap_ranking.options import RankingChoice
@@ -21,7 +22,7 @@ from sensitivity_assessment.sensitivity import Sensitivity
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
 from utils.files import write_csv, write_json, write_text
-from utils.tables import markdown, percent
+from utils.tables import markdown, percent, write_rows
 
 SCRIPT = "src/reproduce.py"
 VERSION = 2
@@ -75,7 +76,10 @@ def read_summary(root: Path) -> dict[str, Any]:
 def write_summary(
     root: Path, studies: Sequence[Study], sets: Mapping[str, ImageSet], settings: Mapping[str, object]
 ) -> list[Path]:
-    """Write summary.json, and the table of the main numbers as CSV (fractions) and Markdown (percent)."""
+    """Write summary.json, and the table of the main numbers as CSV (fractions) and Markdown (percent).
+
+    With several detectors also how far they agree, as a table and a figure.
+    """
     described = [
         {
             "name": name,
@@ -89,7 +93,28 @@ def write_summary(
     content = {"version": VERSION, "generators": described, "detectors": detectors, "settings": dict(settings)}
     path = root / "summary.json"
     write_json(path, content)
-    return [path, *_write_table(root, detectors)]
+    return [path, *_write_table(root, detectors), *_write_agreement(root, studies)]
+
+
+def _write_agreement(root: Path, studies: Sequence[Study]) -> list[Path]:
+    table = root / "agreement.csv"
+    if len(studies) < 2:
+        table.unlink(missing_ok=True)
+        return []
+    rows = []
+    for name in studies[0].analyses:
+        colours = {study.detector.arch: _by_type(study.analyses[name])[1] for study in studies}
+        first = next(iter(colours.values()))
+        rows += agreements(
+            name,
+            {arch: colour.scores for arch, colour in colours.items()},
+            clusters={item.name: item.cluster for item in first.images.items},
+            draws=first.options.bootstrap,
+            seed=first.subject.run.seed,
+            strict=first.subject.run.published,
+        )
+    write_rows(table, rows, Agreement)
+    return [table, *draw_agreement(rows, root / "agreement")]
 
 
 def _detector(study: Study) -> dict[str, Any]:

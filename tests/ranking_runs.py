@@ -69,7 +69,7 @@ def tuned_model(root: Path, arch: str = "resnet18") -> nn.Module:
     features: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].double()))
     with torch.no_grad():
-        model(inputs(root))
+        model(inputs(root, arch))
         hook.remove()
         (values,) = features
         wanted = torch.tensor(list(LOGITS.values()), dtype=torch.float64)
@@ -85,10 +85,10 @@ def detector_of(model: nn.Module, weights: Path | None = None, sha256: str = "")
     return Detector(get_architecture("resnet18"), model, torch.device("cpu"), weights, sha256)
 
 
-def inputs(root: Path) -> torch.Tensor:
-    """The images below `root`, normalised, (N, 3, SIDE, SIDE)."""
+def inputs(root: Path, arch: str = "resnet18") -> torch.Tensor:
+    """The images below `root` as a network reads them, (N, 3, SIDE, SIDE)."""
     pixels = np.stack([np.asarray(Image.open(root / name)) for name in LOGITS])
-    return detector_of(nn.Identity()).inputs(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
+    return get_architecture(arch).transform(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
 
 class Run(NamedTuple):
