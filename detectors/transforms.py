@@ -17,6 +17,8 @@ Bounds = tuple[Colours, Colours]
 
 IMAGENET_MEAN: Colours = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colours = (0.229, 0.224, 0.225)
+_LEAST = 1e-6
+"""Contribution of a pixel at the bound of its range."""
 CLIP_MEAN: Colours = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colours = (0.26862954, 0.26130258, 0.27577711)
 
@@ -89,7 +91,8 @@ class Residual(ABC):
 
         Pixel x contributes x - low to an average that counts for the residual and high - x to one that counts against
         it (`lrp.rules.ZBox`, with the parts of both signs before they cancel). So a pixel that is its own reference,
-        whose residual is always 0, keeps its relevance, and nothing is lost on the way.
+        whose residual is always 0, keeps its relevance; where nobody contributes (black beside white), all do alike.
+        Nothing is lost on the way.
 
         Args:
             images: (N, 3, H, W) uint8.
@@ -98,9 +101,10 @@ class Residual(ABC):
         low, high = (_per_channel(bound, relevance.dtype, relevance.device) for bound in self.normalise.bounds())
         x = self.normalise(images.to(relevance.device), relevance.dtype)
         with torch.enable_grad():
-            above, below = (x - low).requires_grad_(), (high - x).requires_grad_()
+            above, below = ((x - low).clamp(min=_LEAST), (high - x).clamp(min=_LEAST))
+            above, below = above.requires_grad_(), below.requires_grad_()
             total = self.averages(above)[0] + self.averages(below)[1]
-            share = relevance / total.detach().clamp(min=1e-6)
+            share = relevance / total.detach()
             to_above, to_below = torch.autograd.grad(total, (above, below), share)
         return above.detach() * to_above + below.detach() * to_below
 

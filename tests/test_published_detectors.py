@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ranking_runs import Scripts
+from ranking_runs import Scripts, tuned_model
 
+from detectors.detector import load_detector
 from detectors.networks import get_architecture
+from detectors.transforms import DiagonalDetail, NearestResidual, Residual
+from evaluation.agreement import Agreement
+from evaluation.scores import read_scores
+from utils.tables import read_rows
 
 GOLDEN = {"resnet50_nodown": "resnet50-nodown", "npr": "npr", "safe": "safe", "ladeda9": "ladeda9"}
 
@@ -75,7 +80,7 @@ def test_scores_of_the_command_line(
     model = architecture.build(len(state[f"{architecture.last_layer}.weight"])).double().eval()
     model.load_state_dict(state)
     expected = {}
-    for label, (folder, size) in enumerate((("0_real", (41, 64)), ("1_fake", (64, 40)))):
+    for label, (folder, size) in enumerate((("0_real", (21, 32)), ("1_fake", (32, 20)))):
         (tmp_path / "data" / "gan" / folder).mkdir(parents=True)
         for number, pixels in enumerate(recipe.draw_images(7 + label, 2, *size)):
             path = tmp_path / "data" / "gan" / folder / f"{number}.png"
@@ -94,3 +99,123 @@ def test_scores_of_the_command_line(
     assert {row["label"] for row in rows} == {"0", "1"}
     record = json.loads((tmp_path / "out/evaluation/d/gan/scores.csv.json").read_text())
     assert record["facts"]["arch"] == GOLDEN[name]
+
+
+@pytest.fixture(scope="session")
+def tuned(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of detectors that give the images of `small_images`, as they are, their known scores."""
+    folder = tmp_path_factory.mktemp("tuned")
+    paths = {arch: folder / f"{arch}.pth" for arch in ("npr", "safe", "resnet18")}
+    for arch, path in paths.items():
+        torch.save({"model": tuned_model(small_images, arch).state_dict()}, path)
+    return paths
+
+
+def test_every_analysis_runs_on_residual_detectors(
+    tuned: dict[str, Path], small_images: Path, tmp_path: Path, scripts: Scripts
+) -> None:
+    """Ranking, maps dropped, colour, patches, median test and report; and how far the two agree."""
+    words = ["--weights", *(f"{arch}={tuned[arch]}" for arch in ("npr", "safe")), "--dataset_dir", small_images]
+    words += ["--gan_name", "gan", "--topk", 2, 2, "--draws", 1, "--bootstrap", 5, "--patches", 1, "--pdf", "False"]
+    words += ["--crop", "none", "--preprocessing", "as_is", "--blur_jpg", "t", "--output_dir", "out"]
+    run = scripts("reproduce", "--arch", "npr", "safe", *words)
+    assert run.code == 0, run.err
+    rows = read_rows(Path("out/agreement.csv"), Agreement, made_by="test")
+    assert [(row.first, row.second, row.images) for row in rows] == [("npr", "safe", 11)]
+    # both give the same scores, so that their errors are the same
+    assert rows[0].rank == pytest.approx(1.0)
+    assert rows[0].wrong_both == rows[0].wrong_first == 2
+    page = Path("out/report.html").read_text()
+    assert "Do the detectors agree?" in page
+    for arch in ("npr", "safe"):
+        assert len(list(Path(f"out/patches/{arch}").rglob("patches.csv"))) == 2
+
+
+def test_each_detector_has_its_own_preprocessing_in_one_pass(
+    tuned: dict[str, Path], small_images: Path, tmp_path: Path, scripts: Scripts
+) -> None:
+    words = ["--dataset_dir", small_images, "--gan_name", "gan", "--bootstrap", 5, "--jpeg", 50, "--output_dir", "out"]
+    alone = scripts("evaluate_detector", "--detectors", f"alone=npr:{tuned['npr']}", *words)
+    assert alone.code == 0, alone.err
+    detectors = [f"{arch}={arch}:{path}" for arch, path in tuned.items()]
+    together = scripts("evaluate_detector", "--detectors", *detectors, *words)
+    assert together.code == 0, together.err
+    scores = {
+        name: read_scores(Path(f"out/evaluation/{name}/gan/scores.csv"), made_by="") for name in ("alone", *tuned)
+    }
+    assert scores["npr"].paths == scores["alone"].paths
+    for condition in ("rgb", "grayscale", "jpeg-50"):
+        one, other = (scores[name].columns[condition] for name in ("npr", "alone"))
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    # tables hold all that were evaluated under these flags, whatever their own preprocessing
+    assert len(Path("out/evaluation/ap_table.csv").read_text().splitlines()) == 1 + len(scores)
+    assert len(read_rows(Path("out/evaluation/agreement.csv"), Agreement, made_by="")) == 6
+    # scaled as torchvision scales, and scored
+    detector = load_detector("npr", tuned["npr"], "cpu")
+    name = scores["npr"].paths[0]
+    with Image.open(small_images / name) as image:
+        scaled = np.array(image.convert("RGB").resize((256, 256), Image.Resampling.BILINEAR))
+    expected = detector.probability(torch.from_numpy(scaled).permute(2, 0, 1)[None]).item()
+    assert scores["npr"].columns["rgb"][0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_relevance_of_pixels(tuned: dict[str, Path], small_images: Path, tmp_path: Path, scripts: Scripts) -> None:
+    for arch in ("npr", "safe"):
+        words = ["--arch", arch, "--weights", tuned[arch], "--images", small_images / "gan/1_fake/a.png"]
+        run = scripts("ud_lrp", *words, "--pixels", "--conservation", "--output_dir", "out", "--preprocessing", "as_is")
+        assert run.code == 0, run.err
+        folder = Path("out/lrp") / arch / "ud_0.5-beta0-label-pixels"
+        arrays = np.load(next(folder.rglob("*.npz")))
+        assert arrays["relevance"].shape == arrays["relevance_residual"].shape == arrays["image"].shape[:2]
+        assert arrays["relevance"].sum() == pytest.approx(arrays["relevance_residual"].sum(), rel=1e-4)
+        last = (folder / "conservation.csv").read_text().splitlines()[-1]
+        assert last.startswith("input,residual,ZBox,")
+    run = scripts("ud_lrp", "--arch", "resnet18", "--weights", tuned["resnet18"], "--pixels")
+    assert (run.code, "--pixels: resnet18 reads pixels" in run.err) == (2, True)
+
+
+@pytest.mark.parametrize("transform", [NearestResidual(), NearestResidual(scale=1.0), DiagonalDetail()])
+@pytest.mark.parametrize("size", [(8, 6), (7, 9), (2, 3)])
+def test_pixels_get_what_the_z_box_gives(transform: Residual, size: tuple[int, int]) -> None:
+    """The rule written as matrices: of the two averages, so also for parts that cancel."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    images[1] = torch.randint(0, 2, size) * 255  # at the bounds
+    residual = transform(images, torch.float64)
+    relevance = torch.randn_like(residual)
+    found = transform.to_pixels(images, relevance)
+    pixels = size[0] * size[1]
+    units = torch.eye(pixels, dtype=torch.float64).reshape(pixels, 1, *size)
+    first, second = (part.flatten(1).t() for part in transform.averages(units))
+    assert min(first.min(), second.min()) >= 0
+    x = transform.normalise(images, torch.float64).flatten(2)
+    torch.testing.assert_close((x @ (first - second).t() * transform.scale).view_as(residual), residual)
+    low, high = (torch.tensor(bound, dtype=torch.float64)[:, None] for bound in transform.normalise.bounds())
+    z = (x - low).clamp(min=1e-6)[:, :, None] * first + (high - x).clamp(min=1e-6)[:, :, None] * second
+    expected = (z / z.sum(3, keepdim=True) * relevance.flatten(2)[..., None]).sum(2)
+    torch.testing.assert_close(found.flatten(2), expected)
+    torch.testing.assert_close(found.sum((1, 2, 3)), relevance.sum((1, 2, 3)))
+
+
+def test_a_checkpoint_of_another_stride_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "resnet50").mkdir()
+    for folder in (tmp_path, tmp_path / "resnet50"):
+        torch.save(get_architecture("resnet50-nodown").build(1).state_dict(), folder / "nodown.pth")
+    load_detector("cnndetect", tmp_path / "nodown.pth", "cpu")
+    said = capsys.readouterr().err
+    assert "resnet50-nodown" in said
+    assert "strides" in said
+    # there the folder says what it is
+    load_detector("resnet50", tmp_path / "resnet50" / "nodown.pth", "cpu")
+    assert capsys.readouterr().err == ""
+    detector = load_detector("fredect", tmp_path / "nodown.pth", "cpu")
+    assert "note: fredect reads spectra" in capsys.readouterr().err
+    assert detector.architecture.transform.bounds()[1] == pytest.approx((5, 5, 5))
+
+
+def test_the_table_of_detectors(scripts: Scripts) -> None:
+    run = scripts("check_setup", "--detectors")
+    assert run.code == 0, run.err
+    for name in [*GOLDEN.values(), "univfd", "timm:NAME"]:
+        assert f"\n| {name}" in run.out
+    assert "(no licence stated)" in run.out
