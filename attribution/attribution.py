@@ -83,17 +83,25 @@ class AttributionRow:
     arrays: str
 
     @property
+    def said(self) -> str:
+        """What the network says of the image."""
+        return f"p({self.probability_of}) {_shown(self.probability)}"
+
+    @property
+    def evidence(self) -> str:
+        """Which way the relevance points."""
+        if self.against != self.against:
+            return "no relevance at all (empty map)"
+        if self.empty:
+            return f"no evidence for {self.explained}: all relevance is negative"
+        shares = percent(1 - self.against, 0), percent(self.against, 0)
+        return f"evidence for {self.explained} {shares[0]} %, against it {shares[1]} %"
+
+    @property
     def caption(self) -> list[str]:
         """Lines below the pictures of the image on a contact sheet."""
         label = "no label" if self.label is None else LABEL_NAMES[self.label]
-        if self.against != self.against:
-            evidence = "no relevance at all (empty map)"
-        elif self.empty:
-            evidence = f"no evidence for {self.explained}: all relevance is negative"
-        else:
-            evidence = f"evidence for {self.explained} {percent(1 - self.against, 0)} %, against it "
-            evidence += f"{percent(self.against, 0)} %"
-        return [self.path, f"{label} \u00b7 p({self.probability_of}) {_shown(self.probability)}", evidence]
+        return [self.path, f"{label} \u00b7 {self.said}", self.evidence]
 
 
 class Attribution(Analysis[Chosen], Generic[Chosen]):

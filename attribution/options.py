@@ -38,6 +38,11 @@ class AttributionOptions:
 class LrpOptions(Explaining, AttributionOptions):
     """Explanations of single images by relevance propagation."""
 
+    detectors: tuple[str, ...] = flag(
+        (),
+        "detectors to explain side by side; absent: the one of --arch, --weights and --blur_jpg",
+        metavar="NAME=ARCH:FILE",
+    )
     conservation: bool = flag(False, "write conservation.csv: what every step receives, passes on and absorbs")
     pixels: bool = flag(
         False,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from attribution.options import GradCamOptions, LrpOptions
-from detectors.choice import DetectorChoice
+from detectors.choice import DetectorChoice, named_detectors
 from images.choice import Reading
 from passes.command import read_step
 from utils.errors import UserError
@@ -31,9 +31,12 @@ def lrp_heatmaps(classifier: Any, arch: str) -> None:
     if settings[3].classifier != classifier:
         raise UserError(f"--classifier {other}: this script explains {name}: use src/{other}_lrp{ending}.py")
     from attribution.lrp_heatmaps import LrpHeatMaps
+    from attribution.side_by_side import draw_side_by_side
     from passes.running import run_experiment
 
-    run_experiment(LrpHeatMaps, *settings)
+    detector, *others = settings
+    detectors = named_detectors(detector, settings[3].detectors)
+    run_experiment(LrpHeatMaps, detectors, *others, overview=draw_side_by_side)
 
 
 def guided_gradcam() -> None:

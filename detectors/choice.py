@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -76,6 +77,25 @@ class DetectorChoice:
     def checkpoint(self) -> Path:
         """The file of `weights`, or the one that the published recipe is looked for at."""
         return self.weights or default_weights_path(self.arch, self.blur_jpg)
+
+
+def named_detectors(detector: DetectorChoice, described: Sequence[str]) -> list[DetectorChoice]:
+    """The detectors of `NAME=ARCH:FILE ...`, the names as their tags, or without any the one of the settings.
+
+    Raises:
+        UserError: A detector is not described so, or two share a name.
+    """
+    named: dict[str, DetectorChoice] = {}
+    for text in described:
+        name, equals, rest = text.partition("=")
+        # Names of timm's networks have a colon of their own.
+        arch, colon, file = rest.rpartition(":") if rest.startswith("timm:") else rest.partition(":")
+        if not (equals and colon and file and is_plain_name(name)):
+            raise UserError(f"--detectors {text}: write NAME=ARCH:FILE, as in cr=resnet50:weights/cr.pth")
+        if name in named:
+            raise UserError(f"--detectors: two are called {name}: give each a name of its own")
+        named[name] = replace(detector, arch=arch, weights=Path(file), blur_jpg=name)
+    return list(named.values()) or [detector]
 
 
 def default_weights_path(arch: str, tag: str, root: Path = PROJECT_ROOT) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detectors.choice import DetectorChoice
+from detectors.choice import DetectorChoice, named_detectors
 from evaluation.agreement import Agreement, agreements, draw_agreement
 from evaluation.assessment import Assessment, Result, read_result
 from evaluation.conditions import RGB, Condition, sweeps
@@ -28,8 +28,7 @@ from passes.one_pass import PassReport
 from passes.options import RunOptions
 from passes.running import run_analyses, subjects, tracked
 from utils.cli import say
-from utils.errors import UserError
-from utils.files import is_plain_name, safe_join
+from utils.files import safe_join
 from utils.layout import Layout
 from utils.provenance import describes, in_common, read_record
 
@@ -124,7 +123,8 @@ def evaluate(
     def find(choice: ImageChoice) -> dict[str, ImageSet]:
         return _test_sets(choice, options)
 
-    with subjects(named_detectors(detector, options), images, reading, options, run, find=find) as (found, ranks):
+    detectors = named_detectors(detector, options.detectors)
+    with subjects(detectors, images, reading, options, run, find=find) as (found, ranks):
         if not options.detectors:
             found = [replace(subject, tag=f"{detector.arch}_{detector.blur_jpg}") for subject in found]
         with tracked(run, "evaluation", found[0].settings, ranks) as tracker:
@@ -138,25 +138,6 @@ def evaluate(
                 for path in draw_evaluations(evaluations):
                     say(str(path))
     return evaluations
-
-
-def named_detectors(detector: DetectorChoice, options: EvaluationOptions) -> list[DetectorChoice]:
-    """The detectors of `NAME=ARCH:FILE ...`, the names as their tags, or the one of the settings.
-
-    Raises:
-        UserError: A detector is not described so, or two share a name.
-    """
-    named: dict[str, DetectorChoice] = {}
-    for text in options.detectors:
-        name, equals, rest = text.partition("=")
-        # Names of timm's networks have a colon of their own.
-        arch, colon, file = rest.rpartition(":") if rest.startswith("timm:") else rest.partition(":")
-        if not (equals and colon and file and is_plain_name(name)):
-            raise UserError(f"--detectors {text}: write NAME=ARCH:FILE, as in cr=resnet50:weights/cr.pth")
-        if name in named:
-            raise UserError(f"--detectors: two are called {name}: give each a name of its own")
-        named[name] = replace(detector, arch=arch, weights=Path(file), blur_jpg=name)
-    return list(named.values()) or [detector]
 
 
 def _test_sets(images: ImageChoice, options: EvaluationOptions) -> dict[str, ImageSet]:

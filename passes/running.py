@@ -50,8 +50,12 @@ def run_experiment(
     reading: Reading,
     options: Any,
     run: RunOptions,
+    *,
+    overview: Callable[[list[Kind]], list[Path]] | None = None,
 ) -> list[Kind]:
     """An experiment on every set named, with the names that its script has; what was run, by detector and set.
+
+    With `overview` pictures over several detectors and sets are drawn when all is done.
 
     Raises:
         UserError: Anything a user can mend.
@@ -70,6 +74,8 @@ def run_experiment(
         wanted = [analysis(subject, options) for subject in found]
         with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
             run_analyses(wanted, ranks=ranks, tracker=tracker)
+            if overview is not None and len(wanted) > 1 and ranks.is_first:
+                _show(overview(wanted), tracker, analysis.name)
     return wanted
 
 

@@ -19,11 +19,10 @@ import evaluation.evaluate
 import evaluation.loose_images
 import images.loading
 import passes.running
+from detectors.choice import DetectorChoice, named_detectors
 from detectors.detector import Detector
 from evaluation.assessment import Result
 from evaluation.conditions import GRAYSCALE, RGB, Condition, WithoutMaps, sweeps
-from evaluation.evaluate import named_detectors
-from evaluation.options import EvaluationOptions
 from evaluation.published import paper_topk, published_colour_ap, published_sensitivity, wang_results
 from evaluation.scores import ScoreCollector, Scores, read_scores
 from evaluation.summary import summarise_columns
@@ -357,10 +356,7 @@ def test_bad_arguments_are_one_line(evaluate: Callable[..., Run], tmp_path: Path
 
 def test_colons_of_timm_belong_to_the_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detectors.networks.canonical_architecture", lambda name: name)
-    from detectors.choice import DetectorChoice
-
-    options = EvaluationOptions(detectors=("a=timm:vit:x.pth", "b=efb0:y:z.pth"))
-    found = named_detectors(DetectorChoice(), options)
+    found = named_detectors(DetectorChoice(), ("a=timm:vit:x.pth", "b=efb0:y:z.pth"))
     assert [(d.blur_jpg, d.arch, str(d.weights)) for d in found] == [
         ("a", "timm:vit", "x.pth"),
         ("b", "efb0", "y:z.pth"),

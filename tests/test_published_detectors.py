@@ -174,6 +174,25 @@ def test_relevance_of_pixels(tuned: dict[str, Path], small_images: Path, tmp_pat
     assert (run.code, "--pixels: resnet18 reads pixels" in run.err) == (2, True)
 
 
+def test_detectors_are_explained_side_by_side(
+    tuned: dict[str, Path], small_images: Path, tmp_path: Path, scripts: Scripts
+) -> None:
+    detectors = ["--detectors", *(f"{arch}={arch}:{tuned[arch]}" for arch in ("npr", "resnet18"))]
+    run = scripts("ud_lrp", *detectors, "--images", small_images / "gan/1_fake", "--output_dir", "out")
+    assert run.code == 0, run.err
+    sheet = Path("out/lrp/side_by_side/npr-resnet18-beta0-label/contact_sheet_001.png")
+    assert str(sheet) in run.out
+    drawn = sheet.read_bytes()
+    # each reads the images in its own way
+    shapes = [np.load(next(Path("out/lrp", arch).rglob("a.npz")))["image"].shape[0] for arch in ("npr", "resnet18")]
+    assert shapes == [256, 48]
+    assert (
+        "nothing to compute"
+        in scripts("ud_lrp", *detectors, "--images", small_images / "gan/1_fake", "--output_dir", "out").out
+    )
+    assert sheet.read_bytes() == drawn
+
+
 @pytest.mark.parametrize("transform", [NearestResidual(), NearestResidual(scale=1.0), DiagonalDetail()])
 @pytest.mark.parametrize("size", [(8, 6), (7, 9), (2, 3)])
 def test_pixels_get_what_the_z_box_gives(transform: Residual, size: tuple[int, int]) -> None:
