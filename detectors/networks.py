@@ -166,21 +166,16 @@ def get_architecture(name: str) -> Architecture:
     if key not in _registry:
         load_installed_plugins()
     if key not in _registry and key.startswith(TIMM):
-        return _of_timm(key)
+        # it registers networks itself, with what is defined here
+        from detectors.timm_networks import register_timm
+
+        return register_timm(key)
     if key not in _registry:
         raise UserError(
             f"unknown architecture {name!r}: choose one of {', '.join(architectures())}, "
             f"{TIMM}NAME for a network of timm, or register it with --plugin FILE.py"
         )
     return _registry[key]
-
-
-def _of_timm(name: str) -> Architecture:
-    try:
-        from detectors.timm_networks import register_timm
-    except ModuleNotFoundError as error:
-        raise UserError(f"--arch {name}: timm is not installed: pip install timm") from error
-    return register_timm(name)
 
 
 def canonical_architecture(name: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-import timm
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame, Linear
 from torch import nn
 
 from detectors.networks import TIMM, Architecture, register_architecture
@@ -20,13 +18,36 @@ from utils.errors import UserError
 _SHOWN = 5
 
 
+@cache
+def load_timm() -> Any:
+    """timm, whose layers relevance propagation then knows.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise UserError("networks of timm need timm, which is not installed: pip install timm") from error
+    register_module(timm.layers.Conv2dSame, _same_convolution)
+    register_module(timm.layers.Linear, lambda module: Dense(module.weight, module.bias))
+    return timm
+
+
+def _same_convolution(module: nn.Conv2d) -> Convolution:
+    stride, dilation = ((pair[0], pair[1]) for pair in (module.stride, module.dilation))
+    return Convolution(
+        module.weight, module.bias, stride=stride, dilation=dilation, groups=module.groups, same_padding=True
+    )
+
+
 def register_timm(name: str) -> Architecture:
     """Register the network `timm:<name>`, with the scaling, crop and normalisation of timm's own tests.
 
     Raises:
         UserError: timm has no such network, or does not say what its last layer is called.
     """
-    model = name.removeprefix(TIMM)
+    timm, model = load_timm(), name.removeprefix(TIMM)
     family = model.partition(".")[0]
     settings = timm.get_pretrained_cfg(model) if timm.is_model(family) else None
     if settings is None:
@@ -55,31 +76,19 @@ def register_timm(name: str) -> Architecture:
     )
 
 
-def build(name: str, outputs: int) -> nn.Module:
+def build(name: str, outputs: int, **settings: Any) -> nn.Module:
     """A network of timm, randomly initialised."""
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=outputs)
+    model: nn.Module = load_timm().create_model(name, pretrained=False, num_classes=outputs, **settings)
     return model
 
 
 def one_step_each(model: nn.Module) -> None:
     """Replace modules that are a batch norm and an activation in one by the two, one after the other."""
+    norm_with_activation: Any = load_timm().layers.BatchNormAct2d
     for parent in list(model.modules()):
-        for name, module in list(parent.named_children()):
-            if type(module) is BatchNormAct2d:
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, module in children:
+            if type(module) is norm_with_activation:
                 norm = nn.BatchNorm2d(module.num_features, module.eps, affine=module.affine)
                 norm.load_state_dict(module.state_dict())
                 setattr(parent, name, nn.Sequential(norm, module.drop, module.act))
-
-
-register_module(
-    Conv2dSame,
-    lambda module: Convolution(
-        module.weight,
-        module.bias,
-        stride=module.stride,
-        dilation=module.dilation,
-        groups=module.groups,
-        same_padding=True,
-    ),
-)
-register_module(Linear, lambda module: Dense(module.weight, module.bias))

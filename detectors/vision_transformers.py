@@ -1,7 +1,4 @@
-"""Published detectors on networks of timm: vision transformers, CLIP with a linear head, ConvNeXt.
-
-timm is imported when one of them is built, so that the others can be registered without it.
-"""
+"""Published detectors on networks of timm: vision transformers, CLIP with a linear head, ConvNeXt."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from detectors.networks import Architecture, register_architecture
+from detectors.timm_networks import build
 from detectors.transforms import CLIP_MEAN, CLIP_STD, Normalise
 from images.decoding import Crop, Resize
-from utils.errors import UserError
 
 # From OpenAI's and open_clip's names, and those of the transformers package, to timm's; one after the other.
 _CLIP_NAMES = (
@@ -46,7 +43,7 @@ class Wrapped(nn.Module):
 
     def __init__(self, name: str, outputs: int) -> None:
         super().__init__()
-        self.vit = _timm(name, num_classes=outputs)
+        self.vit = build(name, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vit(x)
@@ -57,7 +54,7 @@ class TwoHeads(nn.Module):
 
     def __init__(self, name: str, outputs: int) -> None:
         super().__init__()
-        self.model = _timm(name, num_classes=1024)
+        self.model = build(name, 1024)
         self.fc = nn.Linear(1024, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,8 +74,8 @@ class ClipDetector(nn.Module):
 
     def __init__(self, name: str, outputs: int, *, projected: int | None, unit: bool, **sizes: Any) -> None:
         super().__init__()
-        self.tower = _timm(name, num_classes=0, **sizes)
-        features = self.tower.num_features
+        self.tower: Any = build(name, 0, **sizes)
+        features: int = self.tower.num_features  # type: ignore[assignment]
         self.projection = nn.Linear(features, projected, bias=False) if projected else nn.Identity()
         self.unit = unit
         self.fc = nn.Linear(projected or features, outputs)
@@ -86,14 +83,6 @@ class ClipDetector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.projection(self.tower(x))
         return self.fc(normalize(x, dim=-1) if self.unit else x)
-
-
-def _timm(name: str, **settings: Any) -> Any:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise UserError(f"{name} is a network of timm, which is not installed: pip install timm") from error
-    return timm.create_model(name, pretrained=False, **settings)
 
 
 def clip_names(state: Mapping[str, Tensor], *, projected: bool = True) -> dict[str, Tensor]:

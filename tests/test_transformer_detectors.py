@@ -11,8 +11,10 @@ from ranking_runs import Scripts
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from detectors.choice import DetectorChoice
 from detectors.detector import load_detector
 from detectors.networks import Architecture, get_architecture, register_architecture, unregister_architecture
+from detectors.timm_networks import load_timm
 from detectors.vision_transformers import ClipDetector, clip_names
 from utils.errors import UserError
 
@@ -126,8 +128,6 @@ def test_a_head_needs_its_backbone(small: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"head alone.*CLIP ViT-L/14 of OpenAI.*--backbone FILE"):
         load_detector(small, tmp_path / "head.pth", "cpu")
     torch.save(of_openai(tower), tmp_path / "clip.pth")
-    from detectors.choice import DetectorChoice
-
     choice = DetectorChoice(small, weights=tmp_path / "head.pth", device="cpu", backbone=tmp_path / "clip.pth")
     detector = load_detector(choice)
     assert len(detector.facts()["backbone"]) == 64
@@ -176,6 +176,8 @@ def test_networks_have_the_published_names_and_sizes() -> None:
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"timm:resnet5: timm \S+ has no such network: perhaps .*resnet5"):
         get_architecture("timm:resnet5")
-    monkeypatch.setitem(sys.modules, "detectors.timm_networks", None)
-    with pytest.raises(UserError, match="pip install timm"):
-        get_architecture("timm:resnet14t")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    load_timm.cache_clear()
+    for build in (lambda: get_architecture("timm:resnet14t"), lambda: get_architecture("univfd").build(1)):
+        with pytest.raises(UserError, match="pip install timm"):
+            build()
