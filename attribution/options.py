@@ -41,7 +41,7 @@ class LrpOptions(Explaining, AttributionOptions):
     detectors: tuple[str, ...] = flag(
         (),
         "detectors to explain side by side; absent: the one of --arch, --weights and --blur_jpg",
-        metavar="NAME=ARCH:FILE",
+        metavar="NAME=ARCH:FILE[,fake_class=0]",
     )
     conservation: bool = flag(False, "write conservation.csv: what every step receives, passes on and absorbs")
     pixels: bool = flag(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from detectors.networks import Architecture, architectures, get_architecture
 from utils.errors import UserError
+from utils.provenance import read_record
 
 State = dict[str, Tensor]
 T = TypeVar("T")
@@ -170,8 +171,7 @@ def load_state(
     if shapes != _expected(architecture.build, 2 if fold else outputs):
         raise _misfit(path, shapes, architecture, outputs, fitting)
     others = [name for name in fitting if name != architecture.name]
-    # a folder of the network's name says which it is
-    if others and architecture.name not in path.parts:
+    if others and not _is_settled(path, architecture.name):
         sys.stderr.write(
             f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
             f"strides nor preprocessing): taken as {architecture.name}; --arch chooses another\n"
@@ -190,6 +190,13 @@ def load_state(
             value = (value[fake].double() - value[1 - fake].double()).float()[None]
         target.copy_(value)
     return model
+
+
+def _is_settled(path: Path, arch: str) -> bool:
+    """Whether the place of a checkpoint, or the record beside it, says of which network it is."""
+    record = read_record(path)
+    arguments = {**record.get("facts", {}), **record}.get("arguments", {})
+    return arguments.get("arch") == arch or path.match(f"weights/{arch}/blur_jpg_prob*")
 
 
 def _checked(path: Path, name: str, value: Tensor, target: Tensor) -> Tensor:

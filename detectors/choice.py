@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,10 @@ class DetectorChoice:
         UserError: An unknown architecture, a value out of its range, or a plugin that cannot be loaded.
     """
 
-    arch: str = flag("resnet50", "network: resnet50, efb0, another ResNet or EfficientNet, or one of a plugin")
+    arch: str = flag(
+        "resnet50",
+        "network: resnet50, efb0, npr, timm:NAME ... (src/check_setup.py --detectors lists them), or one of a plugin",
+    )
     blur_jpg: str = flag(
         "0.5",
         "training augmentation of the published detectors, 0.1 or 0.5: part of file names",
@@ -82,6 +86,8 @@ class DetectorChoice:
 def named_detectors(detector: DetectorChoice, described: Sequence[str]) -> list[DetectorChoice]:
     """The detectors of `NAME=ARCH:FILE ...`, the names as their tags, or without any the one of the settings.
 
+    After FILE may follow `,fake_class=0` and `,backbone=FILE`, for what is not the same of all.
+
     Raises:
         UserError: A detector is not described so, or two share a name.
     """
@@ -89,12 +95,18 @@ def named_detectors(detector: DetectorChoice, described: Sequence[str]) -> list[
     for text in described:
         name, equals, rest = text.partition("=")
         # Names of timm's networks have a colon of their own.
+        rest, *others = re.split(",(fake_class|backbone)=", rest)
         arch, colon, file = rest.rpartition(":") if rest.startswith("timm:") else rest.partition(":")
         if not (equals and colon and file and is_plain_name(name)):
             raise UserError(f"--detectors {text}: write NAME=ARCH:FILE, as in cr=resnet50:weights/cr.pth")
         if name in named:
             raise UserError(f"--detectors: two are called {name}: give each a name of its own")
-        named[name] = replace(detector, arch=arch, weights=Path(file), blur_jpg=name)
+        own = dict(zip(others[::2], others[1::2], strict=True))
+        backbone = Path(own["backbone"]) if "backbone" in own else detector.backbone
+        fake = {"0": 0, "1": 1}.get(own.get("fake_class", ""), detector.fake_class)
+        named[name] = replace(
+            detector, arch=arch, weights=Path(file), blur_jpg=name, fake_class=fake, backbone=backbone
+        )
     return list(named.values()) or [detector]
 
 

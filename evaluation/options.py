@@ -29,7 +29,7 @@ class EvaluationOptions(AssessmentOptions):
     detectors: tuple[str, ...] = flag(
         (),
         "detectors to evaluate side by side; absent: the one of --arch, --weights and --blur_jpg",
-        metavar="NAME=ARCH:FILE",
+        metavar="NAME=ARCH:FILE[,fake_class=0]",
     )
     rules: Literal["none", "wang"] = flag(
         "none",

@@ -311,7 +311,9 @@ def _by_images(analyses: Sequence[AnyAnalysis]) -> list[list[AnyAnalysis]]:
     groups: dict[tuple[object, ...], list[AnyAnalysis]] = {}
     for analysis in analyses:
         subject = analysis.subject
-        key = subject.gan_name, id(subject.images), subject.reading, subject.detector.device
+        # each cuts the decoded images in its own way
+        decoding = replace(subject.reading, crop="none", resize=0, preprocessing="as_is")
+        key = subject.gan_name, id(subject.images), decoding, subject.detector.device
         groups.setdefault(key, []).append(analysis)
     return list(groups.values())
 

@@ -27,7 +27,9 @@ class Detectors:
         (), "checkpoint of each; else weights/<arch>/blur_jpg_prob<TAG>.pth", metavar="FILE|ARCH=FILE"
     )
     blur_jpg: str = flag("0.5", "part of file names", parse=plain_name, metavar="TAG")
-    fake_class: int | None = flag(None, "which class of the checkpoints is fake, 0 or 1", parse=int)
+    fake_class: tuple[str, ...] = flag(
+        (), "which class of the checkpoints is fake: one for all, or of each", metavar="0|1|ARCH=0|1"
+    )
     precision: Precision = flag("fp32", "of the convolutions")
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
     plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
@@ -40,9 +42,11 @@ class Detectors:
         """
         archs = self.names()
         weights = by_architecture("--weights", self.weights, archs, Path)
+        same = [*self.fake_class] * len(archs) if len(self.fake_class) == 1 else self.fake_class
+        fake = by_architecture("--fake_class", self.fake_class if "=" in "".join(same) else same, archs, int)
         return [
             DetectorChoice(
-                arch, self.blur_jpg, weights.get(arch), self.fake_class, self.precision, self.device, self.plugin
+                arch, self.blur_jpg, weights.get(arch), fake.get(arch), self.precision, self.device, self.plugin
             )
             for arch in archs
         ]

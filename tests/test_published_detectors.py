@@ -140,6 +140,7 @@ def test_each_detector_has_its_own_preprocessing_in_one_pass(
     detectors = [f"{arch}={arch}:{path}" for arch, path in tuned.items()]
     together = scripts("evaluate_detector", "--detectors", *detectors, *words)
     assert together.code == 0, together.err
+    assert "gan: evaluation, evaluation, evaluation, 11 images" in together.err
     scores = {
         name: read_scores(Path(f"out/evaluation/{name}/gan/scores.csv"), made_by="") for name in ("alone", *tuned)
     }
@@ -217,15 +218,14 @@ def test_pixels_get_what_the_z_box_gives(transform: Residual, size: tuple[int, i
 
 
 def test_a_checkpoint_of_another_stride_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "resnet50").mkdir()
-    for folder in (tmp_path, tmp_path / "resnet50"):
-        torch.save(get_architecture("resnet50-nodown").build(1).state_dict(), folder / "nodown.pth")
+    torch.save(get_architecture("resnet50-nodown").build(1).state_dict(), tmp_path / "nodown.pth")
     load_detector("cnndetect", tmp_path / "nodown.pth", "cpu")
     said = capsys.readouterr().err
     assert "resnet50-nodown" in said
     assert "strides" in said
-    # there the folder says what it is
-    load_detector("resnet50", tmp_path / "resnet50" / "nodown.pth", "cpu")
+    # a record of training says what it is
+    (tmp_path / "nodown.pth.json").write_text(json.dumps({"facts": {"arguments": {"arch": "resnet50-nodown"}}}))
+    load_detector("resnet50-nodown", tmp_path / "nodown.pth", "cpu")
     assert capsys.readouterr().err == ""
     detector = load_detector("fredect", tmp_path / "nodown.pth", "cpu")
     assert "note: fredect reads spectra" in capsys.readouterr().err
