@@ -195,8 +195,11 @@ def load_state(
 def _is_settled(path: Path, arch: str) -> bool:
     """Whether the place of a checkpoint, or the record beside it, says of which network it is."""
     record = read_record(path)
-    arguments = {**record.get("facts", {}), **record}.get("arguments", {})
-    return arguments.get("arch") == arch or path.match(f"weights/{arch}/blur_jpg_prob*")
+    for part in (record, record.get("facts")):
+        arguments = part.get("arguments") if isinstance(part, Mapping) else None
+        if isinstance(arguments, Mapping) and arguments.get("arch") == arch:
+            return True
+    return path.match(f"weights/{arch}/blur_jpg_prob*")
 
 
 def _checked(path: Path, name: str, value: Tensor, target: Tensor) -> Tensor:

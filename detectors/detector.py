@@ -18,6 +18,7 @@ from detectors.devices import DTYPES, device_name, use_device
 from detectors.feature_maps import FeatureMapNetwork
 from detectors.heads import Classes, Head, OneLogit
 from detectors.networks import Architecture, get_architecture
+from detectors.transforms import Normalise, Residual
 from lrp import Explainer
 from utils.errors import UserError
 from utils.files import sha256_file
@@ -84,14 +85,22 @@ class Detector:
                 f"{self.arch} takes images of {side}x{side} pixels, not {height}x{width}: leave out --preprocessing "
                 "as_is, or give images of that size"
             )
-        return self.architecture.transform(images.to(self.device))
+        transform, images = self.architecture.transform, images.to(self.device)
+        if self._is_double and isinstance(transform, Normalise | Residual):
+            return transform(images, torch.float64)
+        return transform(images)
+
+    @property
+    def _is_double(self) -> bool:
+        """Whether the model was put into double precision, for checks."""
+        return any(parameter.dtype == torch.float64 for parameter in self.model.parameters())
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
-        """The network's output in float32."""
+        """The network's output in float32, or float64 of a model in double precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output: Tensor = self.model(inputs)
-        return output.float()
+        return output if self._is_double else output.float()
 
     def probability(self, images: Tensor) -> Tensor:
         """p(fake) of images (N, 3, H, W) uint8: (N,) float64 in 0..1."""

@@ -67,8 +67,8 @@ def test_outputs_are_those_of_the_published_class(golden_folder: Path, recipe: M
         pixels = recipe.draw_images(int(golden[f"image_seed_{size}"]), len(expected), height, width)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-            with torch.no_grad():
-                found = model.to(dtype)(architecture.transform(images, dtype))  # type: ignore[call-arg]
+            detector = Detector(architecture, model.to(dtype))
+            found = detector.logits(detector.inputs(images))
             np.testing.assert_allclose(found.reshape(expected.shape).numpy(), expected, rtol=0, atol=tolerance)
 
 
@@ -83,15 +83,14 @@ def test_scores_of_the_command_line(
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "d.pth")
     model = architecture.build(len(state[f"{architecture.last_layer}.weight"])).double().eval()
     model.load_state_dict(state)
+    detector = Detector(architecture, model)
     expected = {}
     for label, (folder, size) in enumerate((("0_real", (21, 32)), ("1_fake", (32, 20)))):
         (tmp_path / "data" / "gan" / folder).mkdir(parents=True)
         for number, pixels in enumerate(recipe.draw_images(7 + label, 2, *size)):
             path = tmp_path / "data" / "gan" / folder / f"{number}.png"
             Image.fromarray(pixels).save(path)
-            with torch.no_grad():
-                images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-                logits = model(architecture.transform(images, torch.float64)).flatten()  # type: ignore[call-arg]
+            logits = detector.logits(detector.inputs(torch.from_numpy(pixels).permute(2, 0, 1)[None])).flatten()
             logit = float(logits[-1] - logits[:-1].sum())
             expected[f"gan/{folder}/{number}.png"] = 1 / (1 + np.exp(-logit))
     words = ["--detectors", f"d={GOLDEN[name]}:d.pth", "--dataset_dir", "data", "--gan_name", "gan", "--bootstrap", 5]
