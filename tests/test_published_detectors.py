@@ -72,6 +72,18 @@ def test_outputs_are_those_of_the_published_class(golden_folder: Path, recipe: M
             np.testing.assert_allclose(found.reshape(expected.shape).numpy(), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(("arch", "maps"), [("npr", 5_056), ("safe", 5_056), ("ladeda9", 26_624), ("dire", 26_560)])
+def test_every_convolution_is_explained(arch: str, maps: int) -> None:
+    """The program that relevance goes through says what the network says, and has its feature maps."""
+    torch.manual_seed(0)
+    architecture = get_architecture(arch)
+    detector = Detector(architecture, architecture.build(1).eval())
+    x = detector.inputs(torch.randint(0, 256, (1, 3, 37, 40), dtype=torch.uint8))
+    explainer = detector.explainer()
+    assert sum(channels for _, channels in explainer.layers) == maps
+    torch.testing.assert_close(explainer.record(x).output, detector.logits(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["npr", "safe", "resnet50_nodown"])
 def test_scores_of_the_command_line(
     golden_folder: Path, recipe: ModuleType, name: str, tmp_path: Path, scripts: Scripts
