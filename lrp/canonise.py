@@ -30,7 +30,9 @@ from lrp.tracing import Trace, trace
 
 # Sides of the square images that a program is tried with: a small one of even and odd sizes on the way down, then those
 # that networks with a fixed input size demand, the cheap ones first.
-PROBE_SIZES = (40, 32, 28, 12, 4, 64, 128, 224, 256, 299, 336, 384, 448, 504, 512, 518)
+PROBE_SIZES = (
+    *(40, 32, 28, 12, 4, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 392, 448, 504, 512, 518),
+)
 _TOLERANCE = 1e-8
 _ROUNDED = 1e-4
 """Where the model itself casts to a type of less precision."""
