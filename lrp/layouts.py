@@ -174,7 +174,7 @@ _BY_FUNCTION: dict[Callable[..., Any], tuple[Any, ...]] = {
     _concatenation: (torch.cat, torch.concat),
     _cast: ("to", "type"),
     (lambda x: Rounding()): ("float", "half", "bfloat16"),
-    _same: ("contiguous", "clone", "detach"),
+    _same: ("contiguous", "clone", "detach", "type_as"),
 }
 for _builder, _functions in _BY_FUNCTION.items():
     FUNCTIONS.update(dict.fromkeys(_functions, _builder))
