@@ -30,14 +30,17 @@ class LayerNorm(Operation):
         self.eps = eps
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        # a deviation in a short type would be that of nothing in particular
+        dtype = torch.promote_types(dtype, torch.float32)
         self.weight = self.weight.to(device, dtype, copy=True)
         self.bias = None if self.bias is None else self.bias.to(device, dtype, copy=True)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return F.layer_norm(inputs[0], self.weight.shape, self.weight, self.bias, self.eps)
+        x = inputs[0].to(self.weight.dtype)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps).to(inputs[0].dtype)
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        variance = inputs[0].var(-1, correction=0, keepdim=True)
+        variance = inputs[0].to(self.weight.dtype).var(-1, correction=0, keepdim=True)
         scaled = upstream * self.weight * torch.rsqrt(variance + self.eps)
         return (scaled - scaled.mean(-1, keepdim=True),)
 

@@ -26,16 +26,42 @@ from lrp.errors import UnsupportedLayerError
 from lrp.operations import Activation, BatchNorm, Gate, Identity, LinearOperation, Product
 from lrp.program import Program, without_steps
 from lrp.tokens import mark_hidden_units, tokens_as_maps
-from lrp.tracing import Trace, trace
+from lrp.tracing import Trace, refuse_unready, trace
 
 # Sides of the square images that a program is tried with: a small one of even and odd sizes on the way down, then those
 # that networks with a fixed input size demand, the cheap ones first.
 PROBE_SIZES = (
-    *(40, 32, 28, 12, 4, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 392, 448, 504, 512, 518),
+    *(
+        40,
+        32,
+        28,
+        12,
+        4,
+        48,
+        64,
+        96,
+        112,
+        128,
+        160,
+        192,
+        224,
+        240,
+        256,
+        288,
+        299,
+        320,
+        336,
+        384,
+        392,
+        448,
+        504,
+        512,
+        518,
+    ),
 )
 _TOLERANCE = 1e-8
 _ROUNDED = 1e-4
-"""Where the model itself casts to a type of less precision."""
+"""Where the model itself computes with less precision."""
 
 
 def build_program(
@@ -57,12 +83,12 @@ def build_program(
         UnsupportedLayerError: A layer, addition or product has no counterpart, or computes something else than its
             counterpart; the message names it and its type.
     """
-    reference = _reference(model)
-    trials = _Trials(reference)
-    found = trace(reference, lambda: trials.first.images)
-    found.program.dtype = torch.float64
+    refuse_unready(model)
+    trials = _trials(model)
+    found = trace(trials.model, trials.first.images)
+    found.program.dtype = trials.first.images.dtype
     ranks = _compare(found, trials)
-    program = remove_identities(tokens_as_maps(found.program, ranks))
+    program = remove_identities(tokens_as_maps(found.program, ranks)).to("cpu", torch.float64)
     if fold:
         program = fold_batch_norms(program, norm_residue=norm_residue)
     program = mark_hidden_units(mark_nonnegative(name_gates(program)))
@@ -71,8 +97,23 @@ def build_program(
     return program.to(device, dtype)
 
 
-def _reference(model: nn.Module) -> nn.Module:
-    """A copy in double precision on the CPU: batch norms are folded in it, and some devices have no float64."""
+def _trials(model: nn.Module) -> _Trials:
+    """A copy of a model on the CPU with images that it takes, in double precision unless the model cannot be.
+
+    Raises:
+        UnsupportedLayerError: It cannot be copied, or takes no images.
+    """
+    trials = _Trials(_reference(model, torch.float64), torch.float64)
+    try:
+        trials.first  # noqa: B018 (tried here)
+    except UnsupportedLayerError:
+        # some, such as OpenAI's CLIP, cast to float32 on the way and go on with weights in their own type
+        trials = _Trials(_reference(model, torch.float32), torch.float32)
+        trials.first  # noqa: B018
+    return trials
+
+
+def _reference(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for name, module in model.named_modules():
         if any(isinstance(hook, WeightNorm | SpectralNorm) for hook in module._forward_pre_hooks.values()):
             raise UnsupportedLayerError(
@@ -80,7 +121,7 @@ def _reference(model: nn.Module) -> nn.Module:
                 "torch.nn.utils.remove_weight_norm or remove_spectral_norm, or use torch.nn.utils.parametrizations"
             )
     try:
-        return copy.deepcopy(model).cpu().double()
+        return copy.deepcopy(model).cpu().to(dtype)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedLayerError(
             f"{type(model).__name__} cannot be copied ({str(error).splitlines()[0]}); "
@@ -99,8 +140,8 @@ class _Trial(NamedTuple):
 class _Trials:
     """A model with random images of each size that it takes, of `PROBE_SIZES` and in this order."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.model, self._dtype = model, dtype
         self._sizes = iter(PROBE_SIZES)
         self._outputs: dict[str, tuple[torch.Size, Tensor]] = {}
         self._failure: Exception | None = None
@@ -127,7 +168,7 @@ class _Trials:
         """Of the next size, or None."""
         for size in self._sizes:
             self._outputs = {}
-            images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+            images = torch.randn(2, 3, size, size, dtype=self._dtype, generator=torch.Generator().manual_seed(size))
             try:
                 return _Trial(images, self.model(images.clone()), self._outputs)
             # what a model raises for images of another size: PyTorch for weights that do not fit, models themselves
@@ -166,6 +207,7 @@ def _compare(found: Trace, trials: _Trials) -> dict[int, int]:
 def _compare_one(found: Trace, model: nn.Module, trial: _Trial) -> dict[int, int]:
     """As `_compare`; the message names the first layer that differs."""
     program, modules = found.program, dict(model.named_modules())
+    tolerance = _ROUNDED if found.rounded or trial.images.dtype != torch.float64 else _TOLERANCE
     numbers = {step.name: number for number, step in enumerate(program.steps, start=1)}
     ranks, wrong = {0: trial.images.dim()}, []
 
@@ -179,7 +221,7 @@ def _compare_one(found: Trace, model: nn.Module, trial: _Trial) -> dict[int, int
         elif module is None or type(module).__name__ != program.steps[number - 1].origin:
             return
         output = output.movedim(0, found.batches[number])
-        if expected is not None and not _same(output, *expected, _ROUNDED if found.rounded else _TOLERANCE):
+        if expected is not None and not _same(output, *expected, tolerance):
             wrong.append(number)
 
     try:

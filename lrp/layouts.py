@@ -5,6 +5,7 @@ Importing this module makes the functions known to `lrp.layers`.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,9 +35,12 @@ def _view(x: Value, *shape: Any) -> Reshape:
     if any(isinstance(size, Batch) for size in sizes):
         raise NotImplementedError("a change of shape that mixes images")
     own = {place: s.dim for place, s in enumerate(sizes) if isinstance(s, Size) and s.number == x.number and s.dim}
-    # Sizes of other tensors are those of the trial image; one of them can be found from what is left.
+    # Sizes of other tensors are those of the trial image; the first, mostly that of the tokens, is found from the rest.
     others = [place for place, size in enumerate(sizes) if isinstance(size, Size) and place not in own]
-    if others and -1 not in sizes:
+    if others:
+        if -1 in sizes:
+            known = math.prod(size for size in sizes if size != -1)
+            sizes[sizes.index(-1)] = math.prod(x.shape) // known
         sizes[others.pop(0)] = -1
 
     def reshape(x: Tensor) -> Tensor:
@@ -150,7 +154,7 @@ def _concatenation(tensors: Sequence[Any], dim: int = 0) -> Any:
 
 
 def _cast(x: Value, *args: Any, **options: Any) -> Any:
-    """The same, unless its type is one of less precision."""
+    """The same, unless its type is said in so many words; the type of another tensor is that of all."""
     types = [part for part in (*args, *options.values()) if isinstance(part, torch.dtype)]
     return Rounding() if any(dtype != torch.float64 for dtype in types) else x
 

@@ -175,4 +175,6 @@ def patch_of(
     )
     height, width = next(grids, (1, shapes[len(steps)][3]))
     patch = column - (shapes[len(steps)][3] - height * width)
-    return torch.where(patch < 0, -1, patch // width), torch.where(patch < 0, column, patch % width)
+    # arithmetic, because a GPU would wait for the constants of `where`
+    inside = (patch >= 0).to(patch.dtype)
+    return inside * (patch // width + 1) - 1, inside * (patch % width) + (1 - inside) * column

@@ -37,7 +37,7 @@ class Trace:
         program: Its steps, nothing folded yet; they share the model's parameters.
         batches: By number, which dimension of the model's tensor is that of the images, which the program has first.
         fixed: Whether sizes of the trial image went into it.
-        rounded: Whether the model computes in less than double precision in places.
+        rounded: Whether the model computes in another precision than that of its weights in places.
     """
 
     program: Program
@@ -46,16 +46,33 @@ class Trace:
     rounded: bool
 
 
-def trace(model: nn.Module, images: Callable[[], Tensor]) -> Trace:
+def trace(model: nn.Module, images: Tensor) -> Trace:
     """Trace a model in evaluation mode.
 
     Args:
         model: The network.
-        images: Makes images that it takes (N, 3, H, W), asked for only if the model asks for sizes.
+        images: Some that it takes (N, 3, H, W), in the type of its weights.
 
     Raises:
         UnsupportedLayerError: The model cannot be traced, or a module, function, addition or product in it has no
             counterpart in `lrp.operations`; the message names the place and the type.
+    """
+    tracer = _Tracer(_Conversion(model, images))
+    try:
+        graph = tracer.trace(model)
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        raise UnsupportedLayerError(
+            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}); "
+            "register its dynamic parts with lrp.register_module"
+        ) from error
+    return tracer.conversion.finish(graph)
+
+
+def refuse_unready(model: nn.Module) -> None:
+    """Refuse a model that is in training mode or needs more than images.
+
+    Raises:
+        UnsupportedLayerError: It is, or does.
     """
     training = next((name for name, module in model.named_modules() if module.training), None)
     if training is not None:
@@ -68,15 +85,6 @@ def trace(model: nn.Module, images: Callable[[], Tensor]) -> Trace:
     ]
     if len(required) > 1:
         raise UnsupportedLayerError(f"{type(model).__name__} takes more than one input")
-    tracer = _Tracer(_Conversion(model, images))
-    try:
-        graph = tracer.trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise UnsupportedLayerError(
-            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}); "
-            "register its dynamic parts with lrp.register_module"
-        ) from error
-    return tracer.conversion.finish(graph)
 
 
 class _Proxy(fx.Proxy):
@@ -94,7 +102,7 @@ class _Proxy(fx.Proxy):
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.float64
+        return self.tracer.conversion.images.dtype
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +164,7 @@ class _Conversion:
     """The nodes of a graph as steps, converted as far as the graph goes."""
 
     model: nn.Module
-    images: Callable[[], Tensor]
+    images: Tensor
     steps: list[Step] = field(default_factory=list)
     known: dict[fx.Node, Any] = field(default_factory=dict)
     """What each node stands for."""
@@ -186,7 +194,7 @@ class _Conversion:
     def sizes(self, number: int) -> torch.Size:
         """Sizes of a value of the program for the trial images, found without computing it."""
         if not self._trial:
-            self._trial.append(self._mode.from_tensor(self.images()))
+            self._trial.append(self._mode.from_tensor(self.images))
         with self._mode, torch.no_grad():
             for step in self.steps[len(self._trial) - 1 : number]:
                 self._trial.append(step.operation.forward(*(self._trial[value] for value in step.inputs)))
@@ -226,8 +234,9 @@ class _Conversion:
 
         def resolve(argument: fx.Node) -> Any:
             found = self.known[argument]
-            if isinstance(found, Value):
-                read.append(found)
+            if isinstance(found, tuple) and node.target is not operator.getitem:
+                found = self.known[argument] = tuple(self._made(argument, part) for part in found)
+            read.extend(part for part in layers.flat([found]) if isinstance(part, Value))
             return found
 
         # A tensor read twice is resolved twice, in the order of the arguments.
@@ -244,13 +253,17 @@ class _Conversion:
             found = Placed(found, batches.pop())
         return self._step(node, found, read, origin) if isinstance(found, Placed) else found
 
+    def _made(self, node: fx.Node, part: Any) -> Any:
+        """A part of a tensor as a step of its own, where it is not picked by its number."""
+        return self._step(node, part, list(part.inputs or ()), _name(node.target)) if isinstance(part, Placed) else part
+
     def _step(self, node: fx.Node, placed: Placed, read: list[Value], origin: str) -> Value:
         operation = placed.operation
         name = str(node.target) if node.op == "call_module" else _place(node)
         if name in self._names:
             if isinstance(operation, LinearOperation):
                 raise UnsupportedLayerError(f"layer {name!r} ({origin}) is used twice; give each use its own module")
-            name = f"{name}@{node.name}"
+            name = f"{name}@{node.name}" if f"{name}@{node.name}" not in self._names else f"{name}@{len(self.steps)}"
         self._names.add(name)
         if isinstance(operation, Sum):
             operation.name = name
@@ -286,17 +299,17 @@ class _Conversion:
         try:
             if builder is not None:
                 return builder(*args, **kwargs), origin
-            supported = ", ".join(sorted(set(map(_name, table))))
-            failure = f"{where} has no rule; supported are {supported}; lrp.{register} adds one"
+            bare = next((part for part in node.all_input_nodes if isinstance(self.known[part], Tensor)), None)
+            while bare is not None and bare.op != "get_attr":
+                bare = next(iter(bare.all_input_nodes), None)
+            if bare is not None:
+                where = f"{_place(bare)!r} of type {bare.target}"
+                failure = f"{where}: a bare parameter in forward has no rule; wrap it in a module"
+            else:
+                supported = ", ".join(sorted(set(map(_name, table))))
+                failure = f"{where} has no rule; supported are {supported}; lrp.{register} adds one"
         except (NotImplementedError, TypeError) as error:
             failure = f"{where}: {error}"
-        bare = next((part for part in node.all_input_nodes if isinstance(self.known[part], Tensor)), None)
-        while bare is not None and bare.op != "get_attr":
-            bare = next(iter(bare.all_input_nodes), None)
-        if bare is not None:
-            failure = (
-                f"{_place(bare)!r} of type {bare.target}: a bare parameter in forward has no rule; wrap it in a module"
-            )
         raise UnsupportedLayerError(failure)
 
 

@@ -267,8 +267,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"layer 'norm' of type BatchNorm2d: a batch norm without running statistics",
     ),
     "unknown layer": (
-        lambda: Net(lambda net, x: net.odd(x), odd=nn.PixelShuffle(2)),
-        r"layer 'odd' of type PixelShuffle has no rule; supported are .*Conv2d.*register_module",
+        lambda: Net(lambda net, x: net.odd(x), odd=nn.ChannelShuffle(2)),
+        r"layer 'odd' of type ChannelShuffle has no rule; supported are .*Conv2d.*register_module",
     ),
     "unknown layer deep inside": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), nn.PixelUnshuffle(2))),

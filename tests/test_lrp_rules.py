@@ -134,7 +134,7 @@ def linear_layer(kind: str, bias: bool) -> tuple[nn.Module, Operation, tuple[int
     with torch.no_grad():
         for number, parameter in enumerate(module.parameters()):
             parameter.copy_(seeded(tuple(parameter.shape), number))
-    operation = trace(nn.Sequential(module).eval(), images).program.steps[0].operation
+    operation = trace(nn.Sequential(module).eval(), images()).program.steps[0].operation
     operation.to(torch.device("cpu"), torch.float64)
     return module, operation, shape
 
@@ -252,7 +252,7 @@ def test_one_sided_contributions() -> None:
     # Only negative contributions: z+ has nobody to give to, alpha-beta gives its negative part alone.
     linear = nn.Linear(2, 1, bias=False).double()
     linear.weight.data = torch.tensor([[-1.0, -3.0]], dtype=torch.float64)
-    operation = trace(nn.Sequential(linear).eval(), images).program.steps[0].operation
+    operation = trace(nn.Sequential(linear).eval(), images()).program.steps[0].operation
     operation.to(torch.device("cpu"), torch.float64)
     x, R = torch.ones((1, 2), dtype=torch.float64), torch.ones((1, 1), dtype=torch.float64)
     assert AlphaBeta(0.0).propagate(operation, (x,), R, nonnegative=True)[0].tolist() == [[0.0, 0.0]]

@@ -1,13 +1,17 @@
 """Relevance through vision transformers and ConvNeXts: what is traced, the formulas a second time, conservation."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from lrp_networks import towards
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from vision_transformers import NETWORKS, freeze, pictures, randomized
 
-from lrp import Explainer, RuleTable, ZBox, build_program, rule_table
+from lrp import ChannelStatistics, Explainer, RuleTable, UnsupportedLayerError, ZBox, build_program, rule_table
 from lrp.attention import FrozenWeights
 from lrp.rules import Epsilon
 
@@ -143,3 +147,178 @@ def test_feature_maps_are_those_of_convolutions_and_hidden_units(case: str) -> N
     for name, channels in program.convolutions():
         layer: Any = network.get_submodule(name)
         assert channels == len(layer.weight)
+
+
+@pytest.mark.parametrize("case", ["timm", "CLIP of OpenAI", "CLIP of Hugging Face", "ConvNeXt of torchvision"])
+def test_batch_gives_what_single_images_give(case: str) -> None:
+    explainer = Explainer(network_of(case), rule_table("gamma0.1", BOX), dtype=torch.float64)
+    x, layers = pictures(3), [name for name, _ in explainer.layers]
+    batch = explainer.explain(x, towards("fake", "real", "real"), layers=layers)
+    assert batch.input is not None
+    for row, target in enumerate(("fake", "real", "real")):
+        single = explainer.explain(x[row : row + 1], towards(target), layers=layers)
+        torch.testing.assert_close(batch.input[row : row + 1], single.input, rtol=1e-7, atol=1e-10)
+        for layer, statistics in single.channels.items():
+            torch.testing.assert_close(batch.channels[layer].total[row], statistics.total[0], rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["timm, registers, layer scale, mean", "CLIP of OpenAI", "CLIP of Hugging Face"])
+def test_nothing_mixes_devices_or_waits_for_a_gpu(case: str) -> None:
+    """On tensors that only pretend to be on a GPU: those of two devices do not mix, and have no values to wait for."""
+    explainer = Explainer(network_of(case), rule_table("gamma0.1", BOX))
+    x, layers = pictures().float(), [name for name, _ in explainer.layers]
+    measured: dict[str, ChannelStatistics] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        explainer.program.to("cuda", torch.float32)
+        record = explainer.record(x.to("cuda"))
+        rows: list[Any] = []
+        start = torch.ones_like(record.output)
+        relevance = explainer.propagate(record, start, layers=layers, measure=measured.__setitem__, conservation=rows)
+        assert relevance is not None
+        tensors = [relevance, *(row.absorbed for row in rows), *(s.absolute for s in measured.values())]
+        for found in explainer.explain_feature_maps(x.to("cuda"), {layer: [(0, 1), (1, 0)] for layer in layers}):
+            tensors += [found.relevance, found.value, found.row, found.column]
+        assert {tensor.device.type for tensor in tensors} == {"cuda"}
+
+
+@pytest.mark.parametrize("case", ["timm", "CLIP of Hugging Face", "ConvNeXt of torchvision"])
+def test_short_types_agree_roughly(case: str) -> None:
+    network, x = network_of(case), pictures()
+    exact = Explainer(network, dtype=torch.float64).explain(x)
+    for dtype, gate in ((torch.float32, 1e-4), (torch.bfloat16, 0.2)):
+        found = Explainer(network, dtype=dtype).explain(x)
+        assert float((found.logits - exact.logits).abs().max()) < gate
+        assert found.input is not None
+        assert torch.isfinite(found.input).all()
+
+
+class Tokens(nn.Module):
+    """Patches as tokens, what `middle(net, tokens)` makes of them, and a dense layer on the mean of the tokens."""
+
+    def __init__(self, middle: Callable[["Tokens", Tensor], Tensor], width: int = 6) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 8, 8)
+        self.constant = nn.Parameter(torch.randn(1, 16, 6))
+        self.fc = nn.Linear(width, 1)
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.attention = nn.MultiheadAttention(6, 2)
+        self.middle = middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.fc(self.middle(self, x).mean(dim=1))
+
+
+# By what they do to tokens (N, 16, 6); all are linear.
+LAYOUTS: dict[str, tuple[Callable[[Tokens, Tensor], Tensor], int]] = {
+    "tokens first, and back": (lambda net, x: net.first(x.permute(1, 0, 2)).permute(1, 0, 2), 6),
+    "tokens first, shift and scale": (
+        lambda net, x: (net.constant.transpose(0, 1) + x.transpose(0, 1) * net.constant[0, :1]).transpose(0, 1),
+        6,
+    ),
+    "tokens first, sum": (lambda net, x: (x.transpose(0, 1) + net.first(x.transpose(0, 1))).transpose(1, 0), 6),
+    "tokens first, joined": (lambda net, x: torch.cat([x.transpose(0, 1)] * 2).transpose(0, 1), 6),
+    "tokens first, a part": (lambda net, x: x.transpose(0, 1)[3].unsqueeze(1), 6),
+    "channels last, flattened": (
+        lambda net, x: x.permute(1, 2, 0).unflatten(1, (2, 3)).flatten(1, 2).permute(2, 0, 1),
+        6,
+    ),
+    "chunks": (lambda net, x: torch.cat([part * 2 for part in x.chunk(2, -1)], dim=-1), 6),
+    "parts": (lambda net, x: torch.cat(x.split([1, 2, 3], 2)[1:], 2), 5),
+    "unbound": (lambda net, x: sum(x.reshape(x.shape[0], 16, 3, 2).permute(2, 0, 1, 3).unbind(0)), 2),  # type: ignore
+    "sizes": (
+        lambda net, x: x.view(x.size(0), x.size(1), 2, -1).transpose(1, 2).reshape(x.shape[0], x.shape[1], -1),
+        6,
+    ),
+    "class token": (lambda net, x: torch.cat([net.constant[:, :1].expand(x.shape[0], -1, -1), x], 1)[:, :3], 6),
+    "token and rest": (lambda net, x: x[:, 1:] + net.first(x[:, :-1]) + net.constant[:, 2:3] * x[:, 1:], 6),
+    "one more dimension": (lambda net, x: x.unsqueeze(1).squeeze(1), 6),
+    "matrix of the model": (lambda net, x: x @ net.first.weight.t() + F.linear(x, net.second.weight), 6),
+    "mixed over tokens": (lambda net, x: (x.transpose(1, 2) @ net.constant[0] * 0.1).transpose(1, 2), 6),
+    "negative": (lambda net, x: net.constant - x, 6),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_layouts(case: str) -> None:
+    """The same output, and relevance that is input times gradient, whatever is done to the order of dimensions."""
+    torch.manual_seed(0)
+    network = randomized(Tokens(*LAYOUTS[case]))
+    x = pictures(3).requires_grad_()
+    expected = network(x)
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    result = Explainer(network, table(), dtype=torch.float64).explain(x.detach(), lambda output: output)
+    torch.testing.assert_close(result.logits, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.input, (x * gradient).detach(), rtol=1e-8, atol=1e-10)
+
+
+REFUSED: dict[str, tuple[Callable[[Tokens, Tensor], Tensor], str]] = {
+    "mask": (
+        lambda net, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+        "attention with a mask, dropout or shared heads",
+    ),
+    "mask of a module": (
+        lambda net, x: net.attention(x, x, x, attn_mask=torch.zeros(2, 2).double())[0],
+        r"Tokens cannot be traced \(attention with a mask\)",
+    ),
+    "other tokens": (
+        lambda net, x: net.attention(x, net.first(x), x)[0],
+        r"Tokens cannot be traced \(attention to other tokens than its own\)",
+    ),
+    "softmax that is passed on": (lambda net, x: x.softmax(-1), "'softmax' of type softmax has no rule: it is neither"),
+    "product of signals": (
+        lambda net, x: x @ x.transpose(1, 2) @ x,
+        "'matmul' of type matmul has no rule: it is neither",
+    ),
+    "division by a signal": (lambda net, x: x / net.first(x), "a division by a tensor of the network"),
+    "mean over images": (lambda net, x: x.transpose(0, 1).softmax(1).transpose(0, 1), "a softmax over images"),
+    "images mixed": (lambda net, x: x.flatten(0, 1).unflatten(0, (2, 16)), "work on the dimension of the images"),
+    "some images": (lambda net, x: x.transpose(0, 1)[:, :1].transpose(0, 1), "picking images"),
+    "constant for each image": (
+        lambda net, x: torch.cat([torch.randn(2, 1, 6).double(), x], 1),
+        "a constant that differs from image to image",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_rule_is_refused(case: str) -> None:
+    middle, message = REFUSED[case]
+    with pytest.raises(UnsupportedLayerError, match=message) as caught:
+        build_program(Tokens(middle).eval())
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_of_one_image_are_not_taken_for_those_of_all() -> None:
+    """Shuffled channels: the reshaping is to the size of other tensors, which another image has otherwise."""
+
+    class Shuffled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.c(x)
+            n, c, h, w = x.shape
+            return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).mean((2, 3))
+
+    with pytest.raises(UnsupportedLayerError, match="Shuffled runs, its program does not"):
+        build_program(Shuffled().eval())
+
+
+@pytest.mark.parametrize("casts", [torch.float32, torch.float64])
+def test_a_model_may_round_in_places(casts: torch.dtype) -> None:
+    """As OpenAI's layer norms do, which so cannot run in double precision, and others that can."""
+
+    class Rounding(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            weights = (self.weight, self.bias) if casts == torch.float32 else (self.weight.float(), self.bias.float())
+            return F.layer_norm(x.type(torch.float32), (6,), *weights).type(x.dtype)
+
+    network = Tokens(lambda net, x: net.norm(x))  # type: ignore[operator]
+    network.norm = Rounding(6)
+    randomized(network).float()
+    x = pictures().float()
+    with torch.no_grad():
+        expected = network(x)
+    torch.testing.assert_close(Explainer(network).record(x).output, expected, rtol=1e-4, atol=1e-4)
