@@ -88,7 +88,9 @@ def build_program(
     found = trace(trials.model, trials.first.images)
     found.program.dtype = trials.first.images.dtype
     ranks = _compare(found, trials)
-    program = remove_identities(tokens_as_maps(found.program, ranks)).to("cpu", torch.float64)
+    program = remove_identities(tokens_as_maps(found.program, ranks))
+    if program.dtype != torch.float64:
+        program.to("cpu", torch.float64)
     if fold:
         program = fold_batch_norms(program, norm_residue=norm_residue)
     program = mark_hidden_units(mark_nonnegative(name_gates(program)))

@@ -98,7 +98,7 @@ class Explainer:
         self._scale = 2.0 ** (math.frexp(torch.finfo(dtype).max)[1] // 2)
         self.rules = rules.assign(self.program)
         self.layers: list[tuple[str, int]] = explained_layers(self.program)
-        """Name and number of feature maps of every convolution that relevance reaches, in network order."""
+        """Name and number of feature maps of every layer that has some and that relevance reaches, in network order."""
         self._saved = frozenset(
             value
             for step, rule in zip(self.program.steps, self.rules, strict=True)

@@ -162,6 +162,21 @@ def test_batch_gives_what_single_images_give(case: str) -> None:
             torch.testing.assert_close(batch.channels[layer].total[row], statistics.total[0], rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("case", ["timm, registers, layer scale, mean", "CLIP of OpenAI", "ConvNeXt of torchvision"])
+def test_feature_maps_are_explained_from_their_largest_pixel(case: str) -> None:
+    explainer = Explainer(network_of(case), rule_table("gamma0.1", BOX), dtype=torch.float64)
+    x = pictures(3)
+    wanted = {layer: [(n % 3, n) for n in range(6)] for layer, _ in explainer.layers}
+    for found in explainer.explain_feature_maps(x, wanted, batch_size=4):
+        record = explainer.record(x, until=found.layer).select(found.samples)
+        maps = record.output[torch.arange(len(found.samples)), found.channels].flatten(1)
+        torch.testing.assert_close(found.value, maps.amax(1), rtol=1e-10, atol=1e-12)
+        start = torch.zeros_like(record.output)
+        start.flatten(2)[torch.arange(len(maps)), found.channels, maps.argmax(1)] = 1.0
+        expected = explainer.propagate(record, start)
+        torch.testing.assert_close(found.relevance, expected, rtol=1e-7, atol=1e-10)
+
+
 @pytest.mark.parametrize("case", ["timm, registers, layer scale, mean", "CLIP of OpenAI", "CLIP of Hugging Face"])
 def test_nothing_mixes_devices_or_waits_for_a_gpu(case: str) -> None:
     """On tensors that only pretend to be on a GPU: those of two devices do not mix, and have no values to wait for."""
