@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
@@ -60,6 +61,8 @@ PROBE_SIZES = (
     ),
 )
 _TOLERANCE = 1e-8
+_LARGE = 100_000_000
+"""Weights of a model that is compared in single precision: in double, a ViT-L takes half a minute and 6 GB."""
 _ROUNDED = 1e-4
 """Where the model itself computes with less precision."""
 
@@ -89,7 +92,7 @@ def build_program(
     found.program.dtype = trials.first.images.dtype
     ranks = _compare(found, trials)
     program = remove_identities(tokens_as_maps(found.program, ranks))
-    if program.dtype != torch.float64:
+    if program.dtype != torch.float64 and any(isinstance(step.operation, BatchNorm) for step in program.steps):
         program.to("cpu", torch.float64)
     if fold:
         program = fold_batch_norms(program, norm_residue=norm_residue)
@@ -100,17 +103,19 @@ def build_program(
 
 
 def _trials(model: nn.Module) -> _Trials:
-    """A copy of a model on the CPU with images that it takes, in double precision unless the model cannot be.
+    """A copy of a model on the CPU with images that it takes, in double precision unless that fails or is too dear.
 
     Raises:
         UnsupportedLayerError: It cannot be copied, or takes no images.
     """
-    trials = _Trials(_reference(model, torch.float64), torch.float64)
+    weights = list(model.parameters())
+    large = sum(weight.numel() for weight in weights) > _LARGE and all(w.dtype != torch.float64 for w in weights)
+    trials = _Trials(_reference(model, torch.float32 if large else torch.float64))
     try:
         trials.first  # noqa: B018 (tried here)
     except UnsupportedLayerError:
         # some, such as OpenAI's CLIP, cast to float32 on the way and go on with weights in their own type
-        trials = _Trials(_reference(model, torch.float32), torch.float32)
+        trials = _Trials(_reference(model, torch.float32))
         trials.first  # noqa: B018
     return trials
 
@@ -142,8 +147,9 @@ class _Trial(NamedTuple):
 class _Trials:
     """A model with random images of each size that it takes, of `PROBE_SIZES` and in this order."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.model, self._dtype = model, dtype
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._dtype = next((weight.dtype for weight in model.parameters()), torch.float64)
         self._sizes = iter(PROBE_SIZES)
         self._outputs: dict[str, tuple[torch.Size, Tensor]] = {}
         self._failure: Exception | None = None
@@ -209,6 +215,10 @@ def _compare(found: Trace, trials: _Trials) -> dict[int, int]:
 def _compare_one(found: Trace, model: nn.Module, trial: _Trial) -> dict[int, int]:
     """As `_compare`; the message names the first layer that differs."""
     program, modules = found.program, dict(model.named_modules())
+    if trial.images.dtype != torch.float64:
+        # what was computed from weights, as batch norms are, stays in double precision for what comes
+        steps = [replace(step, operation=copy.copy(step.operation)) for step in program.steps]
+        program = Program(steps).to("cpu", trial.images.dtype)
     tolerance = _ROUNDED if found.rounded or trial.images.dtype != torch.float64 else _TOLERANCE
     numbers = {step.name: number for number, step in enumerate(program.steps, start=1)}
     ranks, wrong = {0: trial.images.dim()}, []

@@ -337,3 +337,14 @@ def test_a_model_may_round_in_places(casts: torch.dtype) -> None:
     with torch.no_grad():
         expected = network(x)
     torch.testing.assert_close(Explainer(network).record(x).output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_large_networks_are_compared_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = network_of("torchvision").float(), pictures().float()
+    exact = Explainer(network, dtype=torch.float64).explain(x)
+    monkeypatch.setattr("lrp.canonise._LARGE", 0)
+    found = Explainer(network, dtype=torch.float64).explain(x)
+    # weights are those of the model either way
+    torch.testing.assert_close(found.input, exact.input, rtol=1e-9, atol=1e-12)
+    double = Explainer(network_of("torchvision"), dtype=torch.float64).explain(pictures())
+    assert not torch.equal(double.logits, exact.logits)
