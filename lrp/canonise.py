@@ -204,8 +204,8 @@ def _compare(found: Trace, trials: _Trials) -> dict[int, int]:
         Number of dimensions of every value.
     """
     ranks = _compare_one(found, trials.model, trials.first)
-    # sizes of the first images may have gone in: then those of another size have their say
-    other = trials.next() if found.fixed else None
+    # what depends on the sizes of the first images has to hold for others
+    other = trials.next() if found.sized else None
     if other is not None:
         _compare_one(found, trials.model, other)
     return ranks

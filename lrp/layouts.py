@@ -18,10 +18,6 @@ from lrp.operations import Concatenation, Identity, Resample, Reshape
 from lrp.tokens import Joined, permutation
 
 
-class FixedReshape(Reshape):
-    """A change of shape to sizes of a trial image: perhaps wrong for images of another size."""
-
-
 class Rounding(Identity):
     """A cast to another floating-point type than that of the whole network; the program has one type."""
 
@@ -46,7 +42,7 @@ def _view(x: Value, *shape: Any) -> Reshape:
     def reshape(x: Tensor) -> Tensor:
         return x.reshape(len(x), *(x.shape[own[place]] if place in own else size for place, size in enumerate(sizes)))
 
-    return FixedReshape(reshape) if others else Reshape(reshape)
+    return Reshape(reshape)
 
 
 def _flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Any:

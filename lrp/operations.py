@@ -254,7 +254,9 @@ def _convolve(
     PyTorch itself takes other ways with one thread, and products of matrices for kernels of 1x1: half as fast where the
     processor is not Intel's.
     """
-    if x.device.type == "cpu" and x.dtype in _ONEDNN and torch.backends.mkldnn.is_available():
+    # a tensor that only pretends, as those that sizes are found with, is no tensor of oneDNN's
+    known = type(x) is Tensor and x.device.type == "cpu" and x.dtype in _ONEDNN
+    if known and torch.backends.mkldnn.is_available():
         return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 

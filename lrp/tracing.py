@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lrp import layers
 from lrp.attention import LayerNorm, Normalisation, Quotient, multi_head_attention
 from lrp.errors import UnsupportedLayerError
-from lrp.layers import Placed, Size, Value
-from lrp.layouts import FixedReshape, Rounding
+from lrp.layers import Placed, Value
+from lrp.layouts import Rounding
 from lrp.operations import Activation, Dense, Identity, LinearOperation, Operation, Product, Sum
 from lrp.program import Program, Step
 from lrp.tokens import Scaling, Shift
@@ -36,13 +36,13 @@ class Trace:
     Attributes:
         program: Its steps, nothing folded yet; they share the model's parameters.
         batches: By number, which dimension of the model's tensor is that of the images, which the program has first.
-        fixed: Whether sizes of the trial image went into it.
+        sized: Whether it may depend on the sizes of the trial images, which were asked for.
         rounded: Whether the model computes in another precision than that of its weights in places.
     """
 
     program: Program
     batches: dict[int, int]
-    fixed: bool
+    sized: bool
     rounded: bool
 
 
@@ -59,13 +59,14 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
     """
     tracer = _Tracer(_Conversion(model, images))
     try:
-        graph = tracer.trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        return tracer.conversion.finish(tracer.trace(model))
+    except UnsupportedLayerError:
+        raise
+    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AttributeError, LookupError) as error:
         raise UnsupportedLayerError(
             f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}); "
             "register its dynamic parts with lrp.register_module"
         ) from error
-    return tracer.conversion.finish(graph)
 
 
 def refuse_unready(model: nn.Module) -> None:
@@ -138,7 +139,7 @@ class _Tracer(fx.Tracer):
         return layers.builder_for(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if type(m) is nn.MultiheadAttention:
+        if isinstance(m, nn.MultiheadAttention) and type(m).forward is nn.MultiheadAttention.forward:
             forward = partial(multi_head_attention, m)
         return super().call_module(m, forward, args, kwargs)
 
@@ -168,7 +169,6 @@ class _Conversion:
     steps: list[Step] = field(default_factory=list)
     known: dict[fx.Node, Any] = field(default_factory=dict)
     """What each node stands for."""
-    fixed: bool = False
 
     def __post_init__(self) -> None:
         self._modules = dict(self.model.named_modules())
@@ -218,9 +218,8 @@ class _Conversion:
         if not isinstance(value, Value) or value.batch != 0:
             raise UnsupportedLayerError(f"{type(self.model).__name__} must return one tensor, its logits")
         rounded = any(isinstance(step.operation, Rounding) for step in self.steps)
-        fixed = self.fixed or any(isinstance(step.operation, FixedReshape) for step in self.steps)
         batches = {made.number: made.batch for made in self._values}
-        return Trace(Program(self.steps[: value.number]), batches, fixed, rounded)
+        return Trace(Program(self.steps[: value.number]), batches, bool(self._trial), rounded)
 
     def _converted(self, node: fx.Node) -> Any:
         if "input" in node.kwargs:
@@ -275,7 +274,6 @@ class _Conversion:
 
     def _constant(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """The value of a node that does not depend on the image."""
-        self.fixed |= any(isinstance(part, Size) for part in layers.flat((args, tuple(kwargs.values()))))
         if node.op == "call_module":
             return self._modules[str(node.target)](*args, **kwargs)
         if node.op == "call_method":

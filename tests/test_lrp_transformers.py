@@ -304,21 +304,19 @@ def test_what_has_no_rule_is_refused(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_sizes_of_one_image_are_not_taken_for_those_of_all() -> None:
-    """Shuffled channels: the reshaping is to the size of other tensors, which another image has otherwise."""
+SIZED: dict[str, Callable[[Tokens, Tensor], Tensor]] = {
+    "halves of the tokens": lambda net, x: net.first(x.chunk(2, 1)[1]),
+    "tokens in the middle": lambda net, x: x[:, x.shape[1] // 4 : x.shape[1] // 2],
+    "a choice": lambda net, x: net.first(x) if x.shape[1] > 16 else net.second(x),
+    "a number of tokens": lambda net, x: x / x.shape[1],
+}
 
-    class Shuffled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.c = nn.Conv2d(3, 4, 3, padding=1)
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.c(x)
-            n, c, h, w = x.shape
-            return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).mean((2, 3))
-
-    with pytest.raises(UnsupportedLayerError, match="Shuffled runs, its program does not"):
-        build_program(Shuffled().eval())
+@pytest.mark.parametrize("case", SIZED)
+def test_what_depends_on_the_size_of_images_is_refused(case: str) -> None:
+    """It was traced for one size; images of another get something else in the model, which takes them."""
+    with pytest.raises(UnsupportedLayerError, match=r"computes something else|does not|arithmetic with"):
+        build_program(randomized(Tokens(SIZED[case])))
 
 
 @pytest.mark.parametrize("casts", [torch.float32, torch.float64])
