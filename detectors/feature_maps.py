@@ -1,7 +1,8 @@
 """Feature maps of a detector: how strongly they respond, and what it says without some of them.
 
 A feature map is one channel of one convolution, named by (layer, index); nothing here knows where a choice of maps
-comes from. Its values are the raw output of the convolution, before batch norm, as in the published experiments.
+comes from. Its values are the raw output of the convolution, before batch norm, as in the published experiments. The
+hidden units of an MLP of tokens count as well (ours), before their activation; a token then is a pixel.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class FeatureMapNetwork:
         self._raw = self._prepared(build_program(model, fold=False, dtype=dtype))
         self._dropped_values = _values_of_dropped_maps(self._raw)
         self.layers: dict[str, int] = dict(self._raw.convolutions())
-        """Number of feature maps by convolution, in order of depth."""
+        """Number of feature maps by layer, in order of depth."""
 
     @staticmethod
     def _prepared(program: Program) -> Program:
@@ -95,6 +96,8 @@ class FeatureMapNetwork:
 
     @cached_property
     def _fast(self) -> Program:
+        if not any(isinstance(step.operation, BatchNorm) for step in self._raw.steps):
+            return self._raw  # nothing to fold
         return self._prepared(build_program(self._model, dtype=self._dtype))
 
     def check(self, maps: Maps) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""Names of feature maps: one channel of one convolution, `layer1.0.conv1.#63(T=64)` in ranking files."""
+"""Names of feature maps: one channel of one convolution or MLP, `layer1.0.conv1.#63(T=64)` in ranking files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _KEY = re.compile(r"(?P<layer>[^#]*)\.#(?P<index>0|[1-9][0-9]{0,8})\(T=(?P<chann
 
 @dataclass(frozen=True, order=True, slots=True)
 class FeatureMap:
-    """One output channel of one convolution layer.
+    """One output channel of one convolution, or one hidden unit of an MLP.
 
     Args:
-        layer: dotted module name of the convolution in the detector.
+        layer: dotted module name of the convolution or dense layer in the detector.
         index: channel of that layer, 0 <= index < channels.
         channels: number of output channels of the layer.
 

@@ -310,7 +310,7 @@ def read_ranking(path: Path, layers: Mapping[str, int] | None = None) -> Ranking
 
     Args:
         path: CSV file.
-        layers: the detector's convolution layers, name to number of channels, in order of depth; every map of
+        layers: the detector's layers with feature maps, name to number of channels, in order of depth; every map of
             the file must then exist in the detector.
 
     Raises:

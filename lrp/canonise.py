@@ -11,23 +11,60 @@ so there is nothing to undo, also after an exception.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from lrp.attention import Frozen
 from lrp.errors import UnsupportedLayerError
-from lrp.operations import Activation, BatchNorm, Convolution, Gate, Identity, LinearOperation, Product
+from lrp.operations import Activation, BatchNorm, Gate, Identity, LinearOperation, Product
 from lrp.program import Program, without_steps
-from lrp.tracing import trace
+from lrp.tokens import mark_hidden_units, tokens_as_maps
+from lrp.tracing import Trace, refuse_unready, trace
 
-# Sides of the square images that a program is tried with: small ones first, of even and odd sizes on the way down, then
-# those that networks with a fixed input size demand.
-PROBE_SIZES = (40, 64, 128, 224, 256, 299, 384, 512, 32, 28, 12, 4)
+# Sides of the square images that a program is tried with: a small one of even and odd sizes on the way down, then those
+# that networks with a fixed input size demand, the cheap ones first.
+PROBE_SIZES = (
+    *(
+        40,
+        32,
+        28,
+        12,
+        4,
+        48,
+        64,
+        96,
+        112,
+        128,
+        160,
+        192,
+        224,
+        240,
+        256,
+        288,
+        299,
+        320,
+        336,
+        384,
+        392,
+        448,
+        504,
+        512,
+        518,
+    ),
+)
 _TOLERANCE = 1e-8
+_LARGE = 100_000_000
+"""Weights of a model that is compared in single precision: in double, a ViT-L takes half a minute and 6 GB."""
+_ROUNDED = 1e-4
+"""Where the model itself computes with less precision."""
 
 
 def build_program(
@@ -49,20 +86,41 @@ def build_program(
         UnsupportedLayerError: A layer, addition or product has no counterpart, or computes something else than its
             counterpart; the message names it and its type.
     """
-    reference = _reference(model)
-    program = trace(reference)
-    program.dtype = torch.float64
-    _compare(program, reference)
-    program = remove_identities(program)
+    refuse_unready(model)
+    trials = _trials(model)
+    found = trace(trials.model, trials.first.images)
+    found.program.dtype = trials.first.images.dtype
+    ranks = _compare(found, trials)
+    program = remove_identities(tokens_as_maps(found.program, ranks))
+    if program.dtype != torch.float64 and any(isinstance(step.operation, BatchNorm) for step in program.steps):
+        program.to("cpu", torch.float64)
     if fold:
         program = fold_batch_norms(program, norm_residue=norm_residue)
-    program = mark_nonnegative(name_gates(program))
+    program = mark_hidden_units(mark_nonnegative(name_gates(program)))
+    refuse_reached_weights(program)
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     return program.to(device, dtype)
 
 
-def _reference(model: nn.Module) -> nn.Module:
-    """A copy in double precision on the CPU: batch norms are folded in it, and some devices have no float64."""
+def _trials(model: nn.Module) -> _Trials:
+    """A copy of a model on the CPU with images that it takes, in double precision unless that fails or is too dear.
+
+    Raises:
+        UnsupportedLayerError: It cannot be copied, or takes no images.
+    """
+    weights = list(model.parameters())
+    large = sum(weight.numel() for weight in weights) > _LARGE and all(w.dtype != torch.float64 for w in weights)
+    trials = _Trials(_reference(model, torch.float32 if large else torch.float64))
+    try:
+        trials.first  # noqa: B018 (tried here)
+    except UnsupportedLayerError:
+        # some, such as OpenAI's CLIP, cast to float32 on the way and go on with weights in their own type
+        trials = _Trials(_reference(model, torch.float32))
+        trials.first  # noqa: B018
+    return trials
+
+
+def _reference(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for name, module in model.named_modules():
         if any(isinstance(hook, WeightNorm | SpectralNorm) for hook in module._forward_pre_hooks.values()):
             raise UnsupportedLayerError(
@@ -70,7 +128,7 @@ def _reference(model: nn.Module) -> nn.Module:
                 "torch.nn.utils.remove_weight_norm or remove_spectral_norm, or use torch.nn.utils.parametrizations"
             )
     try:
-        return copy.deepcopy(model).cpu().double()
+        return copy.deepcopy(model).cpu().to(dtype)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedLayerError(
             f"{type(model).__name__} cannot be copied ({str(error).splitlines()[0]}); "
@@ -78,57 +136,126 @@ def _reference(model: nn.Module) -> nn.Module:
         ) from error
 
 
-@torch.no_grad()
-def _compare(program: Program, reference: nn.Module) -> None:
-    """Refuse a program whose outputs are not the model's, naming the first layer that differs."""
-    outputs: dict[str, Tensor] = {}
+class _Trial(NamedTuple):
+    """What a model made of random images: its output and, thinned out, those of its modules that are called once."""
 
-    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+    images: Tensor
+    logits: Tensor
+    outputs: Mapping[str, tuple[torch.Size, Tensor]]
+
+
+class _Trials:
+    """A model with random images of each size that it takes, of `PROBE_SIZES` and in this order."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._dtype = next((weight.dtype for weight in model.parameters()), torch.float64)
+        self._sizes = iter(PROBE_SIZES)
+        self._outputs: dict[str, tuple[torch.Size, Tensor]] = {}
+        self._failure: Exception | None = None
+
+    @cached_property
+    def first(self) -> _Trial:
+        """Of the first size.
+
+        Raises:
+            UnsupportedLayerError: The model takes none of the sizes.
+        """
+        for name, module in self.model.named_modules():
+            module.register_forward_hook(self._watch(name))
+        found = self.next()
+        if found is None:
+            raise UnsupportedLayerError(
+                f"{type(self.model).__name__} takes no square images of three colours with sides of "
+                f"{', '.join(map(str, sorted(PROBE_SIZES)))} pixels ({self._failure})"
+            )
+        return found
+
+    @torch.no_grad()
+    def next(self) -> _Trial | None:
+        """Of the next size, or None."""
+        for size in self._sizes:
+            self._outputs = {}
+            images = torch.randn(2, 3, size, size, dtype=self._dtype, generator=torch.Generator().manual_seed(size))
+            try:
+                return _Trial(images, self.model(images.clone()), self._outputs)
+            # what a model raises for images of another size: PyTorch for weights that do not fit, models themselves
+            except (RuntimeError, ValueError, AssertionError) as error:
+                self._failure = error
+        return None
+
+    def _watch(self, name: str) -> Callable[[nn.Module, object, object], None]:
         def keep(module: nn.Module, inputs: object, output: object) -> None:
-            if name not in outputs and isinstance(output, Tensor):
-                outputs[name] = output.clone()
+            if name not in self._outputs and isinstance(output, Tensor):
+                self._outputs[name] = (output.shape, _thinned(output).clone())
 
         return keep
 
-    modules = dict(reference.named_modules())
-    for step in program.steps:
-        module = modules.get(step.name)
+
+def _thinned(values: Tensor) -> Tensor:
+    """At most some 16,000 of the numbers, evenly spread."""
+    return values.reshape(-1)[:: values.numel() // 2**14 | 1]
+
+
+def _compare(found: Trace, trials: _Trials) -> dict[int, int]:
+    """Refuse a program whose outputs are not the model's.
+
+    Returns:
+        Number of dimensions of every value.
+    """
+    ranks = _compare_one(found, trials.model, trials.first)
+    # what depends on the sizes of the first images has to hold for others
+    other = trials.next() if found.sized else None
+    if other is not None:
+        _compare_one(found, trials.model, other)
+    return ranks
+
+
+@torch.no_grad()
+def _compare_one(found: Trace, model: nn.Module, trial: _Trial) -> dict[int, int]:
+    """As `_compare`; the message names the first layer that differs."""
+    program, modules = found.program, dict(model.named_modules())
+    if trial.images.dtype != torch.float64:
+        # what was computed from weights, as batch norms are, stays in double precision for what comes
+        steps = [replace(step, operation=copy.copy(step.operation)) for step in program.steps]
+        program = Program(steps).to("cpu", trial.images.dtype)
+    tolerance = _ROUNDED if found.rounded or trial.images.dtype != torch.float64 else _TOLERANCE
+    numbers = {step.name: number for number, step in enumerate(program.steps, start=1)}
+    ranks, wrong = {0: trial.images.dim()}, []
+
+    def look(name: str, output: Tensor) -> None:
+        number = numbers[name]
+        ranks[number] = output.dim()
+        module, expected = modules.get(name), trial.outputs.get(name)
+        if number == program.output:
+            expected = (trial.logits.shape, _thinned(trial.logits))
         # a function may stand at a place of the same name
-        if module is not None and type(module).__name__ == step.origin:
-            module.register_forward_hook(watch(step.name))
-    failure: RuntimeError | ValueError | None = None
-    for size in PROBE_SIZES:
-        outputs.clear()
-        probe = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
-        try:
-            logits = reference(probe.clone())
-        except (RuntimeError, ValueError) as error:
-            failure = error
-            continue
-        try:
-            values = program.run(probe.clone(), keep=range(len(program.steps) + 1))
-        except RuntimeError as error:
-            raise UnsupportedLayerError(f"{type(reference).__name__} runs, its program does not: {error}") from error
-        for number, step in enumerate(program.steps, start=1):
-            expected = logits if number == program.output else outputs.get(step.name)
-            if expected is not None and not _same(values[number], expected):
-                raise UnsupportedLayerError(
-                    f"layer {step.name!r} of type {step.origin} computes something else in the model than its type "
-                    "says (a hook, a replaced method, an input overwritten before, a choice by size); register it, or "
-                    "the module that holds it, with lrp.register_module"
-                )
-        return
-    raise UnsupportedLayerError(
-        f"{type(reference).__name__} takes no square images of three colours with sides of "
-        f"{', '.join(map(str, sorted(PROBE_SIZES)))} pixels ({failure})"
-    )
+        elif module is None or type(module).__name__ != program.steps[number - 1].origin:
+            return
+        output = output.movedim(0, found.batches[number])
+        if expected is not None and not _same(output, *expected, tolerance):
+            wrong.append(number)
+
+    try:
+        program.run(trial.images.clone(), observed=numbers, observer=look)
+    except RuntimeError as error:
+        raise UnsupportedLayerError(f"{type(model).__name__} runs, its program does not: {error}") from error
+    if wrong:
+        step = program.steps[wrong[0] - 1]
+        raise UnsupportedLayerError(
+            f"layer {step.name!r} of type {step.origin} computes something else in the model than its type "
+            "says (a hook, a replaced method, an input overwritten before, a choice by size); register it, or "
+            "the module that holds it, with lrp.register_module"
+        )
+    return ranks
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape:
+def _same(found: Tensor, shape: torch.Size, expected: Tensor, tolerance: float) -> bool:
+    """Whether a tensor has this shape and, thinned out, these numbers."""
+    if found.shape != shape:
         return False
     size = float(expected.nan_to_num(posinf=0.0, neginf=0.0).abs().max())
-    return torch.allclose(found, expected, rtol=0.0, atol=_TOLERANCE * size, equal_nan=True)
+    return torch.allclose(_thinned(found), expected, rtol=0.0, atol=tolerance * size, equal_nan=True)
 
 
 def remove_identities(program: Program) -> Program:
@@ -166,7 +293,7 @@ def name_gates(program: Program) -> Program:
         UnsupportedLayerError: A product of which no factor, or each, is a sigmoid.
     """
     for step in program.steps:
-        if not isinstance(step.operation, Product):
+        if not isinstance(step.operation, Product) or isinstance(step.operation, Gate):
             continue
         sigmoids = [value for value in step.inputs if _is_sigmoid(program, value)]
         if len(sigmoids) != 1:
@@ -193,18 +320,35 @@ def mark_nonnegative(program: Program) -> Program:
     return program
 
 
+def refuse_reached_weights(program: Program) -> None:
+    """Refuse a network whose output depends on attention weights or norms other than as constants.
+
+    Raises:
+        UnsupportedLayerError: One of them would receive relevance.
+    """
+    reached = _reached(program)
+    for number, step in enumerate(program.steps, start=1):
+        if isinstance(step.operation, Frozen) and number in reached:
+            raise UnsupportedLayerError(
+                f"{step.name!r} of type {step.origin} has no rule: it is neither a weight of softmax(...) @ values "
+                "nor the divisor of a normalisation"
+            )
+
+
+def _reached(program: Program) -> set[int]:
+    """Values that relevance can reach."""
+    reached = {program.output}
+    for index in reversed(range(len(program.steps))):
+        if index + 1 in reached:
+            reached.update(program.steps[index].explained_inputs)
+    return reached
+
+
 def explained_layers(program: Program) -> list[tuple[str, int]]:
-    """Convolutions that relevance can reach (those that only feed a gate cannot), with their number of maps.
+    """Layers with feature maps that relevance can reach (those that only feed a gate cannot), and how many they have.
 
     In the order of the network: the 53 of ResNet-50 and the 49 of EfficientNet-B0 that rankings are about.
     """
-    reached = {program.output}
-    for index in reversed(range(len(program.steps))):
-        step = program.steps[index]
-        if index + 1 in reached:
-            reached.update(step.explained_inputs)
-    return [
-        (step.name, step.operation.channels)
-        for index, step in enumerate(program.steps)
-        if isinstance(step.operation, Convolution) and index + 1 in reached
-    ]
+    reached = _reached(program)
+    numbers = {step.name: number for number, step in enumerate(program.steps, start=1)}
+    return [layer for layer in program.convolutions() if numbers[layer[0]] in reached]

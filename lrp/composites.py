@@ -6,10 +6,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from lrp.attention import FrozenWeights
 from lrp.errors import UnsupportedLayerError
 from lrp.operations import Convolution
 from lrp.program import Program
-from lrp.rules import GUARD, AdaptiveBeta, AlphaBeta, Epsilon, Gradient, PassThrough, Restore, Rule, SignalTakesAll
+from lrp.rules import (
+    GUARD,
+    AdaptiveBeta,
+    AlphaBeta,
+    Epsilon,
+    Gamma,
+    Gradient,
+    MoveBack,
+    PassThrough,
+    Restore,
+    Rule,
+    SignalTakesAll,
+)
 
 _SHARED: Mapping[str, Rule] = {
     "dense": Epsilon(),
@@ -21,6 +34,13 @@ _SHARED: Mapping[str, Rule] = {
     "concatenation": Gradient(),
     "reshape": Restore(),
     "resample": Gradient(),
+    "move": MoveBack(),
+    "scale": PassThrough(),
+    "shift": Epsilon(),
+    "layer_norm": Epsilon(),
+    "normalisation": PassThrough(),
+    "attention": FrozenWeights(),
+    "frozen": Gradient(),
 }
 
 
@@ -78,7 +98,8 @@ def rule_table(name: str = "beta0", first: Rule | None = None, *, guard: float =
     """The table of a published composite.
 
     Args:
-        name: Rule of the convolutions: `beta0` (z+), `beta1`, `betaada`, `epsilon`, or `beta<number>`, e.g. `beta0.5`.
+        name: Rule of the convolutions: `beta0` (z+), `beta1`, `betaada`, `epsilon`, or `beta<number>`, e.g. `beta0.5`;
+            `gamma<number>`, e.g. `gamma0.05`, is that of the dense layers, too, which else have the epsilon rule.
         first: Rule of the convolution that reads the image, if it is another one: `ZBox(low, high)` where pixels have
             known bounds.
         guard: See `lrp.rules.divide`; the published code has 0.
@@ -87,13 +108,16 @@ def rule_table(name: str = "beta0", first: Rule | None = None, *, guard: float =
         ValueError: An unknown rule; the message lists the known ones.
     """
     linear: Rule
+    dense = _SHARED["dense"]
     if name == "betaada":
         linear = AdaptiveBeta(guard=guard)
     elif name == "epsilon":
         linear = Epsilon()
     elif match := re.fullmatch(r"beta(\d+(?:\.\d+)?)", name):
         linear = AlphaBeta(float(match[1]), guard)
+    elif match := re.fullmatch(r"gamma(\d+(?:\.\d+)?)", name):
+        linear = dense = Gamma(float(match[1]))
     else:
-        raise ValueError(f"unknown rule {name!r}; known are {', '.join(RULE_NAMES)} and beta<number>")
-    # Norms that could not be folded and constant factors are convolutions of 1x1 pixels.
-    return RuleTable({**_SHARED, "convolution": linear, "affine": linear}, first)
+        raise ValueError(f"unknown rule {name!r}; known are {', '.join(RULE_NAMES)}, beta<number> and gamma<number>")
+    # Norms that could not be folded are convolutions of 1x1 pixels.
+    return RuleTable({**_SHARED, "convolution": linear, "affine": linear, "dense": dense}, first)

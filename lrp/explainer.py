@@ -18,6 +18,7 @@ from lrp.operations import Convolution
 from lrp.program import Step
 from lrp.receptive import FieldWalk
 from lrp.rules import GUARD, Rule
+from lrp.tokens import patch_of
 
 Visitor = Callable[[str, Tensor], None]
 Measurer = Callable[[str, ChannelStatistics], None]
@@ -97,7 +98,7 @@ class Explainer:
         self._scale = 2.0 ** (math.frexp(torch.finfo(dtype).max)[1] // 2)
         self.rules = rules.assign(self.program)
         self.layers: list[tuple[str, int]] = explained_layers(self.program)
-        """Name and number of feature maps of every convolution that relevance reaches, in network order."""
+        """Name and number of feature maps of every layer that has some and that relevance reaches, in network order."""
         self._saved = frozenset(
             value
             for step, rule in zip(self.program.steps, self.rules, strict=True)
@@ -281,13 +282,15 @@ class Explainer:
                 row, column = place // width, place % width
                 start = F.one_hot(channels, shapes[number][1]).to(value.dtype)[:, :, None, None] * self._scale
                 relevance = walk.propagate(record.values, samples, start, row, column).div_(self._scale)
-                yield MapExplanation(layer, samples, channels, relevance, value, row, column)
+                places = patch_of(steps[:number], shapes, row, column)
+                yield MapExplanation(layer, samples, channels, relevance, value, *places)
 
     def check_layers(self, names: Collection[str]) -> None:
         """Raise `UnknownLayerError` if a name is not one of a convolution that relevance reaches."""
         for name in sorted(set(names).difference(dict(self.layers))):
             step = self.program.steps[self.program.index(name)]
-            why = "only feeds a gate" if isinstance(step.operation, Convolution) else "is not a convolution"
+            maps = isinstance(step.operation, Convolution) and step.operation.has_feature_maps
+            why = "only feeds a gate" if maps else "is not a convolution, nor the hidden units of an MLP"
             raise UnknownLayerError(f"layer {name!r} receives no relevance of feature maps: it {why}")
 
     def _needed(self, layers: Collection[str], input_relevance: bool, reached: int) -> set[int]:

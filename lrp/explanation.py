@@ -88,7 +88,8 @@ class MapExplanation:
         channels: Index of each map, (M,).
         relevance: Relevance of the input, (M, 3, H, W).
         value: Largest value of each map, batch norm folded in, (M,).
-        row, column: Where in the map it is, and the relevance starts, (M,).
+        row, column: Where in the map it is, and the relevance starts, (M,); of tokens those of the patch, and -1 and
+            its number for one that is no patch.
     """
 
     layer: str

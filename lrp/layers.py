@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrp.attention import Attention, Frozen, LayerNorm, Normalisation, Quotient, WeightedSum
 from lrp.operations import (
     Activation,
     Affine,
     AveragePool,
     BatchNorm,
-    Concatenation,
     Convolution,
     Dense,
     Identity,
@@ -28,6 +28,7 @@ from lrp.operations import (
     Sides,
     Sum,
 )
+from lrp.tokens import Scaling, Shift
 
 ModuleBuilder = Callable[[Any], Operation]
 """Gets a module; returns the operation it stands for. A `NotImplementedError` says what it cannot do."""
@@ -35,21 +36,102 @@ ModuleBuilder = Callable[[Any], Operation]
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the network in the arguments of a call, by its number in the program."""
+    """A tensor of the network in the arguments of a call.
+
+    In a program the images of a batch always come first. Where the model has them in another place, as transformers
+    with tokens first do, its dimensions are those of the program with the first one moved there.
+
+    Attributes:
+        number: In the program.
+        batch: Dimension of the images in the model.
+        made_by: The operation that made it, dropout aside; None for the image.
+        look: Gives the sizes in the program for a trial image, by number.
+    """
 
     number: int
+    batch: int = 0
+    made_by: Operation | None = field(default=None, compare=False)
+    look: Callable[[int], Sequence[int]] = field(default=lambda number: (), compare=False, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes in the model for a trial image, as `Size`."""
+        _, *others = self.look(self.number)
+        sizes: list[int] = [Size(size, self.number, place) for place, size in enumerate(others, start=1)]
+        return (*sizes[: self.batch], Batch(), *sizes[self.batch :])
+
+    def dimension(self, dim: int) -> int:
+        """Of one of the model's dimensions, not that of the images: its place in the program.
+
+        Raises:
+            NotImplementedError: It is that of the images.
+        """
+        dim %= len(self.shape)
+        if dim == self.batch:
+            raise NotImplementedError("work on the dimension of the images")
+        return dim + 1 if dim < self.batch else dim
+
+
+class Size(int):
+    """Size of a tensor of the network for a trial image, and what was computed from such sizes.
+
+    Attributes:
+        number, dim: Of which value and dimension in the program; None of what was computed.
+    """
+
+    number: int | None
+    dim: int | None
+
+    def __new__(cls, size: int, number: int | None = None, dim: int | None = None) -> Size:
+        made = super().__new__(cls, size)
+        made.number, made.dim = number, dim
+        return made
+
+
+def _computed(name: str) -> Callable[[Size, Any], Any]:
+    function = getattr(int, name)
+
+    def compute(first: Size, second: Any) -> Any:
+        result = function(first, second)
+        return Size(result) if isinstance(result, int) else result
+
+    return compute
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "floordiv", "rfloordiv", "mod"):
+    setattr(Size, f"__{_name}__", _computed(f"__{_name}__"))
+
+
+class Batch(int):
+    """Number of images; 1, so that a constant that is repeated for every image stays one."""
+
+    def __new__(cls) -> Batch:
+        return super().__new__(cls, 1)
 
 
 @dataclass(frozen=True)
-class Size:
-    """Sizes in the arguments of a call: of dimension `dim` of some value, or of all."""
+class Placed:
+    """An operation with more said of it than its arguments say.
 
-    dim: int | None = None
+    Attributes:
+        operation: The operation.
+        batch: Dimension of the images in the model's output.
+        inputs: What it reads; None for all tensors in the arguments.
+    """
+
+    operation: Operation
+    batch: int
+    inputs: tuple[Value, ...] | None = None
 
 
-BATCH = Size(0)
-FunctionBuilder = Callable[..., Operation | Size]
-"""Gets the arguments of a call, tensors as `Value`, sizes as `Size`; returns what the call stands for."""
+FunctionBuilder = Callable[..., Any]
+"""Gets the arguments of a call, tensors as `Value`; returns what the call stands for: an `Operation` or `Placed` one, a
+tuple of these, a `Value` that is the same in another order of dimensions, or a constant."""
+
+
+def flat(parts: Sequence[Any]) -> list[Any]:
+    """What is in nested tuples and lists."""
+    return [one for part in parts for one in (flat(part) if isinstance(part, tuple | list) else [part])]
 
 
 # Modules
@@ -128,7 +210,7 @@ def _interpolation(
 ) -> Operation:
     if mode not in ("nearest", "nearest-exact", "bilinear", "area"):
         raise NotImplementedError(f"interpolation mode {mode!r}; its weights are not all positive")
-    if any(isinstance(part, Size) for part in _flat([size])):
+    if any(isinstance(part, Size) for part in flat([size])):
         raise NotImplementedError("interpolation to the size of another map; give a scale factor or numbers")
     others = {name: value for name, value in others.items() if name != "antialias" or value}
     return Resample(
@@ -142,10 +224,22 @@ def _pad(sides: Any, mode: str = "constant", value: float | None = None) -> Oper
     return Resample(lambda x: F.pad(x, tuple(sides)), lambda u, x: F.pad(u, [-side for side in sides]))
 
 
+_OF_THE_IMAGE = "its mean and variance are those of each image, so it is not linear and no rule covers it"
+
+
 def _norm_of_the_image(module: nn.Module) -> Operation:
-    raise NotImplementedError(
-        "its mean and variance are those of each image, so it is not linear and no rule covers it"
-    )
+    raise NotImplementedError(_OF_THE_IMAGE)
+
+
+def _mean_of_tokens(keepdim: bool) -> Operation:
+    def mean(x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=keepdim, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    def adjoint(upstream: Tensor, x: Tensor) -> Tensor:
+        upstream = upstream.to(x.dtype) / x.shape[1]
+        return (upstream if keepdim else upstream[:, None]).expand_as(x).clone()
+
+    return AveragePool(mean, adjoint)
 
 
 def _function_of(name: str, function: Callable[[Tensor], Tensor]) -> Operation:
@@ -164,9 +258,11 @@ MODULES: dict[type[nn.Module], ModuleBuilder] = {
     nn.LeakyReLU: lambda m: _function_of("leaky_relu", lambda x: F.leaky_relu(x, m.negative_slope)),
     **dict.fromkeys((nn.Dropout, nn.Dropout2d, nn.Identity), lambda m: Identity()),
     nn.Flatten: lambda m: Reshape(m.forward),
+    nn.LayerNorm: lambda m: _layer_norm(Value(0), m.normalized_shape, m.weight, m.bias, m.eps),
+    nn.Softmax: lambda m: Frozen("softmax", m.forward),
     nn.ZeroPad2d: lambda m: _pad(m.padding),
     nn.Upsample: lambda m: _interpolation(m.size, m.scale_factor, m.mode, m.align_corners),
-    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d), _norm_of_the_image),
+    **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm2d), _norm_of_the_image),
 }
 
 
@@ -176,34 +272,106 @@ MODULES: dict[type[nn.Module], ModuleBuilder] = {
 def _sum(first: Any, second: Any, signs: tuple[int, int]) -> Operation:
     if isinstance(first, Value) and isinstance(second, Value):
         return Sum("", signs)
-    constant, sign, scale = (second, signs[1], signs[0]) if isinstance(first, Value) else (first, signs[0], signs[1])
-    shift = sign * _constant(constant)
-    return Affine(torch.full_like(shift, scale), shift)
+    value, constant = (first, second) if isinstance(first, Value) else (second, first)
+    sign, scale = signs if value is second else signs[::-1]
+    constant = sign * _constant(constant)
+    if not is_per_channel(constant, value):
+        return Shift(in_order(constant, value), scale)
+    return Affine(torch.full((constant.numel(),), float(scale), dtype=constant.dtype), constant.reshape(-1))
 
 
 def _product(first: Any, second: Any) -> Operation:
     if isinstance(first, Value) and isinstance(second, Value):
         return Product()
-    return Affine(_constant(second if isinstance(first, Value) else first), None)
+    value, constant = (first, second) if isinstance(first, Value) else (second, first)
+    return Scaling(in_order(_constant(constant), value))
 
 
 def _quotient(first: Any, second: Any) -> Operation:
-    if not isinstance(first, Value) or isinstance(second, Value):
+    if not isinstance(first, Value):
         raise NotImplementedError("a division by a tensor of the network")
-    return Affine(1.0 / _constant(second), None)
+    if not isinstance(second, Value):
+        return Scaling(in_order(1.0 / _constant(second), first))
+    if not (isinstance(second.made_by, Frozen) and second.made_by.name == "norm"):
+        raise NotImplementedError("a division by a tensor of the network")
+    return Quotient()
 
 
 def _constant(constant: Any) -> Tensor:
-    """A number, or one per channel, as (1,) or (C,)."""
-    if isinstance(constant, Size) or not isinstance(constant, int | float | Tensor):
-        raise NotImplementedError(f"arithmetic with {constant!r}; numbers and constants per channel are supported")
-    return torch.as_tensor(constant, dtype=torch.float64).detach().reshape(-1)
+    if isinstance(constant, Size | Batch) or not isinstance(constant, int | float | Tensor):
+        raise NotImplementedError(f"arithmetic with {constant!r}; numbers and constants are supported")
+    return torch.as_tensor(constant, dtype=torch.float64).detach()
 
 
-def is_per_channel(constant: Tensor) -> bool:
-    """Whether a tensor is a number, or one per channel in the shape that broadcasts over images."""
+def is_per_channel(constant: Tensor, value: Value) -> bool:
+    """Whether a tensor is a number, or one for each channel of maps in the shape that broadcasts over them."""
     shape = constant.shape
-    return constant.numel() == 1 or (len(shape) in (3, 4) and constant.numel() == shape[-3])
+    if constant.numel() == 1:
+        return True
+    return len(shape) in (3, 4) and constant.numel() == shape[-3] and len(value.shape) == 4
+
+
+def in_order(constant: Tensor, value: Value) -> Tensor:
+    """A constant that broadcasts with a value of the model, in the order of dimensions that the program has.
+
+    Raises:
+        NotImplementedError: The result would have another shape than the value, or differ from image to image.
+    """
+    if constant.numel() == 1:
+        return constant.reshape(1)
+    shape = value.shape
+    constant = constant.reshape(*([1] * (len(shape) - constant.dim())), *constant.shape)
+    if constant.dim() > len(shape) or any(
+        size not in (1, other) for size, other in zip(constant.shape, shape, strict=True)
+    ):
+        raise NotImplementedError(
+            f"arithmetic with a constant of shape {tuple(constant.shape)} and a tensor of {shape}"
+        )
+    return constant.movedim(value.batch, 0)
+
+
+def _softmax(x: Value, dim: int, **options: Any) -> Operation:
+    if x.batch != 0 or dim % len(x.shape) == 0:
+        raise NotImplementedError("a softmax over images")
+    return Frozen("softmax", lambda x: x.softmax(dim))
+
+
+def _matrix_product(first: Any, second: Any) -> Operation:
+    if not isinstance(second, Value):
+        return Dense(_parameter(second).t(), None)
+    if not isinstance(first, Value):
+        raise NotImplementedError("a constant times tokens")
+    if isinstance(first.made_by, Frozen) and first.made_by.name == "softmax":
+        return WeightedSum()
+    return Frozen("similarity", torch.matmul)
+
+
+def _parameter(parameter: Any) -> Tensor:
+    if not isinstance(parameter, Tensor) or parameter.dim() > 2:
+        raise NotImplementedError("a product with a weight that is no matrix of the model's own")
+    return parameter
+
+
+def _layer_norm(x: Value, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Operation:
+    if len(normalized_shape) != 1:
+        raise NotImplementedError(_OF_THE_IMAGE)
+    return LayerNorm(weight, bias, eps, normalized_shape[0])
+
+
+def _attention(
+    q: Value, k: Value, v: Value, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **others: Any
+) -> Operation:
+    scale = others.pop("scale", None)
+    if attn_mask is not None or is_causal or dropout_p or any(others.values()):
+        raise NotImplementedError("attention with a mask, dropout or shared heads")
+    return Attention(scale)
+
+
+def _norm(x: Value, p: Any = 2, dim: Any = None, keepdim: bool = False, ord: Any = None) -> Operation:
+    order = p if ord is None else ord
+    if dim is None or not keepdim:
+        raise NotImplementedError("a norm over all numbers, or without keepdim=True")
+    return Frozen("norm", lambda x: torch.linalg.vector_norm(x, 2 if order == "fro" else order, dim, True))
 
 
 def _dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Operation:
@@ -213,44 +381,12 @@ def _dropout(x: Value, p: float = 0.5, training: bool = True, inplace: bool = Fa
 
 
 def _mean(x: Value, dim: Any = None, keepdim: bool = False) -> Operation:
-    if not isinstance(dim, tuple | list) or sorted(d % 4 for d in dim) != [2, 3]:
-        raise NotImplementedError("a mean over other dimensions than height and width")
-    return _mean_of_pixels(keepdim)
-
-
-def _view(x: Value, *shape: Any) -> Operation:
-    """(N, -1) in any spelling: everything but the batch becomes one dimension."""
-    rows, *columns = _flat(shape)
-    width = columns[0] if len(columns) == 1 else None
-    if not isinstance(width, int) or not (width > 0 if rows == -1 else rows == BATCH):
-        raise NotImplementedError("a change of shape that is not (batch, -1)")
-    return Reshape(lambda x: x.reshape(len(x) if rows == BATCH else -1, width))
-
-
-def _flat(parts: Sequence[Any]) -> list[Any]:
-    return [one for part in parts for one in (_flat(part) if isinstance(part, tuple | list) else [part])]
-
-
-def _item(x: Any, index: Any) -> Operation | Size:
-    if isinstance(x, Size):
-        # sizes of other dimensions are only refused where they are used
-        return Size(index) if x.dim is None and isinstance(index, int) else Size(-1)
-    batch, *others = index if isinstance(index, tuple) else (index,)
-    if batch not in (slice(None), Ellipsis) or not all(part is Ellipsis or isinstance(part, slice) for part in others):
-        raise NotImplementedError("picking images or single channels, rows or columns; slices are supported")
-
-    def put_back(upstream: Tensor, x: Tensor) -> Tensor:
-        whole = torch.zeros_like(x, dtype=upstream.dtype)
-        whole[index] = upstream
-        return whole
-
-    return Resample(lambda x: x[index], put_back)
-
-
-def _attribute(x: Any, name: str) -> Size:
-    if name != "shape":
-        raise NotImplementedError(f"attribute {name!r}")
-    return Size()
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
+    if x.batch == 0 and sorted(d % 4 for d in dims) == [2, 3]:
+        return _mean_of_pixels(keepdim)
+    if len(dims) != 1 or len(x.shape) != 3 or x.batch != 0 or dims[0] % 3 != 1:
+        raise NotImplementedError("a mean over other dimensions than height and width, or tokens")
+    return _mean_of_tokens(keepdim)
 
 
 def _leaky_relu(x: Value, negative_slope: float = 0.01, inplace: bool = False) -> Operation:
@@ -261,10 +397,6 @@ def _activation(name: str) -> Callable[..., Operation]:
     return lambda x, inplace=False: Activation(name)
 
 
-def _reshape(method: str, args: tuple[Any, ...], options: dict[str, Any]) -> Operation:
-    return Reshape(lambda x: getattr(x, method)(*args, **options))
-
-
 FUNCTIONS: dict[Any, FunctionBuilder] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), lambda a, b: _sum(a, b, (1, 1))),
     **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_"), lambda a, b: _sum(a, b, (1, -1))),
@@ -273,9 +405,6 @@ FUNCTIONS: dict[Any, FunctionBuilder] = {
     **dict.fromkeys((operator.neg, torch.neg, "neg"), lambda x: _product(x, -1)),
     **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
     **dict.fromkeys((torch.mean, "mean"), _mean),
-    **dict.fromkeys((torch.flatten, "flatten"), lambda x, *args, **options: _reshape("flatten", args, options)),
-    **dict.fromkeys((torch.squeeze, "squeeze"), lambda x, *args, **options: _reshape("squeeze", args, options)),
-    **dict.fromkeys((torch.reshape, "reshape", "view"), _view),
     F.gelu: lambda x, **options: _function_of("gelu", lambda x: F.gelu(x, **options)),
     F.leaky_relu: _leaky_relu,
     F.adaptive_avg_pool2d: lambda x, output_size: _adaptive_average_pool(output_size),
@@ -283,11 +412,13 @@ FUNCTIONS: dict[Any, FunctionBuilder] = {
     F.max_pool2d: lambda x, *args, **options: _max_pool(*args, **options),
     F.interpolate: lambda x, *args, **options: _interpolation(*args, **options),
     F.pad: lambda x, *args, **options: _pad(*args, **options),
-    torch.cat: lambda tensors, dim=0: Concatenation(dim),
-    operator.getitem: _item,
-    getattr: _attribute,
-    "size": lambda x, dim=None: Size(dim),
-    "contiguous": lambda x, **options: Identity(),
+    **dict.fromkeys((F.softmax, torch.softmax, "softmax"), _softmax),
+    **dict.fromkeys((operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm"), _matrix_product),
+    F.linear: lambda x, weight, bias=None: Dense(_parameter(weight), None if bias is None else _parameter(bias)),
+    F.layer_norm: _layer_norm,
+    F.scaled_dot_product_attention: _attention,
+    F.normalize: lambda x, **options: Normalisation(lambda x: F.normalize(x, **options)),
+    **dict.fromkeys((torch.norm, torch.linalg.norm, torch.linalg.vector_norm, "norm"), _norm),
 }
 
 

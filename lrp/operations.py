@@ -42,6 +42,8 @@ class Operation(ABC):
     """Every pixel of the output depends on the same pixel of the inputs alone."""
     fill = 0.0
     """What padding is filled with."""
+    signal = slice(None)
+    """Which of the inputs relevance goes on to."""
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -142,6 +144,8 @@ class Convolution(LinearOperation):
     """
 
     kind = "convolution"
+    has_feature_maps = True
+    """Whether the channels of the output are feature maps of the network."""
 
     def __init__(
         self,
@@ -250,7 +254,9 @@ def _convolve(
     PyTorch itself takes other ways with one thread, and products of matrices for kernels of 1x1: half as fast where the
     processor is not Intel's.
     """
-    if x.device.type == "cpu" and x.dtype in _ONEDNN and torch.backends.mkldnn.is_available():
+    # a tensor that only pretends, as those that sizes are found with, is no tensor of oneDNN's
+    known = type(x) is Tensor and x.device.type == "cpu" and x.dtype in _ONEDNN
+    if known and torch.backends.mkldnn.is_available():
         return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
@@ -403,6 +409,16 @@ class Reshape(Function):
     kind = "reshape"
 
 
+class Move(Reshape):
+    """The same numbers in another order: `there` of the input, `back` of its relevance."""
+
+    kind = "move"
+
+    def __init__(self, there: Unary, back: Unary) -> None:
+        super().__init__(there, lambda upstream, x: back(upstream))
+        self.back = back
+
+
 class Resample(Function):
     """Pixels picked, padded with zeros or interpolated: linear, and each output an average of inputs, or zero."""
 
@@ -455,6 +471,7 @@ class Gate(Product):
     """signal * gate, the gate being a sigmoid of the network itself (squeeze-and-excitation)."""
 
     kind = "gate"
+    signal = slice(1)
 
 
 class Concatenation(Operation):

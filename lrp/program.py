@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lrp.errors import UnknownLayerError
-from lrp.operations import Activation, Convolution, Gate, LinearOperation, Operation, Resample, Reshape
+from lrp.operations import Activation, Convolution, LinearOperation, Operation, Resample, Reshape
 
 Edit = Callable[[Tensor], Tensor]
 Observer = Callable[[str, Tensor], None]
@@ -34,7 +34,7 @@ class Step:
     @property
     def explained_inputs(self) -> tuple[int, ...]:
         """Those that relevance goes on to: of a gate the signal alone."""
-        return self.inputs[:1] if isinstance(self.operation, Gate) else self.inputs
+        return self.inputs[self.operation.signal]
 
 
 @dataclass
@@ -85,8 +85,12 @@ class Program:
         raise UnknownLayerError(f"the network has no layer {name!r}; its layers are {shown}")
 
     def convolutions(self) -> list[tuple[str, int]]:
-        """Name and number of feature maps of every convolution, gates' own convolutions included."""
-        return [(s.name, s.operation.channels) for s in self.steps if isinstance(s.operation, Convolution)]
+        """Name and number of feature maps of every layer that has some, gates' own convolutions included."""
+        return [
+            (s.name, s.operation.channels)
+            for s in self.steps
+            if isinstance(s.operation, Convolution) and s.operation.has_feature_maps
+        ]
 
     @torch.no_grad()
     def run(

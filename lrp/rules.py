@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from lrp.operations import LinearOperation, Operation
+from lrp.operations import LinearOperation, Move, Operation
 
 GUARD = 1e-6
 """Contributions that sum to less than this share of the largest sum of a sample are taken for rounding of nothing."""
@@ -93,6 +93,18 @@ class Restore(Rule):
 
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         return (relevance.reshape(inputs[0].shape),)
+
+
+@dataclass(frozen=True)
+class MoveBack(Rule):
+    """R_in = R_out in the order of the input: changes of the order of dimensions."""
+
+    needs_inputs: ClassVar[bool] = False
+
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
+        if not isinstance(operation, Move):
+            raise TypeError(f"a rule for changes of order was given a {operation.kind}")
+        return (operation.back(relevance),)
 
 
 @dataclass(frozen=True)
@@ -179,6 +191,41 @@ class AdaptiveBeta(Rule):
         beta = torch.div(negative, torch.threshold_(output, 0.0, torch.inf), out=output).clamp_(max=self.limit)
         down = contributions.share("-", divide(relevance * beta, negative, self.guard))
         return (contributions.share("+", divide(beta.add_(1.0).mul_(relevance), positive, self.guard)).sub_(down),)
+
+
+@dataclass(frozen=True)
+class Gamma(Rule):
+    """Contributions that go with the sign of the output count 1 + gamma times (Montavon et al. 2019, Sec. 10.2.3).
+
+    R_i = sum_j (z_ij + gamma z^s_ij) / (y_j + gamma (z^s_j + b^s_j) + epsilon sign y_j) R_j, where z^s are the
+    positive contributions if y_j >= 0 and the negative ones else, so that it also holds for inputs and outputs of both
+    signs; b^s is the bias if it has that sign, and takes its share. gamma = 0 is the epsilon rule.
+
+    Raises:
+        ValueError: gamma is negative.
+    """
+
+    gamma: float
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0:
+            raise ValueError(f"gamma must not be negative, got {self.gamma}")
+
+    def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
+        linear, (x,) = _linear(operation), inputs
+        contributions = Contributions(linear, x, nonnegative=nonnegative)
+        output = linear.forward(x)
+        positive, negative = contributions.total("+"), contributions.total("-")
+        if linear.bias is not None:
+            bias = linear.bias.to(output.dtype).reshape(-1, *([1] * (output.dim() - 2)))
+            positive, negative = positive.add_(bias.clamp(min=0)), negative.sub_(bias.clamp(max=0))
+        upper = output >= 0
+        favoured = torch.where(upper, positive, -negative)
+        ratio = relevance / stabilize(output.add_(favoured, alpha=self.gamma), self.epsilon)
+        share = linear.adjoint(ratio, linear.weight, x).mul(x)
+        share = share.add_(contributions.share("+", ratio * upper), alpha=self.gamma)
+        return (share.sub_(contributions.share("-", ratio * ~upper), alpha=self.gamma),)
 
 
 class Contributions:

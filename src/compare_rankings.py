@@ -32,16 +32,12 @@ class ComparisonOptions:
     )
 
 
-def convolution_layers(arch: str) -> dict[str, int]:
-    """Number of output channels of each convolution of an architecture, in order of depth."""
-    import torch
-
+def feature_map_layers(arch: str) -> dict[str, int]:
+    """Number of feature maps of each layer of an architecture that has some, in order of depth."""
+    from detectors.feature_maps import FeatureMapNetwork
     from detectors.networks import build_model
 
-    with torch.device("meta"):
-        model = build_model(arch)
-    modules = model.named_modules()
-    return {name: module.out_channels for name, module in modules if isinstance(module, torch.nn.Conv2d)}
+    return FeatureMapNetwork(build_model(arch).eval(), arch).layers
 
 
 def name_files(first: Path, second: Path) -> tuple[str, str]:
@@ -63,7 +59,7 @@ def main() -> None:
     from utils.provenance import Origin, write_record
     from utils.tables import write_rows
 
-    layers = convolution_layers(options.arch) if options.arch else None
+    layers = feature_map_layers(options.arch) if options.arch else None
     first, second = read_ranking(options.first, layers), read_ranking(options.second, layers)
     ks = options.topk or [k for k in DEFAULT_KS if k <= len(first)] or [len(first)]
     comparison = compare_rankings(first, second, ks)

@@ -267,8 +267,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"layer 'norm' of type BatchNorm2d: a batch norm without running statistics",
     ),
     "unknown layer": (
-        lambda: Net(lambda net, x: net.odd(x), odd=nn.PixelShuffle(2)),
-        r"layer 'odd' of type PixelShuffle has no rule; supported are .*Conv2d.*register_module",
+        lambda: Net(lambda net, x: net.odd(x), odd=nn.ChannelShuffle(2)),
+        r"layer 'odd' of type ChannelShuffle has no rule; supported are .*Conv2d.*register_module",
     ),
     "unknown layer deep inside": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), nn.PixelUnshuffle(2))),
@@ -283,7 +283,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Net(lambda net, x: net.clamped(x), clamped=PositiveHalf(4, 4, 1)),
         r"'clamped\.\w+' of type",
     ),
-    "layer norm": (
+    "layer norm of maps": (
         lambda: Net(lambda net, x: net.norm(x), norm=nn.LayerNorm([4, 12, 12])),
         r"layer 'norm' of type LayerNorm: its mean and variance are those of each image",
     ),
@@ -297,12 +297,14 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "addition of a size": (lambda: Net(lambda net, x: x + x.size(2)), r"'add' of type add: arithmetic with"),
     "division by a map": (lambda: Net(lambda net, x: 1 / net.c(x), c=nn.Conv2d(4, 4, 1)), "a division by a tensor"),
-    "view that splits channels": (
-        lambda: Net(lambda net, x: x.view(x.size(0), 2, 2, x.size(2), x.size(3))),
-        r"'view' of type view: a change of shape that is not \(batch, -1\)",
+    "view over images": (
+        lambda: Net(lambda net, x: x.view(-1).view(x.shape)),
+        r"'view' of type view: a change of shape that is not \(batch, ...\)",
     ),
-    "view over images": (lambda: Net(lambda net, x: x.view(-1)), "a change of shape that is not"),
-    "one row of pixels": (lambda: Net(lambda net, x: x[:, :, 0]), "picking images or single channels, rows or columns"),
+    "one row of pixels": (
+        lambda: Net(lambda net, x: x[:, :, 0, None]),
+        "picking images or single channels, rows or columns",
+    ),
     "some images": (lambda: Net(lambda net, x: x[::2]), "picking images or single channels, rows or columns"),
     "padding with ones": (lambda: Net(lambda net, x: F.pad(x, (1, 1), value=1.0)), "padding with anything but zeros"),
     "padding by reflection": (lambda: Net(lambda net, x: F.pad(x, (1, 1, 1, 1), "reflect")), "anything but zeros"),
@@ -362,7 +364,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"product 'mul' of type mul is not signal \* sigmoid",
     ),
     "parameter in forward": (
-        lambda: Net(lambda net, x: x + net.fc.weight, fc=nn.Linear(4, 4)),
+        lambda: Net(lambda net, x: torch.maximum(x, net.fc.weight), fc=nn.Linear(1, 1)),
         r"'fc_weight' of type fc\.weight: a bare parameter in forward has no rule",
     ),
     "layer used twice": (
@@ -437,6 +439,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": lambda x: x.flatten(1),
     "flatten twice": lambda x: torch.flatten(x, 1, 2).flatten(start_dim=1),
     "slices": lambda x: x[:, :, ::2].flatten(1),
+    "channels split": lambda x: x.view(x.size(0), 2, 2, x.size(2), x.size(3)).flatten(1),
 }
 
 # What looks like the cases above and is fine.

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_pytorch.utils import Conv2dDynamicSamePadding, Conv2dStaticSamePadding
+from lrp_networks import images
 from torch import Tensor, nn
 
 import detectors.efficientnet_layers  # noqa: F401 (registers the layers with same padding)
@@ -28,6 +29,7 @@ from lrp.rules import (
     AdaptiveBeta,
     AlphaBeta,
     Epsilon,
+    Gamma,
     Gradient,
     PassThrough,
     Restore,
@@ -98,6 +100,15 @@ def zbox_matrix(A: Tensor, x: Tensor, b: Tensor, R: Tensor, low: Any = -2.1, hig
     return (z / (total + epsilon * sign(total))[:, None]).T @ R
 
 
+def gamma_matrix(A: Tensor, x: Tensor, b: Tensor, R: Tensor, gamma: float) -> Tensor:
+    y = (A @ x + b)[:, None]
+    z, bias = A * x, b[:, None]
+    upper = y >= 0
+    z = z + gamma * torch.where(upper, z.clamp(min=0), z.clamp(max=0))
+    bias = bias + gamma * torch.where(upper, bias.clamp(min=0), bias.clamp(max=0))
+    return (z / (z.sum(1, keepdim=True) + bias + 1e-6 * sign(y))).T @ R
+
+
 MatrixRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 LINEAR_RULES: dict[str, tuple[Rule, MatrixRule]] = {
     "epsilon": (Epsilon(), epsilon_matrix),
@@ -107,6 +118,8 @@ LINEAR_RULES: dict[str, tuple[Rule, MatrixRule]] = {
     "beta 1": (AlphaBeta(1.0), lambda A, x, b, R: alpha_beta_matrix(A, x, b, R, 1.0)),
     "adaptive beta": (AdaptiveBeta(), adaptive_matrix),
     "adaptive beta, limit 0.2": (AdaptiveBeta(0.2), lambda A, x, b, R: adaptive_matrix(A, x, b, R, 0.2)),
+    "gamma 0": (Gamma(0.0), epsilon_matrix),
+    "gamma 0.3": (Gamma(0.3), lambda A, x, b, R: gamma_matrix(A, x, b, R, 0.3)),
     "z-box": (ZBox(-2.1, 2.6), zbox_matrix),
 }
 
@@ -121,7 +134,7 @@ def linear_layer(kind: str, bias: bool) -> tuple[nn.Module, Operation, tuple[int
     with torch.no_grad():
         for number, parameter in enumerate(module.parameters()):
             parameter.copy_(seeded(tuple(parameter.shape), number))
-    operation = trace(nn.Sequential(module).eval()).steps[0].operation
+    operation = trace(nn.Sequential(module).eval(), images()).program.steps[0].operation
     operation.to(torch.device("cpu"), torch.float64)
     return module, operation, shape
 
@@ -239,7 +252,7 @@ def test_one_sided_contributions() -> None:
     # Only negative contributions: z+ has nobody to give to, alpha-beta gives its negative part alone.
     linear = nn.Linear(2, 1, bias=False).double()
     linear.weight.data = torch.tensor([[-1.0, -3.0]], dtype=torch.float64)
-    operation = trace(nn.Sequential(linear).eval()).steps[0].operation
+    operation = trace(nn.Sequential(linear).eval(), images()).program.steps[0].operation
     operation.to(torch.device("cpu"), torch.float64)
     x, R = torch.ones((1, 2), dtype=torch.float64), torch.ones((1, 1), dtype=torch.float64)
     assert AlphaBeta(0.0).propagate(operation, (x,), R, nonnegative=True)[0].tolist() == [[0.0, 0.0]]
@@ -304,6 +317,8 @@ def test_bounds_of_channels(number: bool) -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match=r"beta must not be negative, got -0\.1"):
         AlphaBeta(-0.1)
+    with pytest.raises(ValueError, match=r"gamma must not be negative, got -1"):
+        Gamma(-1)
     with pytest.raises(ValueError, match=r"guard must not be negative, got -1"):
         AlphaBeta(guard=-1)
     with pytest.raises(ValueError, match=r"low must be below high, got 1\.0 and 1\.0"):
@@ -325,11 +340,13 @@ def test_wrong_arguments() -> None:
         ("beta0.5", AlphaBeta(0.5)),
         ("betaada", AdaptiveBeta(4.5)),
         ("epsilon", Epsilon(1e-6)),
+        ("gamma0.25", Gamma(0.25)),
     ],
 )
 def test_rule_names(name: str, rule: Rule, first: Rule | None) -> None:
     table = rule_table(name, first)
     assert table.by_kind["convolution"] == table.by_kind["affine"] == rule
+    assert table.by_kind["dense"] == (rule if name.startswith("gamma") else Epsilon())
     assert table.first_convolution == first
 
 
