@@ -83,7 +83,7 @@ def refusal(arch: str, path: Path, load: Callable[..., Detector] = load_detector
 
 
 def test_registry_holds_the_architectures_in_order() -> None:
-    assert architectures() == BUILT_IN
+    assert architectures()[: len(BUILT_IN)] == BUILT_IN
 
 
 @pytest.mark.parametrize("arch", BUILT_IN)
