@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -121,6 +121,7 @@ class Crop:
     kind: str = "none"
     size: int = 224
     resize: int = 0
+    interpolation: ClassVar[str] = "bilinear"
 
     def __post_init__(self) -> None:
         if self.kind not in CROP_KINDS:
@@ -129,7 +130,7 @@ class Crop:
     def __call__(self, image: np.ndarray, *, seed: int, name: str) -> np.ndarray:
         """Crop uint8 (H, W, 3); a random crop depends on `seed` and `name` only, not on order or process."""
         if self.resize:
-            image = resize_shorter_side(image, self.resize)
+            image = resize_shorter_side(image, self.resize, self.interpolation)
         if self.kind == "none":
             return image
         if self.kind == "center":
