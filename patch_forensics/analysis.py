@@ -15,18 +15,15 @@ from images.sets import ImageSet
 from passes.analysis import Analysis, Subject
 from passes.one_pass import PassReport
 from passes.options import RunOptions
-from passes.processes import process_group
-from passes.running import run_analyses, tracked, warned
 from passes.shared_forward import SharedForward
 from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics
 from patch_forensics.collector import MapCollector
 from patch_forensics.figures import draw_precision_recall
 from patch_forensics.options import PatchTest
-from patch_forensics.trained import Trained, tested_subject
+from patch_forensics.trained import Trained, result_folder, run_tested
 from patch_forensics.visualisation import draw_telling_images, write_telling_images
 from utils.errors import UserError
-from utils.files import read_npz, safe_join
-from utils.layout import Layout
+from utils.files import read_npz
 from utils.tables import read_rows, write_rows
 
 SCRIPT = "test_patch_forensics.py"
@@ -66,7 +63,7 @@ class PatchEvaluation(Analysis[PatchTest]):
     @property
     def folder(self) -> Path:
         """Where the published code writes."""
-        return result_folder(self.layout, self.trained, self.options, self.gan_name)
+        return result_folder(self.trained, self.subject, self.options)
 
     @property
     def averages(self) -> tuple[str, ...]:
@@ -168,11 +165,6 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
 
 
-def result_folder(layout: Layout, trained: Trained, options: PatchTest, dataset: str) -> Path:
-    """Folder of a data set's results, as the published code names it."""
-    return safe_join(layout.root, trained.name, options.partition, f"epoch_{options.which_epoch}", dataset)
-
-
 def test_patches(options: PatchTest, run: RunOptions) -> PatchEvaluation:
     """Evaluate a classifier on the images named.
 
@@ -180,10 +172,4 @@ def test_patches(options: PatchTest, run: RunOptions) -> PatchEvaluation:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
-    with process_group() as ranks:
-        trained, subject = tested_subject(options, run)
-        warned({subject.gan_name: subject.images}, ranks)
-        evaluation = PatchEvaluation(subject, options, trained)
-        with tracked(subject.run, evaluation.name, subject.settings, ranks) as tracker:
-            run_analyses([evaluation], ranks=ranks, tracker=tracker)
-    return evaluation
+    return run_tested(PatchEvaluation, options, run)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -13,13 +14,18 @@ from detectors.networks import Architecture, get_architecture
 from detectors.patch_networks import FAKE_CLASS, HALF, PREFIX
 from images.finding import described
 from images.sets import find_image_pair
-from passes.analysis import Subject
+from passes.analysis import Analysis, Subject
 from passes.options import RunOptions
+from passes.processes import process_group
+from passes.running import run_analyses, tracked, warned
+from patch_forensics.alterations import PatchReading, PublishedCrop
 from patch_forensics.options import TestedRun
-from patch_forensics.transforms import PatchReading, PublishedCrop
 from utils.errors import UserError
-from utils.files import safe_name
+from utils.files import safe_join, safe_name
 from utils.settings import plain
+
+Options = TypeVar("Options", bound=TestedRun)
+Kind = TypeVar("Kind", bound=Analysis[Any])
 
 PATCHES, WHOLE = "patch_discriminator", "basic_discriminator"
 # What the published parser takes where `opt.yml` is silent, by a part of the network's name.
@@ -181,3 +187,25 @@ def tested_subject(options: TestedRun, run: RunOptions) -> tuple[Trained, Subjec
     tag = f"{trained.name}-{options.partition}-{options.which_epoch}"
     settings = plain(options, run)
     return trained, Subject(detector, tag, options.dataset_name, described(images), reading, run, settings)
+
+
+def result_folder(trained: Trained, subject: Subject, options: TestedRun) -> Path:
+    """Folder of a data set's results, as the published code names it."""
+    epoch = f"epoch_{options.which_epoch}"
+    return safe_join(subject.run.output_dir, trained.name, options.partition, epoch, subject.gan_name)
+
+
+def run_tested(analysis: Callable[[Subject, Options, Trained], Kind], options: Options, run: RunOptions) -> Kind:
+    """Run an analysis of the classifier and the images that a command line names.
+
+    Raises:
+        UserError: Anything a user can mend.
+        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+    """
+    with process_group() as ranks:
+        trained, subject = tested_subject(options, run)
+        wanted = analysis(subject, options, trained)
+        warned({subject.gan_name: subject.images}, ranks)
+        with tracked(subject.run, wanted.name, subject.settings, ranks) as tracker:
+            run_analyses([wanted], ranks=ranks, tracker=tracker)
+    return wanted
