@@ -10,7 +10,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -202,7 +202,8 @@ class TopPatches(Analysis[TopPatchOptions]):
     name = "top_patches"
 
     def __init__(self, subject: Subject, options: TopPatchOptions, trained: Trained) -> None:
-        super().__init__(subject, options)
+        # results of several numbers lie beside each other, and so do their states
+        super().__init__(replace(subject, tag=f"{subject.tag}-top{options.topn}"), options)
         self.trained = trained
         if not trained.is_patch:
             raise UserError(
