@@ -8,13 +8,16 @@ from typing import Literal
 
 from passes.options import RunOptions
 from utils.errors import UserError
-from utils.settings import count, flag, plain_name, positive
+from utils.settings import count, flag, plain_name, positive, positive_number, share
 
 Model = Literal["patch_discriminator", "basic_discriminator"]
 AverageMode = Literal["vote", "before_softmax", "after_softmax"]
 
-RESULTS = RunOptions(output_dir=Path("results"))
+PATCHES, WHOLE = "patch_discriminator", "basic_discriminator"
+RESULTS, CHECKPOINTS = RunOptions(output_dir=Path("results")), RunOptions(output_dir=Path("checkpoints"))
 """Where the published scripts write, too."""
+_SIZES = {"xception": (333, 299), "resnet": (256, 224)}
+_OTHER_SIZES = (256, 256)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class TestedRun:
         for name in ("train_config", "dataset_name", "real_im_path", "fake_im_path"):
             if getattr(self, name) is None:
                 raise UserError(f"--{name} is missing: give it")
+        # the published README has it so, too
+        object.__setattr__(self, "which_epoch", self.which_epoch.replace("best_val", "bestval"))
         if self.fake_class_id not in (None, 0, 1):
             raise UserError(f"--fake_class_id {self.fake_class_id}: use 0 or 1")
         if self.test_compression > 100:
@@ -91,3 +96,98 @@ class TopPatchOptions(TestedRun):
 
     topn: int = flag(100, "so many patches of each class", parse=positive)
     unique: bool = flag(False, "at most one patch of each image")
+
+
+@dataclass(frozen=True)
+class PatchTraining:
+    """Training of a classifier."""
+
+    real_im_path: Path = flag(None, "folder with train/ and val/ of real images", metavar="DIR")
+    fake_im_path: Path = flag(None, "the same of fake images", metavar="DIR")
+    model: Model = flag("patch_discriminator", "whether patches or whole images are classified")
+    which_model_netD: str = flag(
+        "xception_block2",
+        "network: xception_block1 to 12, resnet18_layer1, longxception, ...; of whole images xception, resnet18, ...",
+        metavar="NAME",
+    )
+    fake_class_id: int = flag(0, "which class is fake", metavar="0|1")
+    init_type: Literal["xavier", "normal", "kaiming", "orthogonal"] = flag("xavier", "distribution of random weights")
+    loadSize: int | None = flag(
+        None, "pixels that the shorter side is scaled to; absent: 333 of an Xception, 256 of others", parse=positive
+    )
+    fineSize: int | None = flag(
+        None, "side of the crop in training; absent: 299 of an Xception, 224 of a ResNet, else 256", parse=positive
+    )
+    random_crop: bool = flag(False, "crop at random; else at the centre")
+    random_resized_crop: bool = flag(False, "crop 8 to 100 %% of the area at random, and scale it")
+    no_flip: bool = flag(False, "mirror no images; else half of them")
+    cnn_detection_augment: float | None = flag(
+        None, "probability of a 3x3 box blur and of JPEG, each on its own", parse=share, metavar="P"
+    )
+    color_augment: bool = flag(False, "change brightness, contrast, gamma and local contrast, each of half the images")
+    all_augment: bool = flag(False, "all of these alterations, each of half the images")
+    no_serial_batches: bool = flag(False, "pair each real image with a random fake; else in the order of names")
+    max_dataset_size: int | None = flag(None, "first N images of each folder; 0 or absent: all", parse=count)
+    batch_size: int = flag(32, "images of a step, half of them real", parse=positive)
+    lr: float = flag(1e-3, "learning rate of Adam", parse=positive_number)
+    beta1: float = flag(0.9, "of Adam", parse=share)
+    lr_policy: Literal["constant", "plateau"] = flag(
+        "constant", "plateau: a tenth after more than --patience epochs without progress"
+    )
+    patience: int = flag(10, "training ends after 5 N epochs without a better validation", parse=positive)
+    max_epochs: int | None = flag(None, "end at the first epoch beyond N that is no better", parse=count)
+    epochs: int | None = flag(None, "end after N epochs in any case", parse=positive)
+    name: str = flag("{model}_{which_model_netD}_size{fineSize}", "of the run; may name other flags in braces")
+    prefix: str = flag("", "before the name; the same")
+    suffix: str = flag("", "behind the name; the same", metavar="TEXT")
+    checkpoints_dir: Path | None = flag(None, "published name of --output_dir", metavar="DIR")
+    print_freq: int = flag(100, "steps between rows of the log", parse=positive)
+    save_latest_freq: int = flag(1000, "steps between checkpoints", parse=positive)
+    save_epoch_freq: int = flag(100, "accepted; the last and the best epoch are kept", parse=positive)
+    display_freq: int = flag(1000, "accepted; curves are drawn at the end", parse=positive)
+    load_model: bool = flag(False, "published name of --resume", recorded=False)
+    which_epoch: Literal["latest"] = flag("latest", "of --load_model", recorded=False)
+    overwrite_config: bool = flag(False, "accepted with --load_model; --overwrite starts anew", recorded=False)
+    nThreads: int | None = flag(
+        None, "decoding processes; absent: as many as are useful", parse=count, recorded=False, metavar="N"
+    )
+    gpu_ids: str | None = flag(None, "-1: CPU; else the number of a GPU; absent: --device", metavar="N", recorded=False)
+    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
+    skip_bad_images: bool = flag(False, "leave out images that cannot be used; they are listed")
+
+    def __post_init__(self) -> None:
+        for name in ("real_im_path", "fake_im_path"):
+            if getattr(self, name) is None:
+                raise UserError(f"--{name} is missing: give it")
+        if self.fake_class_id not in (0, 1):
+            raise UserError(f"--fake_class_id {self.fake_class_id}: use 0 or 1")
+        if self.random_crop and self.random_resized_crop:
+            raise UserError("--random_crop and --random_resized_crop exclude each other: give one of them")
+        if self.batch_size % 2:
+            raise UserError(f"--batch_size {self.batch_size}: use an even number, half of a step is real")
+        if self.sizes[0] < self.sizes[1] and not self.random_resized_crop:
+            raise UserError(f"--loadSize {self.sizes[0]} is less than --fineSize {self.sizes[1]}: raise or lower one")
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Pixels of the shorter side, and side of the crop in training."""
+        known = default_sizes(self.which_model_netD)
+        return self.loadSize or known[0], self.fineSize or known[1]
+
+    @property
+    def test_size(self) -> int:
+        """Side of the central square that is validated and tested on."""
+        return self.sizes[0] if self.model == PATCHES else self.sizes[1]
+
+
+def default_sizes(network: str) -> tuple[int, int]:
+    """Pixels of the shorter side and side of the crop that the published parser takes for a network."""
+    return next((sizes for part, sizes in _SIZES.items() if part in network), _OTHER_SIZES)
+
+
+def chosen_device(device: str, gpu_ids: str | None) -> str:
+    """A device by its published number, if that is given."""
+    if gpu_ids is None:
+        return device
+    first = gpu_ids.split(",")[0].strip()
+    return "cpu" if first == "-1" else f"cuda:{first}"

@@ -19,7 +19,7 @@ from passes.options import RunOptions
 from passes.processes import process_group
 from passes.running import run_analyses, tracked, warned
 from patch_forensics.alterations import PatchReading, PublishedCrop
-from patch_forensics.options import TestedRun
+from patch_forensics.options import PATCHES, WHOLE, TestedRun, chosen_device, default_sizes
 from utils.errors import UserError
 from utils.files import safe_join, safe_name
 from utils.settings import plain
@@ -27,10 +27,6 @@ from utils.settings import plain
 Options = TypeVar("Options", bound=TestedRun)
 Kind = TypeVar("Kind", bound=Analysis[Any])
 
-PATCHES, WHOLE = "patch_discriminator", "basic_discriminator"
-# What the published parser takes where `opt.yml` is silent, by a part of the network's name.
-_SIZES = {"xception": (333, 299), "resnet": (256, 224)}
-_OTHER_SIZES = (256, 256)
 _BATCH = 32
 
 
@@ -99,7 +95,7 @@ def read_trained(options: TestedRun) -> Trained:
     network, model = str(value("which_model_netD", None)), str(value("model", WHOLE))
     if model not in (PATCHES, WHOLE):
         raise UserError(f"{path}: model is {model!r}: use {PATCHES} or {WHOLE}")
-    known = next((sizes for part, sizes in _SIZES.items() if part in network), _OTHER_SIZES)
+    known = default_sizes(network)
     try:
         numbers = {
             name: int(value(name, default))
@@ -160,10 +156,7 @@ def tested_subject(options: TestedRun, run: RunOptions) -> tuple[Trained, Subjec
         UserError: Anything of them is missing or does not fit.
     """
     trained = read_trained(options)
-    device = options.device
-    if options.gpu_ids is not None:
-        device = "cpu" if options.gpu_ids.strip() == "-1" else f"cuda:{options.gpu_ids.split(',')[0].strip()}"
-    detector = trained.detector(device)
+    detector = trained.detector(chosen_device(options.device, options.gpu_ids))
     transform = PublishedCrop(
         "center" if trained.load_size else "none",
         trained.crop_size,
