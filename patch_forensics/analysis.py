@@ -19,6 +19,7 @@ from passes.shared_forward import SharedForward
 from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics
 from patch_forensics.collector import MapCollector
 from patch_forensics.figures import draw_precision_recall
+from patch_forensics.geometry import Geometries, check_sizes
 from patch_forensics.options import PatchTest
 from patch_forensics.trained import Trained, result_folder, run_tested
 from patch_forensics.visualisation import draw_telling_images, write_telling_images
@@ -59,6 +60,8 @@ class PatchEvaluation(Analysis[PatchTest]):
             raise UserError(
                 f"--visualize: {trained.network} classifies whole images and has no heat maps: leave it out"
             )
+        if trained.is_patch and not trained.load_size:
+            check_sizes(Geometries(subject.detector), self.images, subject.reading)
 
     @property
     def folder(self) -> Path:

@@ -111,7 +111,9 @@ class PatchTraining:
         metavar="NAME",
     )
     fake_class_id: int = flag(0, "which class is fake", metavar="0|1")
-    init_type: Literal["xavier", "normal", "kaiming", "orthogonal"] = flag("xavier", "distribution of random weights")
+    init_type: Literal["xavier", "normal", "kaiming", "orthogonal", "high_pass"] = flag(
+        "xavier", "distribution of random weights; high_pass, not published, is for short training (docs/training.md)"
+    )
     loadSize: int | None = flag(
         None, "pixels that the shorter side is scaled to; absent: 333 of an Xception, 256 of others", parse=positive
     )

@@ -18,15 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detectors.detector import Detector
-from images.decoding import decode_image, image_size
+from images.decoding import decode_image
 from images.sets import FAKE, LABEL_NAMES, REAL, ImageSet
-from lrp import build_program
-from lrp.receptive import receptive_field, visible_pixels
 from passes.analysis import Analysis, Subject
 from passes.one_pass import PassBatch, PassReport, State
 from passes.options import RunOptions
 from passes.shared_forward import SharedForward, finite
+from patch_forensics.geometry import Geometries, check_sizes
 from patch_forensics.options import TopPatchOptions
 from patch_forensics.trained import Trained, result_folder, run_tested
 from utils.errors import UserError
@@ -115,66 +113,6 @@ def _strongest(patches: State, count: int) -> State:
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """Which pixels of an image of one size each place of the grid sees.
-
-    Attributes:
-        rows, columns: First and last + 1 of each place, (h, 2) and (w, 2), cut off at the border of the image.
-        field: Side of the whole receptive field.
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
-    field: int
-
-    def span(self, row: int, column: int) -> tuple[slice, slice]:
-        """What a place sees."""
-        return slice(*self.rows[row].tolist()), slice(*self.columns[column].tolist())
-
-    def cut(self, image: np.ndarray, row: int, column: int, fill: float) -> np.ndarray:
-        """What a place sees of (H, W, ...), at the side of a `field` x `field` canvas where the image ends."""
-        part = image[self.span(row, column)]
-        if part.shape[:2] == (self.field, self.field):
-            return part
-        canvas = np.full((self.field, self.field, *image.shape[2:]), fill, dtype=image.dtype)
-        top, left = (
-            max(0, self.field - int(spans[place, 1])) for spans, place in ((self.rows, row), (self.columns, column))
-        )
-        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
-        return canvas
-
-
-class Geometries:
-    """The geometry of a classifier for images of any size.
-
-    Args:
-        detector: A classifier of patches.
-    """
-
-    def __init__(self, detector: Detector) -> None:
-        self._program = build_program(detector.model)
-        self._known: dict[tuple[int, int], Geometry] = {}
-
-    def __call__(self, height: int, width: int) -> Geometry:
-        """For images of this size.
-
-        Raises:
-            UserError: The receptive field is larger than the image.
-        """
-        if (height, width) not in self._known:
-            size = torch.Size((1, 3, height, width))
-            field = max(span.length for span in receptive_field(self._program, size))
-            if field > min(height, width):
-                raise UserError(
-                    f"a patch has {field}x{field} pixels, more than an image of {width}x{height}: raise --loadSize, or "
-                    "take a network with a smaller receptive field"
-                )
-            rows, columns = (ends.numpy() for ends in visible_pixels(self._program, size))
-            self._known[height, width] = Geometry(rows, columns, field)
-        return self._known[height, width]
-
-
-@dataclass(frozen=True)
 class TopPatch:
     """A row of `top_patches.csv`.
 
@@ -210,13 +148,7 @@ class TopPatches(Analysis[TopPatchOptions]):
                 f"{trained.network} classifies whole images and has no patches: use a classifier of patches"
             )
         self._geometries = Geometries(subject.detector)
-        crop = subject.reading.cropping()
-        for item in self.images.items[: 1 if trained.load_size else None]:
-            try:
-                self._geometries(*crop.output_size(*image_size(item.path)))
-            except UserError as error:
-                if not subject.reading.skip_bad_images:
-                    raise UserError(f"{item.path}: {error}") from error
+        check_sizes(self._geometries, self.images, subject.reading)
 
     @property
     def folder(self) -> Path:

@@ -110,7 +110,7 @@ def read_trained(options: TestedRun) -> Trained:
         raise UserError(f"{path}: {error}: sizes and classes are whole numbers") from error
     is_patch = model == PATCHES
     return Trained(
-        run_name(saved) if options.name is None else options.name,
+        options.name or run_name({**saved, "model": model, "which_model_netD": network, **numbers}),
         network,
         is_patch,
         numbers["fake_class_id"],

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Adam
 
 from cr_ud.checkpointing import RunFiles
+from cr_ud.initialisation import make_high_pass
 from cr_ud.options import Monitoring, Optimisation
 from cr_ud.trainer import Training
 from cr_ud.training_data import EpochOrder, Loader
@@ -236,10 +237,14 @@ def _images(options: PatchTraining, part: str) -> ImageSet:
 
 def _initial(trained: Trained, seed: int, options: PatchTraining) -> nn.Module:
     """A network of two classes with random weights."""
+    kind = "kaiming" if options.init_type == "high_pass" else options.init_type
     if trained.is_patch:
-        return published_start(trained.network, seed, options.init_type)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = trained.architecture.build(2)
-        initialise(model, options.init_type)
+        model = published_start(trained.network, seed, kind)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = trained.architecture.build(2)
+            initialise(model, kind)
+    if options.init_type == "high_pass":
+        make_high_pass(model)
     return model
