@@ -61,7 +61,7 @@ class PatchEvaluation(Analysis[PatchTest]):
                 f"--visualize: {trained.network} classifies whole images and has no heat maps: leave it out"
             )
         if trained.is_patch and not trained.load_size:
-            check_sizes(Geometries(subject.detector), self.images, subject.reading)
+            check_sizes(Geometries(subject.detector.model), self.images, subject.reading)
 
     @property
     def folder(self) -> Path:

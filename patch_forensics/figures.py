@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from utils.figures import FAKE, GREY, REAL, house_style, new_figure, save_figure
+from evaluation.intervals import wilson_interval
+from utils.figures import BLACK, FAKE, GREY, PURPLE, REAL, house_style, new_figure, save_figure
 
 _MOST_POINTS = 2000
 
@@ -23,4 +25,39 @@ def draw_precision_recall(curve: Mapping[str, np.ndarray], stem: Path, name: str
     axes.axhline(float(curve["precision"][0]), color=GREY, linestyle="--", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=f"recall of {kind} images", ylabel="precision")
     axes.set_title(f"{name}: AP {float(curve['ap']):.3f}, {int(curve['n'])} images")
+    return save_figure(figure, stem)
+
+
+class Count(Protocol):
+    """What is drawn of a group."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def patches(self) -> int: ...
+    @property
+    def random(self) -> int: ...
+
+
+@house_style()
+def draw_groups(counts: Sequence[Count], stem: Path) -> list[Path]:
+    """Shares of groups among the most predictive patches beside those of random places, with 95 % intervals."""
+    groups = sorted(
+        {count.group for count in counts}, key=lambda group: -sum(c.patches for c in counts if c.group == group)
+    )
+    figure, axes = new_figure(max(4.0, 0.9 * len(groups) + 1.5), 3.6)
+    for shift, colour, text, kind in (
+        (-0.2, PURPLE, "most predictive patches", "patches"),
+        (0.2, GREY, "random places", "random"),
+    ):
+        found = [sum(getattr(count, kind) for count in counts if count.group == group) for group in groups]
+        total = sum(found)
+        shares = np.array(found) / max(1, total)
+        bounds = np.array([wilson_interval(number, total) for number in found]).T
+        places = np.arange(len(groups)) + shift
+        axes.bar(places, shares, 0.36, color=colour, label=f"{text} ({total})")
+        axes.errorbar(places, shares, abs(bounds - shares), fmt="none", color=BLACK, linewidth=1, capsize=2)
+    axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
+    axes.set(ylabel="share", ylim=(0, None))
+    axes.legend()
     return save_figure(figure, stem)

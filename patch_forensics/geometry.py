@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from detectors.detector import Detector
 from images.choice import Reading
 from images.decoding import image_size
 from images.sets import ImageSet
@@ -50,11 +50,11 @@ class Geometries:
     """The geometry of a classifier for images of any size.
 
     Args:
-        detector: A classifier of patches.
+        model: A classifier of patches, with any weights.
     """
 
-    def __init__(self, detector: Detector) -> None:
-        self._program = build_program(detector.model)
+    def __init__(self, model: nn.Module) -> None:
+        self._program = build_program(model)
         self._known: dict[tuple[int, int], Geometry] = {}
 
     def __call__(self, height: int, width: int) -> Geometry:

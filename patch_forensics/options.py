@@ -193,3 +193,25 @@ def chosen_device(device: str, gpu_ids: str | None) -> str:
         return device
     first = gpu_ids.split(",")[0].strip()
     return "cpu" if first == "-1" else f"cuda:{first}"
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Groups of patches."""
+
+    path: Path = flag(None, "folder patches_top<n> of extract_top_patches.py", metavar="PATH", positional=True)
+    real_labels: Path | None = flag(
+        None, "folder of label maps (PNG, a whole number for each pixel) named as the real images", metavar="DIR"
+    )
+    fake_labels: Path | None = flag(
+        None, "the same of the fakes; without label maps: groups by position", metavar="DIR"
+    )
+    groups: Path | None = flag(
+        None, "CSV with the columns label and group; absent: the 19 labels of a common face parser", metavar="FILE.csv"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.real_labels is None) != (self.fake_labels is None):
+            raise UserError("--real_labels and --fake_labels go together: give both, or none for groups by position")
+        if self.groups is not None and self.real_labels is None:
+            raise UserError("--groups names groups of labels: give --real_labels and --fake_labels, too")

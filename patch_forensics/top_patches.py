@@ -147,7 +147,7 @@ class TopPatches(Analysis[TopPatchOptions]):
             raise UserError(
                 f"{trained.network} classifies whole images and has no patches: use a classifier of patches"
             )
-        self._geometries = Geometries(subject.detector)
+        self._geometries = Geometries(subject.detector.model)
         check_sizes(self._geometries, self.images, subject.reading)
 
     @property

@@ -323,7 +323,7 @@ def test_top_patches_of_parts_are_those_of_the_whole(unique: bool, small: Path) 
 
 
 def test_cut_patches_hold_what_a_place_sees() -> None:
-    geometry = Geometries(small_detector())(40, 48)
+    geometry = Geometries(small_detector().model)(40, 48)
     image = np.random.default_rng(0).random((40, 48, 3))
     assert geometry.field == 19
     inner = geometry.cut(image, 4, 4, 0.0)
@@ -334,7 +334,7 @@ def test_cut_patches_hold_what_a_place_sees() -> None:
     np.testing.assert_array_equal(corner[6:, 6:], image[:13, :13])
     assert (corner[:6] == -1).all()
     with pytest.raises(UserError, match="raise --loadSize"):
-        Geometries(small_detector("xception_block2"))(40, 48)
+        Geometries(small_detector("xception_block2").model)(40, 48)
 
 
 # training
