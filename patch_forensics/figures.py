@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from evaluation.intervals import wilson_interval
-from utils.figures import BLACK, FAKE, GREY, PURPLE, REAL, house_style, new_figure, save_figure
+from utils.figures import BLACK, FAKE, GREY, PALETTE, PURPLE, REAL, house_style, new_figure, save_figure
 
 _MOST_POINTS = 2000
 
@@ -60,4 +60,23 @@ def draw_groups(counts: Sequence[Count], stem: Path) -> list[Path]:
     axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
     axes.set(ylabel="share", ylim=(0, None))
     axes.legend()
+    return save_figure(figure, stem)
+
+
+@house_style()
+def draw_runs(
+    runs: Mapping[str, Mapping[str, tuple[float, float, float]]], sets: Sequence[str], stem: Path
+) -> list[Path]:
+    """AP of fakes and its 95 % interval on each data set, a colour for each run."""
+    figure, axes = new_figure(max(5.0, 1.1 * len(sets) + 2.5), 4.2)
+    step = 0.7 / max(1, len(runs))
+    for number, (run, values) in enumerate(runs.items()):
+        places = [sets.index(name) + (number - (len(runs) - 1) / 2) * step for name in values]
+        ap = np.array([value for value, _, _ in values.values()])
+        low, high = (np.array([entry[end] for entry in values.values()], dtype=float) for end in (1, 2))
+        colour = PALETTE[number % len(PALETTE)]
+        axes.errorbar(places, ap, [ap - low, high - ap], fmt="o", color=colour, markersize=4, capsize=2, label=run)
+    axes.set_xticks(range(len(sets)), sets, rotation=30, ha="right")
+    axes.set(ylabel="average precision of fakes", ylim=(0, 1.03))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     return save_figure(figure, stem)

@@ -215,3 +215,26 @@ class ClusterOptions:
             raise UserError("--real_labels and --fake_labels go together: give both, or none for groups by position")
         if self.groups is not None and self.real_labels is None:
             raise UserError("--groups names groups of labels: give --real_labels and --fake_labels, too")
+
+
+@dataclass(frozen=True)
+class GroupTest:
+    """Classifier and groups of data sets."""
+
+    checkpoint: Path = flag(None, "folder of a training, with opt.yml", metavar="CHECKPOINT", positional=True)
+    group: str = flag(
+        None,
+        "gen_models or faceforensics, or a CSV with the columns name, real and fake",
+        metavar="GROUP",
+        positional=True,
+    )
+    partition: str = flag(
+        None, "part of the data, a folder of each: val or test", metavar="PARTITION", parse=plain_name, positional=True
+    )
+    data_root: Path = flag(Path("dataset/faces"), "where the folders of the groups lie", metavar="DIR")
+    which_epoch: str = flag("bestval", "weights <which_epoch>_net_D.pth", parse=plain_name, metavar="TAG")
+    results_dir: Path | None = flag(None, "published name of --output_dir", metavar="DIR")
+    max_dataset_size: int | None = flag(None, "first N images of each folder; 0 or absent: all", parse=count)
+    bootstrap: int = flag(1000, "redraws of images for intervals", parse=positive)
+    gpu_ids: str | None = flag(None, "-1: CPU; else the number of a GPU; absent: --device", metavar="N")
+    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
