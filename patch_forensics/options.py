@@ -147,6 +147,7 @@ class PatchTraining:
     save_latest_freq: int = flag(1000, "steps between checkpoints", parse=positive)
     save_epoch_freq: int = flag(100, "accepted; the last and the best epoch are kept", parse=positive)
     display_freq: int = flag(1000, "accepted; curves are drawn at the end", parse=positive)
+    export_fp16: bool = flag(False, "write final.safetensors in float16, too")
     load_model: bool = flag(False, "published name of --resume", recorded=False)
     which_epoch: Literal["latest"] = flag("latest", "of --load_model", recorded=False)
     overwrite_config: bool = flag(False, "accepted with --load_model; --overwrite starts anew", recorded=False)

@@ -203,7 +203,11 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
             PatienceSchedule(options.lr, options.patience, options.lr_policy, options.max_epochs),
             partial(Adam, lr=options.lr, betas=(options.beta1, 0.999)),
             Optimisation(options.batch_size, epochs=options.epochs),
-            Monitoring(log_every=options.print_freq, checkpoint_every=options.save_latest_freq),
+            Monitoring(
+                log_every=options.print_freq,
+                checkpoint_every=options.save_latest_freq,
+                export_fp16=options.export_fp16,
+            ),
             {key: str(value) for key, value in determining.items()},
         )
         run = replace(run, resume=resume)
