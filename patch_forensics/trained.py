@@ -117,8 +117,14 @@ def read_trained(options: TestedRun) -> Trained:
         numbers["loadSize"],
         numbers["loadSize"] if is_patch else numbers["fineSize"],
         numbers["batch_size"],
-        path.parent / f"{options.which_epoch}_net_D.pth",
+        _weights(path.parent, options.which_epoch),
     )
+
+
+def _weights(folder: Path, tag: str) -> Path:
+    """The file of an epoch: by its published name, or as .safetensors."""
+    published, plain_file = folder / f"{tag}_net_D.pth", folder / f"{tag}.safetensors"
+    return plain_file if plain_file.is_file() and not published.is_file() else published
 
 
 def run_name(saved: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,14 @@ from passes.one_pass import PassBatch, run_pass
 from passes.shared_forward import SharedForward
 from patch_forensics.alterations import PublishedCrop, brightness_contrast, equalise, jpeg_of_swapped, power
 from patch_forensics.averages import AVERAGES, FILES, averaged, order_of
+from patch_forensics.clusters import position_group, shown_label
 from patch_forensics.collector import MapCollector
 from patch_forensics.experiments import EXPERIMENTS, GROUPS, experiment_flags, with_experiment
 from patch_forensics.geometry import Geometries
 from patch_forensics.heatmaps import blurred, combined_picture, notebook_overlay, scaled
+from patch_forensics.lightbox import write_lightbox
 from patch_forensics.options import PatchTraining
+from patch_forensics.page import write_page
 from patch_forensics.schedule import PatienceSchedule
 from patch_forensics.task import PatchTask
 from patch_forensics.top_patches import TopPatchCollector, tiled
@@ -65,6 +68,11 @@ def sample(shared_dir: Path) -> list[object]:
 
 def of(folder: Path, part: str = "val") -> list[object]:
     return ["--real_im_path", folder / "real" / part, "--fake_im_path", folder / "fake" / part]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # the published code
@@ -395,8 +403,7 @@ def test_training_learns_and_its_run_is_tested(small: Path, scripts: Scripts) ->
     run = scripts("train_patch_forensics", *folders, *TRAINED, "--epochs", 12, "--tensorboard")
     assert run.code == 0, run.err
     folder = Path("checkpoints/small_s0")
-    with (folder / "log.csv").open(newline="") as file:
-        epochs = [row for row in csv.DictReader(file) if row["kind"] == "epoch"]
+    epochs = [row for row in table(folder / "log.csv") if row["kind"] == "epoch"]
     assert len(epochs) == 12
     assert float(epochs[-1]["acc_avg"]) >= 0.75
     assert set(torch.load(folder / "bestval_net_D.pth", weights_only=True)) == {"state_dict"}
@@ -409,7 +416,7 @@ def test_training_learns_and_its_run_is_tested(small: Path, scripts: Scripts) ->
     tested = scripts("test_patch_forensics", *TESTED, *words, *visualise)
     assert tested.code == 0, tested.err
     result = Path("out/small_s0/test/epoch_bestval/set")
-    rows = {row["average"]: row for row in csv.DictReader((result / "metrics.csv").open(newline=""))}
+    rows = {row["average"]: row for row in table(result / "metrics.csv")}
     assert float(rows["after_softmax"]["ap_fake"]) > 0.7
     assert int(rows["patch"]["n"]) > int(rows["vote"]["n"]) == 16
     before = contents(Path("out"))
@@ -440,7 +447,7 @@ def test_training_learns_and_its_run_is_tested(small: Path, scripts: Scripts) ->
         ("gradcam", confident),
     ):
         if words[-1] == "--relevances":
-            words.append(next(Path("output/fmap_relevances").rglob("mine-????.csv")))
+            words.append(next(Path().rglob("fmap_relevances/**/mine-????.csv")))
         done = scripts(script, *detector, *words)
         assert done.code == 0, (script, done.err)
 
@@ -549,3 +556,149 @@ def test_consecutive_names_sort_as_strings(small: Path) -> None:
     images = find_image_pair(small / "real", small / "fake", "set")
     names = [item.name for item in images.items if item.label == 1]
     assert all(a < b for a, b in pairwise(names))
+
+
+# groups, tables, pages
+
+
+@pytest.fixture(scope="module")
+def tested(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`opt.yml` of a classifier that was hardly trained."""
+    folder = tmp_path_factory.mktemp("hardly") / "hardly"
+    folder.mkdir()
+    torch.manual_seed(0)
+    torch.save({"state_dict": build_patch_network("xception_block1").state_dict()}, folder / "bestval_net_D.pth")
+    lines = ["model: patch_discriminator", "which_model_netD: xception_block1", "loadSize: 40", "name: hardly"]
+    (folder / "opt.yml").write_text("\n".join(lines))
+    return folder / "opt.yml"
+
+
+def test_groups_of_patches(tested: Path, small: Path, scripts: Scripts, tmp_path: Path) -> None:
+    words = [*TESTED, *of(small), "--train_config", tested, "--topn", 8, "--unique"]
+    assert scripts("extract_top_patches", *words).code == 0
+    folder = Path("out/hardly/test/epoch_bestval/set/patches_top8")
+    run = scripts("cluster_patches", folder)
+    assert run.code == 0, run.err
+    rows = table(folder / "clusters/clusters.csv")
+    for label in ("real", "fake"):
+        mine = [row for row in rows if row["label"] == label]
+        assert sum(int(row["patches"]) for row in mine) == sum(int(row["random"]) for row in mine) == 8
+        counts = [int(row["patches"]) for row in mine]
+        assert counts == sorted(counts, reverse=True)
+        assert all(float(row["share_low"]) <= float(row["share"]) <= float(row["share_high"]) for row in mine)
+        place = folder / "clusters" / f"{label}s_easiest_clusters"
+        files = [line for path in place.glob("cluster_*.txt") for line in path.read_text().splitlines()]
+        assert len(files) == 8
+        assert (place / "counts.txt").read_text().splitlines()[0] == f"0: {mine[0]['group']}, {counts[0]} patches"
+        with np.load(place / "cluster_0.npz") as arrays:
+            assert arrays["patch"].shape == (counts[0], 3, 19, 19)
+    assert (folder / "clusters/best_patches.png").is_file()
+    # label maps of another size: 1 at the left, 17 elsewhere
+    for kind in ("real", "fake"):
+        (tmp_path / kind).mkdir()
+        for path in (small / kind / "val").iterdir():
+            labels = np.where(np.arange(80) < 40, 1, 17).astype(np.uint8)[None].repeat(80, axis=0)
+            Image.fromarray(labels).save(tmp_path / kind / path.name)
+    maps = ["--real_labels", tmp_path / "real", "--fake_labels", tmp_path / "fake"]
+    run = scripts("cluster_patches", folder, *maps)
+    assert run.code == 0, run.err
+    rows = table(folder / "clusters/clusters.csv")
+    assert {row["group"] for row in rows} == {"skin", "hair"}
+    top = {(row["path"], row["left"], row["right"]) for row in table(folder / "top_patches.csv")}
+    left = sum(int(start) + int(end) < 40 for _, start, end in top)
+    assert abs(sum(int(row["patches"]) for row in rows if row["group"] == "skin") - left) <= sum(
+        int(start) + int(end) == 40 for _, start, end in top
+    )
+    (tmp_path / "groups.csv").write_text("label,group\n1,west\n")
+    assert scripts("cluster_patches", folder, *maps, "--groups", tmp_path / "groups.csv").code == 0
+    text = (folder / "clusters/clusters.csv").read_text()
+    assert "west" in text
+    assert "label 17" in text
+    next((tmp_path / "fake").iterdir()).unlink()
+    refused = scripts("cluster_patches", folder, *maps)
+    assert (refused.code, "no label map" in refused.err) == (2, True)
+
+
+def test_small_parts_win_over_large_ones() -> None:
+    labels = np.zeros((10, 10), np.uint8)
+    labels[4, 4], labels[9, :] = 3, 7
+    assert shown_label(labels, (slice(2, 9), slice(2, 9))) == 3
+    assert shown_label(labels, (slice(0, 10), slice(0, 10))) == 0  # all of all of them: the first met
+    assert position_group((slice(0, 10), slice(20, 30)), 30, 30) == "top right"
+    assert position_group((slice(12, 18), slice(10, 20)), 30, 30) == "middle centre"
+
+
+def test_tables_over_sets_and_runs(tested: Path, small: Path, scripts: Scripts, tmp_path: Path) -> None:
+    (tmp_path / "sets.csv").write_text("name,real,fake\nmine,real,fake\nabsent,nowhere,fake\n")
+    words = [tested.parent, tmp_path / "sets.csv", "val", "--data_root", small, "--bootstrap", 10]
+    run = scripts("test_patch_forensics_runs", *words)
+    assert run.code == 0, run.err
+    assert "absent is left out" in run.err
+    rows = table(Path("results/runs.csv"))
+    assert [row["average"] for row in rows] == [*AVERAGES, "patch"]
+    assert {(row["run"], row["dataset"]) for row in rows} == {("hardly", "mine")}
+    assert "| hardly | val | bestval |" in Path("results/tables.md").read_text()
+    assert Path("results/runs.png").is_file()
+    refused = scripts("test_patch_forensics_runs", tested.parent, "gen_models", "test", "--data_root", tmp_path)
+    assert (refused.code, "--data_root" in refused.err.splitlines()[-1]) == (2, True)
+
+
+def test_maps_beside_explanations(tested: Path, small: Path, scripts: Scripts) -> None:
+    network = ["--arch", f"{PREFIX}xception_block1", "--weights", tested.with_name("bestval_net_D.pth")]
+    run = scripts("compare_patch_maps", *network, "--images", small / "fake" / "val" / "0.png", "--device", "cpu")
+    assert run.code == 0, run.err
+    with Image.open(f"output/patch_maps_{PREFIX}xception_block1_001.png") as picture:
+        assert picture.width > 4 * 256
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on PATH: install it (apt-get install chromium) to test the lightbox in a browser")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def test_lightbox(browser: Any, tmp_path: Path) -> None:
+    """Opened from disk: filter, large view, keys; nothing is asked of a network."""
+    names = ["001_orig.png", "001_patch_1.png", "002 </script>%23.png"]
+    for number, name in enumerate(names[:2]):
+        Image.new("RGB", (20, 10), (number * 100, 0, 0)).save(tmp_path / name)
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: asked.append(str(error)))
+    page.goto(write_lightbox(tmp_path / "+lightbox.html", names, "fakes <b>").as_uri())
+    assert page.title() == "fakes <b>"
+    assert page.locator("#thumbnails span").all_inner_texts() == names
+    page.fill("#filter", "^001")
+    assert page.locator("#count").inner_text() == "2 of 3"
+    page.fill("#filter", "(")
+    assert page.get_attribute("#filter", "aria-invalid") == "true"
+    page.fill("#filter", "001")
+    page.locator("#thumbnails button").first.click()
+    assert page.locator("#name").inner_text() == names[0]
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#name").inner_text() == names[1]
+    page.locator("#close").click()
+    assert not page.locator("#large").is_visible()
+    assert all(url.startswith("file:") for url in asked)
+
+
+def test_page_of_the_demo(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    header = "detector,arch,set,variant,ap,ap_low,ap_high\n"
+    lines = "patches,x,one,rgb,0.9,0.8,0.95\npatches,x,one,grayscale,0.5,0.4,0.6\n<b>,x,two,rgb,0.7,0.6,0.8\n"
+    (tmp_path / "evaluation" / "summary.csv").write_text(header + lines)
+    sheet = tmp_path / "run" / "one" / "vis" / "fakes" / "easiest" / "sheet_001.png"
+    sheet.parent.mkdir(parents=True)
+    sheet.touch()
+    text = write_page(tmp_path, tmp_path / "run" / "one", tmp_path / "run" / "one" / "patches_top2", []).read_text()
+    assert "90.0 [80.0, 95.0]" in text
+    assert "&lt;b&gt;" in text
+    assert 'src="run/one/vis/fakes/easiest/sheet_001.png"' in text
