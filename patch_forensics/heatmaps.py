@@ -42,7 +42,7 @@ def average_picture(heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def combined_picture(fakes: np.ndarray, reals: np.ndarray, sigma: float = 0.0) -> np.ndarray:
     """Where both kinds give themselves away: mean p(real) over reals and p(fake) over fakes, in bone colours."""
     both = (blurred(reals, sigma) + 1 - blurred(fakes, sigma)) / 2
-    return coloured(scaled(both), both.shape, cv2.COLORMAP_BONE)
+    return np.ascontiguousarray(coloured(scaled(both), both.shape, cv2.COLORMAP_BONE))
 
 
 def blurred(heat: np.ndarray, sigma: float) -> np.ndarray:

@@ -1,7 +1,9 @@
 """The images that a patch classifier is surest and least sure of: raw maps, and pictures of them drawn from the files.
 
 Below `vis/{fakes,reals}/{hardest,easiest}/`, as published: `preds.txt`, `NNN_heatmap_1.npz`, `NNN_orig.png`,
-`NNN_patch_1.png`, `heatmap_avg.{npz,png}` and `+lightbox.html`; beside them `NNN_contour.png` and a sheet of all.
+`NNN_patch_1.png`, `heatmap_avg.{npz,png}` and `+lightbox.html`; beside them `NNN_contour.png`, `NNN_readable.png` and
+a sheet of all.
+The average maps of the easiest fakes and reals together are `vis/telling_places.png`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from PIL import Image
 from images.decoding import Crop, decode_image
 from images.sets import FAKE, REAL, ImageSet
 from patch_forensics.averages import order_of
-from patch_forensics.heatmaps import NOTEBOOK_SIDE, average_picture, notebook_overlay, published_overlay
+from patch_forensics.heatmaps import (
+    NOTEBOOK_SIDE,
+    average_picture,
+    combined_picture,
+    notebook_overlay,
+    published_overlay,
+)
 from patch_forensics.lightbox import write_lightbox
 from utils.errors import UserError
 from utils.figures import save_picture
@@ -26,6 +34,7 @@ from utils.heatmaps import LOOKS, probability_heatmap
 from utils.pictures import ContactSheets
 
 _FOLDERS = {FAKE: "fakes", REAL: "reals"}
+_AVERAGE_SIGMA, _AVERAGE_SIDE = 2.0, 256
 _GROUPS = ("hardest", "easiest")
 
 
@@ -144,7 +153,21 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
                 save_picture(pictures[-1], average_picture(read_npz(average)["heatmap"], shape))
             names = [path.name for path in pictures]
             drawn += [*sheets.finish(), *pictures, write_lightbox(place / "+lightbox.html", names, f"{group} {name}")]
-    return drawn
+    return [*drawn, *_draw_both(folder, fake_class)]
+
+
+def _draw_both(folder: Path, fake_class: int) -> list[Path]:
+    """Where the easiest images of both kinds give themselves away, if all have one size."""
+    files = [folder / name / "easiest" / "heatmap_avg.npz" for name in _FOLDERS.values()]
+    maps = [read_npz(file)["heatmap"] for file in files if file.exists()]
+    if len({heat.shape for heat in maps}) != 1 or len(maps) != len(files):
+        return []
+    fakes, reals = (heat if fake_class == 0 else 1 - heat for heat in maps)
+    both = combined_picture(fakes, reals, _AVERAGE_SIGMA)
+    scale = max(1, _AVERAGE_SIDE // min(both.shape[:2]))
+    path = folder / "telling_places.png"
+    save_picture(path, both.repeat(scale, axis=0).repeat(scale, axis=1))
+    return [path]
 
 
 def _legend() -> tuple[str, np.ndarray, str]:
