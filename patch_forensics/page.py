@@ -16,8 +16,8 @@ from utils.tables import ABSENT, percent, percent_range, read_table
 NAME = "patch_forensics.html"
 _VIEWS = (
     ("fakes/easiest", "Fakes that it is surest of"),
-    ("fakes/hardest", "Fakes that it takes for real, or nearly so"),
-    ("reals/hardest", "Reals that it takes for fakes, or nearly so"),
+    ("fakes/hardest", "Fakes that it is least sure of"),
+    ("reals/hardest", "Reals that it is least sure of"),
 )
 _INTRO = (
     "A patch classifier (Chai, Bau, Lim, Isola, ECCV 2020) sees small squares of an image only, says of each how "
