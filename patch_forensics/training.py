@@ -32,8 +32,8 @@ from passes.options import RunOptions
 from passes.processes import process_group
 from patch_forensics.alterations import PublishedCrop, brightness_contrast, equalise, jpeg_of_swapped, power
 from patch_forensics.options import PATCHES, PatchTraining, chosen_device
-from patch_forensics.schedule import PatienceSchedule
-from patch_forensics.task import PatchTask
+from patch_forensics.patch_task import PatchTask
+from patch_forensics.patience import PatienceSchedule
 from patch_forensics.trained import Trained, run_name
 from utils.cli import say
 from utils.files import safe_join, write_text

@@ -19,14 +19,14 @@ from PIL import Image
 from images.decoding import Crop, decode_image
 from images.sets import FAKE, REAL, ImageSet
 from patch_forensics.averages import order_of
-from patch_forensics.heatmaps import (
+from patch_forensics.lightbox import write_lightbox
+from patch_forensics.overlays import (
     NOTEBOOK_SIDE,
     average_picture,
     combined_picture,
     notebook_overlay,
     published_overlay,
 )
-from patch_forensics.lightbox import write_lightbox
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import read_npz, write_npz, write_text

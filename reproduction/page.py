@@ -18,7 +18,7 @@ from PIL import Image
 from activation_histograms.median_test import LEVEL
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import source
-from patch_forensics.page import NAME as PATCH_PAGE
+from patch_forensics.patch_page import NAME as PATCH_PAGE
 from reproduction.contents import Contents, MapOnGenerator, read_contents
 from reproduction.summary import SCRIPT, read_summary
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP

@@ -22,7 +22,7 @@ def main() -> None:
     from attribution.gradcam import GuidedGradCamMaps
     from attribution.lrp_heatmaps import LrpHeatMaps
     from passes.running import run_experiment
-    from patch_forensics.comparison import draw_comparison
+    from patch_forensics.patch_maps import draw_comparison
 
     (lrp,) = run_experiment(LrpHeatMaps, detector, images, reading, LrpOptions(**vars(options)), run)
     (cam,) = run_experiment(GuidedGradCamMaps, detector, images, reading, GradCamOptions(**vars(options)), run)

@@ -82,7 +82,7 @@ def main() -> None:
 
 def show_patches(root: Path, images: Path, demo: Demo) -> None:
     """The shipped classifier of patches on a generator that it has not seen, and a page about it."""
-    from patch_forensics.page import write_page
+    from patch_forensics.patch_page import write_page
 
     config = PROJECT_ROOT / "weights" / PATCHES / "opt.yml"
     words = ["--train_config", config, "--which_epoch", TAG, "--partition", "test", "--dataset_name", images.name]

@@ -36,12 +36,12 @@ from patch_forensics.clusters import position_group, shown_label
 from patch_forensics.collector import MapCollector
 from patch_forensics.experiments import EXPERIMENTS, GROUPS, experiment_flags, with_experiment
 from patch_forensics.geometry import Geometries
-from patch_forensics.heatmaps import blurred, combined_picture, notebook_overlay, scaled
 from patch_forensics.lightbox import write_lightbox
 from patch_forensics.options import PatchTraining
-from patch_forensics.page import write_page
-from patch_forensics.schedule import PatienceSchedule
-from patch_forensics.task import PatchTask
+from patch_forensics.overlays import blurred, combined_picture, notebook_overlay, scaled
+from patch_forensics.patch_page import write_page
+from patch_forensics.patch_task import PatchTask
+from patch_forensics.patience import PatienceSchedule
 from patch_forensics.top_patches import TopPatchCollector, tiled
 from patch_forensics.trained import run_name
 from patch_forensics.training import PatchTransform, PublishedOrder
