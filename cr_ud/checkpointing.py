@@ -45,6 +45,9 @@ class Progress:
 class RunFiles:
     """Where the files of a run are: `checkpoint.pth`, `best.pth`, `final.pth`, `log.csv`, `curves.{png,pdf}`."""
 
+    key = "model"
+    """What the weights are under in their files."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkpoint = folder / "checkpoint.pth"
@@ -104,15 +107,15 @@ def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def save_network(path: Path, model: nn.Module, *, half: bool = False) -> None:
-    """Write the weights in the published format ({"model": state}); with `half` as float16 .safetensors.
+def save_network(path: Path, model: nn.Module, *, half: bool = False, key: str = RunFiles.key) -> None:
+    """Write the weights in the published format ({key: state}); with `half` as float16 .safetensors.
 
     Raises:
         UserError: As `save_tensors`.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if not half:
-        save_tensors(path, {"model": state})
+        save_tensors(path, {key: state})
         return
     with atomic_path(path) as temporary:
-        save_file({key: v.half() if v.is_floating_point() else v for key, v in state.items()}, temporary)
+        save_file({name: v.half() if v.is_floating_point() else v for name, v in state.items()}, temporary)

@@ -329,7 +329,7 @@ class Trainer:
 
     def _keep_as(self, path: Path) -> None:
         if self.ranks.is_first:
-            save_network(path, self.network.model)
+            save_network(path, self.network.model, key=self.files.key)
 
     def _stop_if_asked(self) -> None:
         if not self._interrupt.requested or self._is_done():

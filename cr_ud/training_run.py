@@ -48,7 +48,7 @@ _TITLES = {
 
 def run_training(
     training: Training,
-    folder: Path,
+    folder: Path | RunFiles,
     run: RunOptions,
     ranks: Ranks,
     *,
@@ -61,7 +61,7 @@ def run_training(
 
     Args:
         training: What and how.
-        folder: Of the run; its last two names are those of the run.
+        folder: Of the run, or its files if they have other names; its last two names are those of the run.
         run: Whether to go on or to start anew, and trackers.
         ranks: This process among others.
         title: Of the curves.
@@ -74,7 +74,8 @@ def run_training(
             what to do with it.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint saved.
     """
-    files = RunFiles(folder)
+    files = folder if isinstance(folder, RunFiles) else RunFiles(folder)
+    folder = files.folder
     with ExitStack() as stack:
         if ranks.is_first:
             stack.enter_context(only_writer(files.checkpoint))

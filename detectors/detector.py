@@ -171,7 +171,7 @@ def load_detector(
             f"weights of {architecture.name} not found: {path}: put the published checkpoint there "
             "(docs/data_and_weights.md says where to get it), or give --weights FILE"
         )
-    return _load(architecture, path, choice.device, choice.precision, choice.fake_class, choice.backbone)
+    return load_checkpoint(architecture, path, choice.device, choice.precision, choice.fake_class, choice.backbone)
 
 
 def load_imagenet_classifier(
@@ -193,17 +193,22 @@ def load_imagenet_classifier(
         )
     names = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
     head = Classes(tuple(f"{number} {name}" for number, name in enumerate(names)))
-    return _load(replace(architecture, head=head), path, device, precision, None)
+    return load_checkpoint(replace(architecture, head=head), path, device, precision)
 
 
-def _load(
+def load_checkpoint(
     architecture: Architecture,
     path: Path,
-    device: str | torch.device,
-    precision: Precision,
-    fake_class: int | None,
+    device: str | torch.device = "auto",
+    precision: Precision = "fp32",
+    fake_class: int | None = None,
     backbone: Path | None = None,
 ) -> Detector:
+    """A checkpoint as a network of this kind, registered or not.
+
+    Raises:
+        UserError: As `load_detector`.
+    """
     target = use_device(device, precision)
     state, digest = architecture.adapt(read_state(path)), ""
     if architecture.backbone and architecture.telltale not in state:

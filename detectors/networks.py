@@ -33,7 +33,11 @@ PLUGINS = "tff.detectors"
 TIMM = "timm:"
 """Before the name of a network of timm, which is registered when it is asked for."""
 
-BUILT_IN: tuple[str, ...] = ("detectors.convolutional", "detectors.vision_transformers")
+BUILT_IN: tuple[str, ...] = (
+    "detectors.convolutional",
+    "detectors.vision_transformers",
+    "detectors.patch_networks",
+)
 """Modules of the project that do the same, imported when one of their networks is asked for."""
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -143,6 +143,7 @@ class Crop:
     kind: str = "none"
     size: int = 224
     resize: int | Resize = 0
+    interpolation: ClassVar[str] = "bilinear"
 
     def __post_init__(self) -> None:
         if self.kind not in CROP_KINDS:
@@ -171,7 +172,7 @@ class Crop:
     def _scaling(self) -> Resize | None:
         if isinstance(self.resize, Resize):
             return self.resize
-        return Resize(self.resize) if self.resize else None
+        return Resize(self.resize, interpolation=self.interpolation) if self.resize else None
 
 
 @dataclass(frozen=True)
@@ -198,21 +199,31 @@ class Equalization:
 def random_box(height: int, width: int, *, seed: int, name: str) -> tuple[int, int, int, int]:
     """Draw (top, left, rows, columns) as torchvision's RandomResizedCrop does, from `seed` and `name`."""
     digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", errors="surrogateescape")).digest()
-    generator = np.random.default_rng(int.from_bytes(digest))
+    return drawn_box(height, width, np.random.default_rng(int.from_bytes(digest)))
+
+
+def drawn_box(
+    height: int,
+    width: int,
+    generator: np.random.Generator,
+    scale: tuple[float, float] = _RANDOM_SCALE,
+    ratios: tuple[float, float] = _RANDOM_RATIO,
+) -> tuple[int, int, int, int]:
+    """Draw (top, left, rows, columns) with a share of the area and a ratio of sides between these bounds."""
     area = height * width
     for _ in range(_RANDOM_ATTEMPTS):
-        target = area * generator.uniform(*_RANDOM_SCALE)
-        ratio = math.exp(generator.uniform(math.log(_RANDOM_RATIO[0]), math.log(_RANDOM_RATIO[1])))
+        target = area * generator.uniform(*scale)
+        ratio = math.exp(generator.uniform(math.log(ratios[0]), math.log(ratios[1])))
         columns, rows = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < columns <= width and 0 < rows <= height:
             top = int(generator.integers(0, height - rows + 1))
             left = int(generator.integers(0, width - columns + 1))
             return top, left, rows, columns
     rows, columns = height, width
-    if width < height * _RANDOM_RATIO[0]:
-        rows = round(width / _RANDOM_RATIO[0])
-    elif width > height * _RANDOM_RATIO[1]:
-        columns = round(height * _RANDOM_RATIO[1])
+    if width < height * ratios[0]:
+        rows = round(width / ratios[0])
+    elif width > height * ratios[1]:
+        columns = round(height * ratios[1])
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 

@@ -78,6 +78,12 @@ def doubts(image_set: ImageSet) -> list[str]:
     return warnings
 
 
+def described(image_set: ImageSet) -> ImageSet:
+    """The set with all that a user should know of it in `ImageSet.warnings`."""
+    more = [warning] if (warning := composition_warning(image_set)) else []
+    return replace(image_set, warnings=(*doubts(image_set), *more))
+
+
 def equalized(image_set: ImageSet, same: Equalization) -> tuple[ImageSet, str]:
     """The set with images made alike, and what to say of it."""
     size = f"{same.side}x{same.side}"

@@ -193,7 +193,13 @@ def find_loose_images(paths: Sequence[str | Path]) -> ImageSet:
 
 
 def find_image_pair(
-    real: str | Path, fake: str | Path, name: str, *, num_real: int | None = None, num_fake: int | None = None
+    real: str | Path,
+    fake: str | Path,
+    name: str,
+    *,
+    num_real: int | None = None,
+    num_fake: int | None = None,
+    flags: str = "--real and --fake",
 ) -> ImageSet:
     """The images below a folder of real and a folder of fake ones, wherever they are; the root is the folder of both.
 
@@ -201,6 +207,7 @@ def find_image_pair(
         real, fake: folders; hidden files and folders below are left out.
         name: stands for the generator.
         num_real, num_fake: the first so many images; None or 0 for all.
+        flags: that name the folders, for messages.
 
     Raises:
         UserError: a folder is missing, has no images, or lies inside the other.
@@ -208,7 +215,7 @@ def find_image_pair(
     folders = [Path(folder).resolve() for folder in (real, fake)]
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"no such folder: {folder}: give --real and --fake one folder of images each")
+            raise UserError(f"no such folder: {folder}: give {flags} one folder of images each")
     if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
         raise UserError(f"{folders[0]} and {folders[1]} lie in each other: keep real and fake images apart")
     root = Path(os.path.commonpath(folders))

@@ -6,7 +6,7 @@ is filled in as the padding of the operation that reads it, so the operations th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrp.operations import Window
-from lrp.program import Step
+from lrp.program import Program, Step
 from lrp.rules import Rule
 
 
@@ -41,6 +41,72 @@ class Span:
 
 Field = tuple[Span, Span]
 """Rows and columns."""
+
+
+def receptive_field(program: Program, size: torch.Size) -> Field:
+    """What one pixel of the output sees of the input, as if images had no end; `size` is that of an input.
+
+    Raises:
+        ValueError: An operation has no fixed window.
+    """
+    fields: dict[int, Field] = {program.output: (Span(), Span())}
+    for index, window in _windows(program, _sizes(program, size)):
+        rows, columns = (span.below(window, axis) for axis, span in enumerate(fields.pop(index + 1)))
+        for value in program.steps[index].explained_inputs:
+            before = fields.get(value, (rows, columns))
+            fields[value] = (rows.joined(before[0]), columns.joined(before[1]))
+    return fields[0]
+
+
+def visible_pixels(program: Program, size: torch.Size) -> tuple[Tensor, Tensor]:
+    """First and last + 1 input pixel that each row, and each column, of the output depends on: (h, 2) and (w, 2) int64.
+
+    What a field has outside of an image, or outside of a map on the way (the last pixel before a stride that does not
+    divide the size), is cut off.
+
+    Raises:
+        ValueError: An operation has no fixed window.
+    """
+    sizes = _sizes(program, size)
+    seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    seen[program.output] = [(torch.arange(side), torch.arange(side)) for side in sizes[program.output][2:]]
+    for index, window in _windows(program, sizes):
+        below = [
+            _clipped(*ends, window, axis, sizes[program.steps[index].inputs[0]][2 + axis])
+            for axis, ends in enumerate(seen.pop(index + 1))
+        ]
+        for value in program.steps[index].explained_inputs:
+            before = seen.get(value, below)
+            seen[value] = [
+                (torch.minimum(a, c), torch.maximum(b, d)) for (a, b), (c, d) in zip(below, before, strict=True)
+            ]
+    rows, columns = (torch.stack([first, last + 1], dim=1) for first, last in seen[0])
+    return rows, columns
+
+
+def _clipped(first: Tensor, last: Tensor, window: Window, axis: int, side: int) -> tuple[Tensor, Tensor]:
+    """First and last pixel of the input of an operation; of a dilated window only those that it touches."""
+    kernel, stride, dilation, before = (numbers[axis] for numbers in window)
+    first = first * stride - before
+    last = last * stride - before + (kernel - 1) * dilation
+    first = torch.where(first < 0, first % dilation, first)
+    beyond = (last - side).div(dilation, rounding_mode="floor") + 1
+    return first, torch.where(last >= side, last - beyond * dilation, last)
+
+
+def _windows(program: Program, sizes: Mapping[int, torch.Size]) -> Iterator[tuple[int, Window]]:
+    """The steps, from the last to the first, and their windows."""
+    for index in reversed(range(len(program.steps))):
+        step = program.steps[index]
+        window = step.operation.window(sizes[step.inputs[0]])
+        if window is None:
+            raise ValueError(f"{step.name} sees no part of fixed size of its input, so there is no receptive field")
+        yield index, window
+
+
+def _sizes(program: Program, size: torch.Size) -> dict[int, torch.Size]:
+    values = program.run(torch.zeros(size), keep=range(program.output + 1))
+    return {value: tensor.shape for value, tensor in values.items()}
 
 
 class FieldWalk:

@@ -19,6 +19,7 @@ from activation_histograms.median_test import LEVEL
 from evaluation.agreement import CAPTION, Agreement
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import source
+from patch_forensics.patch_page import NAME as PATCH_PAGE
 from reproduction.contents import Contents, MapOnGenerator, read_contents
 from reproduction.summary import SCRIPT, read_summary
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
@@ -53,6 +54,7 @@ def write_report(root: Path, single_file: bool = False) -> Path:
         digests={"style": _digest(style), "script": _digest(script)},
         published_source=source(),
         single_file=single_file,
+        patch_page=PATCH_PAGE if (root / PATCH_PAGE).is_file() and not single_file else "",
     )
     path = root / "report.html"
     # Names of files may hold bytes that are no text.

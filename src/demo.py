@@ -20,11 +20,13 @@ from utils.settings import flag, positive, read_settings
 
 TAG = "mini"
 COLOUR_ROBUST = ("efb0", "mini_cr")
+PATCHES = "patchforensics-xception_block2"
 NOTE = (
     "mini-ForenSynths: reals are photographs, fakes the same photographs passed through small simulated generators.\n"
     "The detectors were trained on the first generator only. A constructed benchmark: it shows what\n"
     "the tools do and is no evidence about GANs (docs/mini_forensynths.md)."
 )
+UNSEEN = "nearest"
 COLUMNS = {"baseline": "all maps", "top-k": "no top k", "random-k": "no random k"}
 COLUMNS |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale": "greyscale"}
 
@@ -60,8 +62,10 @@ def main() -> None:
     robust, tag = COLOUR_ROBUST
     if robust in weights:
         detectors.append(f"{robust}_cr={robust}:{shipped_weights(robust, tag)}")
+    detectors.append(f"patches={PATCHES}:{shipped_weights(PATCHES, TAG)}")
     sets = ["--dataset_dir", str(data), "--gan_name", *analysed, NULL, SWAPPED, BLURRED]
     run("evaluate_detector.py", ["--detectors", *detectors, *sets, "--jpeg", "90", "75", "--resume", *common])
+    show_patches(root, data / UNSEEN, demo)
     run(
         "reproduce.py",
         [
@@ -74,6 +78,26 @@ def main() -> None:
         ],
     )
     print_results(root, names)
+
+
+def show_patches(root: Path, images: Path, demo: Demo) -> None:
+    """The shipped classifier of patches on a generator that it has not seen, and a page about it."""
+    from patch_forensics.patch_page import write_page
+
+    config = PROJECT_ROOT / "weights" / PATCHES / "opt.yml"
+    words = ["--train_config", config, "--which_epoch", TAG, "--partition", "test", "--dataset_name", images.name]
+    words += ["--real_im_path", images / "0_real", "--fake_im_path", images / "1_fake", "--device", demo.device]
+    results = root / "patch_forensics"
+    more = ["--visualize", "--average_mode", "after_softmax", "--topn", "6"]
+    run("test_patch_forensics.py", [*map(str, [*words, "--results_dir", results]), *more])
+    run("extract_top_patches.py", [*map(str, [*words, "--results_dir", results]), "--unique", "--topn", "24"])
+    place = results / "mini" / "test" / f"epoch_{TAG}" / images.name
+    fakes = sorted((images / "1_fake").iterdir())[:6]
+    weights = shipped_weights(PATCHES, TAG)
+    maps = ["--arch", PATCHES, "--weights", weights, "--blur_jpg", TAG, "--device", demo.device, "--output_dir", root]
+    run("compare_patch_maps.py", [*map(str, [*maps, "--crop", "none", "--images", *fakes])])
+    page = write_page(root, place, place / "patches_top24", sorted(root.glob(f"patch_maps_{PATCHES}_*.png")))
+    say(f"patches: {shown(page)}")
 
 
 def shipped_weights(arch: str, name: str) -> Path:

@@ -95,6 +95,16 @@ def render_signed(relevance: np.ndarray, *, percentile: float = _PERCENTILE) -> 
     return HeatMap(values, _purple_to_orange(values), not bool((relevance > 0).any()))
 
 
+def probability_heatmap(probability: np.ndarray, size: tuple[int, int]) -> HeatMap:
+    """Probabilities of a grid (h, w), scaled bilinearly to `size`, on the fixed scale 0 (purple) to 1 (orange).
+
+    Unlike a stretched map it shows how sure, and one picture can be compared with another.
+    """
+    values = cv2.resize(probability.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    strength = np.clip(2 * values - 1, -1, 1)
+    return HeatMap(strength, _purple_to_orange(strength), not bool((strength > 0).any()))
+
+
 def overlay_signed(image: np.ndarray, heat: HeatMap) -> np.ndarray:
     """The strongest colours of `render_signed` over the pale grey image, (H, W, 3) uint8, as opaque as they are strong.
 

@@ -1,0 +1,76 @@
+"""From the logits of patches to the score of an image: three averages, and their metrics as published.
+
+A patch has one logit, that of class 1 against class 0; class 1 is real unless the classifier was trained the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, precision_recall_curve
+from torch import Tensor
+
+from utils.files import write_npz
+
+AVERAGES = ("vote", "before_softmax", "after_softmax")
+PATCH, FULL = "patch", "full"
+"""Every patch a sample; the one score of a classifier of whole images."""
+FILES = {
+    "vote": "metrics_voted",
+    "before_softmax": "metrics_avg_before_softmax",
+    "after_softmax": "metrics_avg_after_softmax",
+    PATCH: "metrics_patch",
+    FULL: "metrics",
+}
+"""Published names of the results of each average."""
+
+
+def averaged(logits: Tensor) -> Tensor:
+    """p(class 1) of images by `AVERAGES`: logits of patches (N, ...) to (N, 3) float64.
+
+    The share of patches that call it class 1 (a tie is class 0), the softmax of their mean logits, and the mean of
+    their softmax.
+    """
+    places = logits.flatten(1).double()
+    return torch.stack([(places > 0).double().mean(1), places.mean(1).sigmoid(), places.sigmoid().mean(1)], dim=1)
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """How well a score of class 1 tells the classes apart.
+
+    Attributes:
+        ap: Average precision with class 1 as the positive.
+        acc: Share decided rightly; a tie is class 0.
+        n: Number of samples.
+        precision, recall, thresholds: Of class 1, as scikit-learn gives them.
+    """
+
+    ap: float
+    acc: float
+    n: int
+    precision: np.ndarray
+    recall: np.ndarray
+    thresholds: np.ndarray
+
+    @classmethod
+    def of(cls, classes: np.ndarray, scores: np.ndarray) -> ClassMetrics:
+        """From classes (n,) and p(class 1) (n,)."""
+        precision, recall, thresholds = precision_recall_curve(classes, scores)
+        right = (scores > 0.5) == (classes == 1)
+        ap = float(average_precision_score(classes, scores))
+        return cls(ap, float(right.mean()), len(classes), precision, recall, thresholds)
+
+    def write(self, path: Path) -> None:
+        """Write as the published `.npz`."""
+        write_npz(path, **vars(self))
+
+
+def order_of(scores: Sequence[float], count: int) -> dict[str, list[int]]:
+    """Positions of the `hardest` images, lowest score of their class first, and of the `easiest`, highest first."""
+    order = np.argsort(scores, kind="stable").tolist()
+    return {"hardest": order[:count], "easiest": order[: -count - 1 : -1]}

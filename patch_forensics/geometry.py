@@ -1,0 +1,92 @@
+"""Which pixels each patch of a classifier sees, for images of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from images.choice import Reading
+from images.decoding import image_size
+from images.sets import ImageSet
+from lrp import build_program
+from lrp.receptive import receptive_field, visible_pixels
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which pixels of an image of one size each place of the grid sees.
+
+    Attributes:
+        rows, columns: First and last + 1 of each place, (h, 2) and (w, 2), cut off at the border of the image.
+        field: Side of the whole receptive field.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    field: int
+
+    def span(self, row: int, column: int) -> tuple[slice, slice]:
+        """What a place sees."""
+        return slice(*self.rows[row].tolist()), slice(*self.columns[column].tolist())
+
+    def cut(self, image: np.ndarray, row: int, column: int, fill: float) -> np.ndarray:
+        """What a place sees of (H, W, ...), at the side of a `field` x `field` canvas where the image ends."""
+        part = image[self.span(row, column)]
+        if part.shape[:2] == (self.field, self.field):
+            return part
+        canvas = np.full((self.field, self.field, *image.shape[2:]), fill, dtype=image.dtype)
+        top, left = (
+            max(0, self.field - int(spans[place, 1])) for spans, place in ((self.rows, row), (self.columns, column))
+        )
+        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return canvas
+
+
+class Geometries:
+    """The geometry of a classifier for images of any size.
+
+    Args:
+        model: A classifier of patches, with any weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._program = build_program(model)
+        self._known: dict[tuple[int, int], Geometry] = {}
+
+    def __call__(self, height: int, width: int) -> Geometry:
+        """For images of this size.
+
+        Raises:
+            UserError: The receptive field is larger than the image.
+        """
+        if (height, width) not in self._known:
+            size = torch.Size((1, 3, height, width))
+            field = max(span.length for span in receptive_field(self._program, size))
+            if field > min(height, width):
+                raise UserError(
+                    f"a patch has {field}x{field} pixels, more than an image of {width}x{height}: raise --loadSize, or "
+                    "take a network with a smaller receptive field"
+                )
+            rows, columns = (ends.numpy() for ends in visible_pixels(self._program, size))
+            self._known[height, width] = Geometry(rows, columns, field)
+        return self._known[height, width]
+
+
+def check_sizes(geometries: Geometries, images: ImageSet, reading: Reading) -> None:
+    """See that a patch fits into every image, from the headers of the files.
+
+    Raises:
+        UserError: It does not, or a header cannot be read and bad images are not skipped.
+    """
+    crop = reading.cropping()
+    # where all are scaled to one size, one says enough
+    for item in images.items[: 1 if crop.kind == "center" else None]:
+        try:
+            geometries(*crop.output_size(*image_size(item.path)))
+        except UserError as error:
+            if not reading.skip_bad_images:
+                raise error if str(item.path) in str(error) else UserError(f"{item.path}: {error}") from error

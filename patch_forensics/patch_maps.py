@@ -1,0 +1,53 @@
+"""What a patch classifier says of each patch beside what LRP and Grad-CAM say of the image, drawn from their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import read_npz
+from utils.heatmaps import LOOKS, probability_heatmap
+from utils.pictures import ContactSheets
+
+
+def draw_comparison(lrp: Path, gradcam: Path, stem: Path) -> list[Path]:
+    """Sheets of the images explained by both: the image, p(fake) of its patches, LRP, Grad-CAM.
+
+    Args:
+        lrp, gradcam: Folders with `arrays/`, as the scripts of these methods leave them.
+        stem: Of the sheets.
+
+    Raises:
+        UserError: No image was explained by both, or the network is no classifier of patches.
+    """
+    look = LOOKS["signed"]
+    sheets = ContactSheets(
+        stem,
+        panels=4,
+        caption_lines=2,
+        columns=1,
+        rows=6,
+        title="The image; p(fake) of every patch; LRP of the mean p(fake); Grad-CAM of it",
+        legend=("p(fake) 0, evidence against", look.legend()[1], "1, evidence for fake"),
+    )
+    names = [path.relative_to(lrp) for path in sorted((lrp / "arrays").rglob("*.npz"))]
+    common = [name for name in names if (gradcam / name).is_file()]
+    if not common:
+        raise UserError(f"no image is explained both in {lrp} and in {gradcam}: explain some with --images")
+    for name in common:
+        relevance, cam = read_npz(lrp / name), read_npz(gradcam / name)
+        image, logits = relevance["image"], cam["logits"]
+        if logits.ndim != 3:
+            raise UserError("the network has one logit for an image: take a classifier of patches, patchforensics-...")
+        probability = 1 / (1 + np.exp(-logits[0].astype(np.float64)))
+        maps = (
+            probability_heatmap(probability, image.shape[:2]),
+            look.render(relevance["relevance"]),
+            probability_heatmap((1 + cam["cam"]) / 2, image.shape[:2]),
+        )
+        votes = f"mean p(fake) of patches {probability.mean():.3f}, of {(probability > 0.5).mean():.0%} above 0.5"
+        caption = [name.relative_to("arrays").with_suffix("").as_posix(), votes]
+        sheets.add([image, *(look.overlay(image, heat) for heat in maps)], caption)
+    return sheets.finish()

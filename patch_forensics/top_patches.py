@@ -1,0 +1,291 @@
+"""The patches that give away their class most: of a whole set in one pass, cut out, listed and drawn.
+
+Below `patches_top<n>/` of a data set's results, as published: `{reals,fakes}_easiest.npz`, `..._files.txt` and
+`..._grid.jpg`, weakest first; and `top_patches.csv`, strongest first, with sheets of the strongest.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from images.decoding import decode_image
+from images.sets import FAKE, LABEL_NAMES, REAL, ImageSet
+from passes.analysis import Analysis, Subject
+from passes.one_pass import PassBatch, PassReport, State
+from passes.options import RunOptions
+from passes.shared_forward import SharedForward, finite
+from patch_forensics.geometry import Geometries, check_sizes
+from patch_forensics.options import TopPatchOptions
+from patch_forensics.trained import Trained, result_folder, run_tested
+from utils.errors import UserError
+from utils.files import read_npz, write_bytes, write_npz, write_text
+from utils.pictures import ContactSheets
+from utils.tables import read_rows, write_rows
+
+SCRIPT = "extract_top_patches.py"
+PREFIXES = {REAL: "reals_easiest", FAKE: "fakes_easiest"}
+"""Published names, by label."""
+_ORDER = ("logit", "tie")
+_WHERE = ("position", "row", "column")
+_GRID_SIDE = 8192  # pixels; a larger grid of patches leaves out the weakest
+_SHOWN = 24
+_YELLOW = (255, 255, 0)
+
+
+class TopPatchCollector:
+    """The `count` patches with the highest logit of their own class, for each class; memory does not grow with images.
+
+    Ties are broken at random, by the seed and the place of the image, so that neither batches nor processes matter.
+
+    Args:
+        forward: Forward passes of the classifier.
+        images: The images of the pass.
+        count: So many of each class.
+        unique: At most one of each image.
+        seed: Of the order of ties.
+    """
+
+    def __init__(self, forward: SharedForward, images: ImageSet, count: int, *, unique: bool, seed: int) -> None:
+        self._forward, self.images, self._count, self._unique, self._seed = forward, images, count, unique, seed
+        self.best: dict[int, State] = {label: _no_patches() for label in PREFIXES}
+        """By label, `logit`, `tie`, `position` (in the set), `row` and `column` of each patch, weakest first."""
+        forward.request("rgb", output=True)
+
+    def update(self, batch: PassBatch) -> None:
+        """Add a batch.
+
+        Raises:
+            UserError: A logit is not a number; names the image.
+        """
+        logits = finite(self._forward.output(batch), batch, "the classifier's output")[:, 0].cpu().numpy()
+        for item, position, heat in zip(batch.items, batch.positions, logits, strict=True):
+            if item.label not in self.best:
+                continue
+            rows, columns = np.divmod(np.arange(heat.size), heat.shape[1])
+            own = {
+                "logit": (heat if item.label == FAKE else -heat).ravel(),
+                "tie": np.random.default_rng([self._seed, position]).random(heat.size),
+                "position": np.full(heat.size, position),
+                "row": rows,
+                "column": columns,
+            }
+            self._add(item.label, _strongest(own, 1 if self._unique else self._count))
+
+    def state(self) -> State:
+        """Arrays of `best` by `<label>.<name>`."""
+        return {f"{label}.{name}": array.copy() for label, best in self.best.items() for name, array in best.items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        self.best = {label: _of_label(state, label) for label in PREFIXES}
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        for label in PREFIXES:
+            self._add(label, _of_label(state, label))
+
+    def _add(self, label: int, more: State) -> None:
+        joined = {name: np.concatenate([array, more[name]]) for name, array in self.best[label].items()}
+        self.best[label] = _strongest(joined, self._count)
+
+
+def _no_patches() -> State:
+    empty: State = {"logit": np.zeros(0, np.float32), "tie": np.zeros(0)}
+    return {**empty, **{name: np.zeros(0, np.int64) for name in _WHERE}}
+
+
+def _of_label(state: Mapping[str, np.ndarray], label: int) -> State:
+    return {name: state[f"{label}.{name}"].copy() for name in (*_ORDER, *_WHERE)}
+
+
+def _strongest(patches: State, count: int) -> State:
+    """The `count` strongest, weakest first."""
+    order = np.lexsort((patches["tie"], patches["logit"]))[-count:]
+    return {name: array[order] for name, array in patches.items()}
+
+
+@dataclass(frozen=True)
+class TopPatch:
+    """A row of `top_patches.csv`.
+
+    Attributes:
+        value: Softmax of the image's own class.
+        row, column: In the grid of patches.
+        top, bottom, left, right: Pixels that it sees, first and last + 1, of the image as the classifier sees it.
+    """
+
+    label: str
+    rank: int
+    path: str
+    value: float
+    row: int
+    column: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+class TopPatches(Analysis[TopPatchOptions]):
+    """The most predictive patches of each class."""
+
+    name = "top_patches"
+
+    def __init__(self, subject: Subject, options: TopPatchOptions, trained: Trained) -> None:
+        # results of several numbers lie beside each other, and so do their states
+        super().__init__(replace(subject, tag=f"{subject.tag}-top{options.topn}"), options)
+        self.trained = trained
+        if not trained.is_patch:
+            raise UserError(
+                f"{trained.network} classifies whole images and has no patches: use a classifier of patches"
+            )
+        self._geometries = Geometries(subject.detector.model)
+        check_sizes(self._geometries, self.images, subject.reading)
+
+    @property
+    def folder(self) -> Path:
+        """Where the published code writes."""
+        return result_folder(self.trained, self.subject, self.options) / f"patches_top{self.options.topn}"
+
+    @property
+    def outputs(self) -> Sequence[Path]:
+        arrays = [self.folder / f"{prefix}.npz" for prefix in PREFIXES.values()]
+        return [self.folder / "top_patches.csv", *arrays]
+
+    def inputs(self) -> dict[str, str]:
+        return {}
+
+    def facts(self) -> dict[str, object]:
+        options = self.options
+        return {"topn": options.topn, "unique": options.unique, "fake_class": self.trained.fake_class}
+
+    def collector(self, forward: SharedForward, images: ImageSet) -> TopPatchCollector:
+        options = self.options
+        return TopPatchCollector(forward, images, options.topn, unique=options.unique, seed=self.subject.run.seed)
+
+    def write(self, collector: TopPatchCollector, report: PassReport) -> dict[str, object]:
+        table: list[TopPatch] = []
+        for label, best in collector.best.items():
+            if not len(best["logit"]):
+                raise UserError(f"no {LABEL_NAMES[label]} images could be used: give others")
+            patches, rows = self._cut(collector.images, label, best)
+            paths = [str(collector.images.items[position].path) for position in best["position"].tolist()]
+            write_npz(
+                self.folder / f"{PREFIXES[label]}.npz",
+                patch=patches,
+                pos=np.stack([best["row"], best["column"]], axis=1),
+                value=np.array([row.value for row in rows], dtype=np.float32),
+                outsize=self._outsize,
+                rf=np.array(patches.shape[-1]),
+                finesize=np.array(self.trained.load_size),
+                which_model_netD=np.array(self.trained.network),
+            )
+            write_text(self.folder / f"{PREFIXES[label]}_files.txt", "".join(f"{path}\n" for path in paths))
+            table += reversed(rows)
+        write_rows(self.folder / "top_patches.csv", table, TopPatch)
+        return {}
+
+    def _cut(self, images: ImageSet, label: int, best: State) -> tuple[np.ndarray, list[TopPatch]]:
+        """Patches (k, 3, field, field) as the classifier sees them, and their rows; each image is decoded once."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, position in enumerate(best["position"].tolist()):
+            places[position].append(place)
+        patches: dict[int, np.ndarray] = {}
+        rows: dict[int, TopPatch] = {}
+        count = len(best["logit"])
+        values = 1 / (1 + np.exp(-best["logit"].astype(np.float64)))
+        crop, seed = self.subject.reading.cropping(), self.subject.run.seed
+        for position, mine in places.items():
+            item = images.items[position]
+            image = crop(decode_image(item.path), seed=seed, name=item.name)
+            geometry = self._geometries(*image.shape[:2])
+            self._outsize = np.array([len(geometry.rows), len(geometry.columns)])
+            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+            seen = self.subject.detector.architecture.transform(pixels)[0].permute(1, 2, 0).numpy()
+            for place in mine:
+                row, column = int(best["row"][place]), int(best["column"][place])
+                patches[place] = geometry.cut(seen, row, column, 0.0).transpose(2, 0, 1)
+                vertical, horizontal = geometry.span(row, column)
+                ends = (vertical.start, vertical.stop, horizontal.start, horizontal.stop)
+                value = float(values[place])
+                rows[place] = TopPatch(LABEL_NAMES[label], count - place, str(item.path), value, row, column, *ends)
+        return np.stack([patches[place] for place in range(count)]), [rows[place] for place in range(count)]
+
+    def draw(self) -> list[Path]:
+        drawn = []
+        table = read_rows(self.outputs[0], TopPatch, made_by=SCRIPT)
+        crop, seed = self.subject.reading.cropping(), self.subject.run.seed
+        for label, prefix in PREFIXES.items():
+            patches = pixels_of(read_npz(self.folder / f"{prefix}.npz")["patch"])
+            drawn.append(self.folder / f"{prefix}_grid.jpg")
+            save_tiles(drawn[-1], patches)
+            sheets = ContactSheets(
+                self.folder / f"{prefix}_sheet",
+                title=f"strongest patches of {LABEL_NAMES[label]} images",
+                columns=4,
+                rows=6,
+            )
+            strongest = [row for row in table if row.label == LABEL_NAMES[label]][:_SHOWN]
+            for row, patch in zip(strongest, patches[::-1], strict=False):
+                image = crop(decode_image(row.path), seed=seed, name=row.path)
+                outlined = np.ascontiguousarray(image)
+                cv2.rectangle(outlined, (row.left, row.top), (row.right - 1, row.bottom - 1), _YELLOW, 3)
+                sheets.add([patch, outlined], [Path(row.path).name, f"p({row.label}) {row.value:.4f}"])
+            drawn += sheets.finish()
+        return drawn
+
+    def messages(self) -> list[str]:
+        table = read_rows(self.outputs[0], TopPatch, made_by=SCRIPT)
+        lines = []
+        for label in PREFIXES:
+            mine = [row for row in table if row.label == LABEL_NAMES[label]]
+            images = len({row.path for row in mine})
+            lines.append(
+                f"{self.gan_name}: {len(mine)} {LABEL_NAMES[label]} patches of {images} images, "
+                f"p({LABEL_NAMES[label]}) {mine[-1].value:.4f} to {mine[0].value:.4f}"
+            )
+        return lines
+
+
+def pixels_of(patches: np.ndarray) -> np.ndarray:
+    """Patches (k, 3, H, W) of -1..1 as pictures (k, H, W, 3) uint8."""
+    return np.rint(patches.transpose(0, 2, 3, 1) * 127.5 + 127.5).clip(0, 255).astype(np.uint8)
+
+
+def tiled(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (k, H, W, 3) uint8 in rows of ceil(sqrt(k)) without gaps, white where there are none left."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    height, width = pictures.shape[1:3]
+    cells = np.full((rows * columns, height, width, 3), 255, dtype=np.uint8)
+    cells[: len(pictures)] = pictures
+    return cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+
+
+def save_tiles(path: Path, pictures: np.ndarray) -> None:
+    """Write `tiled` as JPEG or PNG, by the suffix; of very many pictures the last."""
+    kept = max(1, _GRID_SIDE // pictures.shape[1]) ** 2
+    buffer = io.BytesIO()
+    if path.suffix == ".jpg":
+        Image.fromarray(tiled(pictures[-kept:])).save(buffer, format="JPEG", quality=95)
+    else:
+        Image.fromarray(tiled(pictures[-kept:])).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def extract_top_patches(options: TopPatchOptions, run: RunOptions) -> TopPatches:
+    """Find, cut out and draw the most predictive patches of the images named.
+
+    Raises:
+        UserError: Anything a user can mend.
+        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+    """
+    return run_tested(TopPatches, options, run)
