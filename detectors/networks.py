@@ -29,7 +29,7 @@ _PUBLISHED_BOX = (-2.1179039, 2.64)
 PLUGINS = "tff.detectors"
 """Group of entry points; each names a module that registers networks when it is imported."""
 
-BUILT_IN: tuple[str, ...] = ()
+BUILT_IN: tuple[str, ...] = ("detectors.attribution_networks",)
 """Modules of the project that do the same, imported when one of their networks is asked for."""
 
 
