@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cr_ud.training_data import Loaded, Loader
 from detectors.attribution_networks import own_layers, shared_layers
+from images.sets import ImageItem, ImageSet
 from source_attribution.keras_files import read_keras
 from source_attribution.options import ModelType
+from source_attribution.preparation import Preparation
 from source_attribution.registry import primary_path, read_primary, read_secondaries
+from source_attribution.source_sets import ArrayReader
 from source_attribution.spectra import Statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Stored, check_belongs, read_stored
+from utils.cli import progress
 from utils.errors import UserError
 
-FAKE = "fake"
+FAKE_COLUMN = "fake"
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,42 @@ class Attributor:
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, columns) float64."""
         return torch.cat([answer.probabilities for answer in self.answers(self.inputs(images))], dim=1)
+
+
+def answers_for(
+    attributor: Attributor,
+    images: ImageSet,
+    *,
+    bsize: int,
+    num_workers: int = 0,
+    skip_bad_images: bool = False,
+    dct: bool = False,
+) -> Iterator[tuple[Loaded, list[Answer]]]:
+    """Prepared images batch by batch, and what the networks say of them.
+
+    Args:
+        attributor: The networks.
+        images: With labels or without.
+        bsize: Images in a batch.
+        num_workers, skip_bad_images: Of reading.
+        dct: Whether arrays of floats among them are spectra.
+
+    Raises:
+        UserError: An image cannot be used and bad ones are not skipped.
+    """
+    loader = Loader(Preparation(attributor.side), _no_target, num_workers, skip_bad_images, ArrayReader(dct))
+    with progress(total=len(images), description="images") as bar:
+        for loaded in loader.validation(images, bsize):
+            for failure in loaded.failures:
+                sys.stderr.write(f"skipped: {failure}\n")
+            if loaded.positions:
+                pixels = torch.from_numpy(loaded.images).permute(0, 3, 1, 2)
+                yield loaded, attributor.answers(attributor.inputs(pixels))
+            bar.update(len(loaded.positions) + len(loaded.failures))
+
+
+def _no_target(item: ImageItem) -> np.float32:
+    return np.float32(0)
 
 
 def load_attributor(

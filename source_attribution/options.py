@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from utils.errors import UserError
-from utils.settings import flag, plain_name, positive
+from utils.settings import count, flag, plain_name, positive, positive_number
 
 ModelType = Literal["det", "att"]
 ModelClass = Literal["default", "notl", "gdaconv", "postpool"]
@@ -47,9 +47,97 @@ class LooseAttribution:
     )
     bsize: int = flag(32, "images in a batch", parse=positive)
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
-    num_workers: int = flag(0, "processes that decode images", parse=int, recorded=False)
+    num_workers: int = flag(0, "processes that decode images", parse=count, recorded=False)
     skip_bad_images: bool = flag(False, "leave out images that cannot be decoded, and report them")
 
     def __post_init__(self) -> None:
         if self.model_type == "det" and self.source:
             raise UserError("--source is for att: det asks whether an image is generated, not by which source")
+
+
+@dataclass(frozen=True)
+class Attributing:
+    """Source attribution.
+
+    Names, letters and meanings of the flags are those of the published `classifier.py`, as far as it has them. What
+    it needs to be told of a data set and is found out here (`num_sources`, `num_real_sources`) is checked if given.
+
+    Attributes:
+        first: Training images, or the network to test.
+        second: Validation images, or test images.
+    """
+
+    model_type: ModelType = flag("det", "det: real or generated; att: by which source", positional=True)
+    action: Literal["train", "test"] = flag("train", "train a network, or test it", positional=True)
+    first: Path = flag(Path(), "training images, or the network to test", positional=True, metavar="TRAIN_OR_MODEL")
+    second: Path = flag(Path(), "validation images, or test images", positional=True, metavar="VAL_OR_TEST")
+    model_class: ModelClass = flag(
+        "default", "default: primary and secondaries; notl: no transfer; two baselines", short="c"
+    )
+    dct: bool = flag(False, "the network reads grey log spectra", short="f")
+    greyscale: bool = flag(False, "the network reads grey pixels", short="g")
+    seed: int = flag(2021, "of weights, order and augmentation", parse=count, short="s", metavar="N")
+    source: str | None = flag(None, "att: the source of interest", short="l", metavar="NAME")
+    multiclass: bool = flag(False, "att: all sources; default: a secondary each, trained together")
+    source_list: Path | None = flag(None, "CSV of source,number from 1 on: which, in what order", short="u")
+    arch_level: bool = flag(False, "sources are the same if their names are up to the first _")
+    folders: tuple[str, ...] = flag((), "source folders of the data to use; absent: all", metavar="NAME")
+    num_sources: int | None = flag(None, "how many sources the data must have", parse=positive, short="n")
+    num_real_sources: int | None = flag(None, "how many of real images", parse=positive, short="o")
+    train_size: int | None = flag(
+        None, "first N training (or test) images of each source; absent: all", parse=positive, short="t"
+    )
+    val_size: int | None = flag(None, "first N validation images of each; absent: all", parse=positive, short="v")
+    test_size: int | None = flag(None, "first N test images of each; absent: all", parse=positive)
+    real_size_factor: float = flag(1.0, "times as many real images", parse=positive_number, short="r")
+    image_size: int = flag(_SIDE, "side of the squares that a new network reads, pixels", parse=positive, short="i")
+    batch_size: int = flag(256, "images of a step", parse=positive, short="b")
+    normstats: Path | None = flag(None, "statistics of spectra; absent: of the training images", metavar="DIR")
+    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
+    num_workers: int = flag(0, "processes that decode images", parse=count, recorded=False)
+    skip_bad_images: bool = flag(False, "leave out images that cannot be used, and report them")
+    allow_growth: bool = flag(False, "accepted, and means nothing here", short="a", recorded=False)
+
+    def __post_init__(self) -> None:
+        if self.dct and self.greyscale:
+            raise UserError("--dct and --greyscale exclude each other: spectra are grey anyway")
+        if self.model_type == "det" and (self.source or self.multiclass):
+            raise UserError("--source and --multiclass are for att: det tells real from generated")
+        if self.multiclass and (self.source or self.arch_level):
+            raise UserError("--multiclass excludes --source and --arch_level: it is about all sources as they are")
+        if self.model_type == "att" and self.action == "train" and not (self.source or self.multiclass):
+            raise UserError("att train needs to know the source: give --source NAME, or --multiclass")
+        if self.image_size % 8 or self.image_size < 16:
+            raise UserError(f"--image_size {self.image_size}: use a multiple of 8 from 16 on")
+
+    @property
+    def input(self) -> Input:
+        """What a new network reads."""
+        return "dct" if self.dct else "grey" if self.greyscale else "pixel"
+
+
+@dataclass(frozen=True)
+class AttributionTraining:
+    """Training.
+
+    Attributes:
+        learning_rate: By default as documented, 1e-3 for detection and baselines, 1e-4 for secondaries.
+    """
+
+    det_model: Path | None = flag(None, "primary whose first layers secondaries share", metavar="FILE")
+    registry: Path | None = flag(
+        None, "folder of networks; absent: where --det_model is, else <output_dir>/attribution", metavar="DIR"
+    )
+    model: Path | None = flag(None, "start from this network instead of random weights", short="m", metavar="FILE")
+    model_id: str | None = flag(None, "name of the network; absent: class and type", parse=plain_name, short="j")
+    instance_id: str | None = flag(None, "name of the run; absent: that of the network", parse=plain_name, short="k")
+    epochs: int = flag(100, "at most", parse=positive, short="e")
+    early_stopping: int = flag(5, "epochs without a lower validation loss until training ends", parse=positive)
+    learning_rate: float | None = flag(
+        None, "of Adam; absent: 1e-3, for secondaries 1e-4", parse=positive_number, metavar="LR"
+    )
+    class_bal: bool = flag(False, "draw both classes equally often, with replacement (det, and att of one source)")
+    augment: Literal["none", "blur", "crop", "jpeg", "noise", "multi"] = flag(
+        "none", "augmentation of training images; multi: each of the four with probability 0.5"
+    )
+    debug: bool = flag(False, "accepted, and means nothing here", short="d", recorded=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ import cv2
 import numpy as np
 import torch
 
-from cr_ud.training_data import Loader
 from detectors.devices import use_device
-from images.sets import ImageItem, ImageSet, find_loose_images
+from images.sets import ImageSet, find_loose_images
 from passes.options import RunOptions
-from source_attribution.attributor import FAKE, Attributor, load_attributor
+from source_attribution.attributor import FAKE_COLUMN, Attributor, answers_for, load_attributor
 from source_attribution.options import LooseAttribution
-from source_attribution.preparation import Preparation
 from source_attribution.spectra import log_spectrum
-from utils.cli import progress, say
+from utils.cli import say
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import read_npz, safe_join, safe_name, sha256_file, write_csv, write_npz
@@ -76,37 +73,25 @@ def attribute_images(options: LooseAttribution, run: RunOptions) -> Path:
 
 def _scores(attributor: Attributor, images: ImageSet, options: LooseAttribution) -> list[list[Any]]:
     """Path and probabilities of each image; its maps go into a file each on the way."""
-    loader = Loader(
-        Preparation(attributor.side),
-        target=_no_target,
+    rows: list[list[Any]] = []
+    is_spectral = np.array(attributor.parts[0].description.input == "dct")
+    for loaded, answers in answers_for(
+        attributor,
+        images,
+        bsize=options.bsize,
         num_workers=options.num_workers,
         skip_bad_images=options.skip_bad_images,
-    )
-    rows: list[list[Any]] = []
-    with progress(total=len(images), description="images") as bar:
-        for loaded in loader.validation(images, options.bsize):
-            for failure in loaded.failures:
-                sys.stderr.write(f"skipped: {failure}\n")
-            bar.update(len(loaded.positions) + len(loaded.failures))
-            if not loaded.positions:
-                continue
-            answers = attributor.answers(attributor.inputs(torch.from_numpy(loaded.images).permute(0, 3, 1, 2)))
-            values = torch.cat([answer.probabilities for answer in answers], dim=1).cpu().numpy()
-            maps = [None if answer.evidence is None else answer.evidence.cpu().numpy() for answer in answers]
-            for row, position in enumerate(loaded.positions):
-                name = images.items[position].name
-                rows.append([name, *values[row].tolist()])
-                # without spaces or separators a name of a column is a name of an array
-                known = {f"map_{number}": m[row] for number, m in enumerate(maps) if m is not None}
-                dct = attributor.parts[0].description.input == "dct"
-                write_npz(arrays_path(options.output, name), image=loaded.images[row], dct=np.array(dct), **known)
+    ):
+        values = torch.cat([answer.probabilities for answer in answers], dim=1).cpu().numpy()
+        maps = [None if answer.evidence is None else answer.evidence.cpu().numpy() for answer in answers]
+        for row, position in enumerate(loaded.positions):
+            name = images.items[position].name
+            rows.append([name, *values[row].tolist()])
+            own = {f"map_{number}": batch[row] for number, batch in enumerate(maps) if batch is not None}
+            write_npz(arrays_path(options.output, name), image=loaded.images[row], dct=is_spectral, **own)
     if not rows:
         raise UserError(f"no image below {options.images} can be used: see the lines above")
     return rows
-
-
-def _no_target(item: ImageItem) -> np.float32:
-    return np.float32(0)
 
 
 def arrays_path(output: Path, name: str) -> Path:
@@ -123,7 +108,7 @@ def verdict(sources: Sequence[str], probabilities: Sequence[float]) -> str:
 def _summary(attributor: Attributor, rows: Sequence[Sequence[Any]]) -> list[str]:
     lines = []
     count, columns = len(rows), attributor.columns
-    fakes = [row[1] >= _THRESHOLD for row in rows] if columns[0] == FAKE else []
+    fakes = [row[1] >= _THRESHOLD for row in rows] if columns[0] == FAKE_COLUMN else []
     if fakes:
         lines.append(f"called generated: {sum(fakes)} of {count} images ({percent(sum(fakes) / count)} %)")
     first = len(columns) - len(attributor.sources)
@@ -144,7 +129,7 @@ def draw_sheets(table: Path, look: str) -> list[Path]:
     """
     header, lines = read_table(table, made_by="src/run_attribution.py")
     names = [name.removeprefix("p_") for name in header[1:]]
-    first = int(names[0] == FAKE)
+    first = int(names[0] == FAKE_COLUMN)
     panels = 1 + first + (len(names) > first)
     shown_first = _SHOWN[1 - first :]
     sheets = ContactSheets(
