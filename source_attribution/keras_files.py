@@ -104,10 +104,10 @@ def write_keras(path: Path, *networks: Stored) -> None:
         group = file.create_group(_GROUP)
         for place in (file, group):
             place.attrs["backend"], place.attrs["keras_version"] = "tensorflow", "2.4.0"
-        group.attrs["layer_names"] = [name.encode() for name in layers]
+        group.attrs["layer_names"] = np.array(list(layers), "S")
         for layer, arrays in layers.items():
             own = group.create_group(layer)
-            own.attrs["weight_names"] = [f"{layer}/{name}:0".encode() for name in arrays]
+            own.attrs["weight_names"] = np.array([f"{layer}/{name}:0" for name in arrays], "S" if arrays else None)
             for name, array in arrays.items():
                 own.create_dataset(f"{layer}/{name}:0", data=array)
 

@@ -141,3 +141,68 @@ class AttributionTraining:
         "none", "augmentation of training images; multi: each of the four with probability 0.5"
     )
     debug: bool = flag(False, "accepted, and means nothing here", short="d", recorded=False)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Conversion of weights."""
+
+    weights: Path = flag(Path(), "Keras weights (.h5), or a network of a registry", positional=True, metavar="FILE")
+    output: Path = flag(Path(), "registry folder, or .h5 file", positional=True, metavar="OUT")
+    source: str = flag("source", "what the secondary module of an .h5 file attributes to", parse=plain_name)
+    name: str | None = flag(None, "of the primary in the registry; absent: that of the file", parse=plain_name)
+    dct: bool = flag(False, "the network reads grey log spectra", short="f")
+    normstats: Path | None = flag(None, "folder of mean.npy and std_dev.npy of the spectra", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class DataPreparation:
+    """Data preparation.
+
+    Attributes:
+        paths: crop SOURCE OUTPUT; augment INPUT OUTPUT; arrays and statistics FAKE REAL OUTPUT.
+    """
+
+    step: Literal["crop", "augment", "arrays", "statistics"] = flag(
+        "crop",
+        "crop: square images; augment: altered ones; arrays: .npy files; statistics: of spectra",
+        positional=True,
+    )
+    paths: tuple[Path, ...] = flag(
+        (), "crop, augment: SOURCE OUTPUT; arrays, statistics: FAKE REAL OUTPUT", positional=True, metavar="DIR"
+    )
+    resolution: int = flag(_SIDE, "crop: side, pixels", parse=positive)
+    amount: int = flag(10000, "crop: first N images by their numbers", parse=positive, short="a")
+    celeba: bool = flag(False, "crop: the face of aligned CelebA images, 178x218")
+    jpeg_output: bool = flag(False, "crop, augment: JPEG files instead of PNG", short="j")
+    mode: Literal["blur", "crop", "jpeg", "noise", "multi", "all"] = flag(
+        "multi", "augment: which operations; all: every mode, into one folder"
+    )
+    size: int | None = flag(None, "augment: first N images of each source; absent: all", parse=positive)
+    raw: bool = flag(False, "arrays: pixels instead of spectra", short="r")
+    colour: bool = flag(False, "arrays: pixels in colour", short="c")
+    log: bool = flag(False, "arrays: logarithm of spectra", short="l")
+    abs: bool = flag(False, "arrays: divide by the largest coefficients of half of the training images")
+    normalize: bool = flag(False, "arrays: pixels to -1..1; spectra by their statistics", short="n")
+    normstats: Path | None = flag(None, "statistics; absent: of the training images", short="p", metavar="DIR")
+    seed: int = flag(0, "of all random choices", parse=count, short="s", metavar="N")
+    test_only_directory: Path | None = flag(None, "arrays: further fakes for testing", short="t", metavar="DIR")
+    full_test_only: bool = flag(False, "arrays: all of these, not the first --test_size of each source")
+    train_size: int = flag(20000, "arrays: training images of each source", parse=positive)
+    val_size: int = flag(4000, "arrays: validation images of each source", parse=positive)
+    test_size: int = flag(6000, "arrays: test images of each source", parse=positive)
+    real_factor: float = flag(1.0, "arrays: times as many real images", parse=positive_number)
+    input_size_pos: int = flag(7000, "statistics: first N images of each fake source", parse=positive)
+    input_size_neg: int = flag(7000, "statistics: first N of each real source", parse=positive)
+
+    def __post_init__(self) -> None:
+        wanted = 2 if self.step in ("crop", "augment") else 3
+        if len(self.paths) != wanted:
+            names = "SOURCE OUTPUT" if wanted == 2 else "FAKE REAL OUTPUT"
+            raise UserError(f"{self.step} needs {wanted} folders, {names}: {len(self.paths)} are given")
+        if self.celeba and self.resolution != _SIDE:
+            raise UserError("--celeba cuts 128x128 pixels: leave out --resolution")
+        if self.step == "arrays" and self.raw and (self.log or self.abs):
+            raise UserError("--raw excludes --log and --abs, which are for spectra")
+        if self.step == "arrays" and self.normalize and not (self.raw or self.log):
+            raise UserError("--normalize of spectra is of their logarithms: give --log, too")

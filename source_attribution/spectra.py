@@ -61,15 +61,21 @@ def _read_map(path: Path) -> np.ndarray:
     return values.astype(np.float64)
 
 
+def spectrum(grey: np.ndarray, *, single_precision: bool = False) -> np.ndarray:
+    """Orthonormal DCT II of uint8 (..., H, W) along rows and columns; arguments as of `log_spectrum`."""
+    pixels = grey.astype(np.float32 if single_precision else np.float64)
+    values: np.ndarray = dctn(pixels, type=2, norm="ortho", axes=(-2, -1))
+    return values
+
+
 def log_spectrum(grey: np.ndarray, *, single_precision: bool = False) -> np.ndarray:
-    """ln(|DCT| + 1e-12) of uint8 (..., H, W): orthonormal DCT II along rows and columns.
+    """ln(|DCT| + 1e-12) of uint8 (..., H, W).
 
     Args:
         grey: Images.
         single_precision: Compute in float32 as the published `run_classifier.py`; otherwise in float64.
     """
-    pixels = grey.astype(np.float32 if single_precision else np.float64)
-    values: np.ndarray = np.log(np.abs(dctn(pixels, type=2, norm="ortho", axes=(-2, -1))) + _LEAST)
+    values: np.ndarray = np.log(np.abs(spectrum(grey, single_precision=single_precision)) + _LEAST)
     return values
 
 
