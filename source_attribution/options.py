@@ -128,6 +128,9 @@ class AttributionTraining:
     registry: Path | None = flag(
         None, "folder of networks; absent: where --det_model is, else <output_dir>/attribution", metavar="DIR"
     )
+    init: Literal["scratch", "high_pass"] = flag(
+        "scratch", "scratch: as published, N(0, 0.02); high_pass: for short training on images in colour"
+    )
     model: Path | None = flag(None, "start from this network instead of random weights", short="m", metavar="FILE")
     model_id: str | None = flag(None, "name of the network; absent: class and type", parse=plain_name, short="j")
     instance_id: str | None = flag(None, "name of the run; absent: that of the network", parse=plain_name, short="k")

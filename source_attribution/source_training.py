@@ -16,6 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim import Adam
 
 from cr_ud.checkpointing import RunFiles
+from cr_ud.initialisation import make_high_pass
 from cr_ud.options import Monitoring, Optimisation
 from cr_ud.schedule import Decision, Schedule
 from cr_ud.task import Task
@@ -281,7 +282,6 @@ def _network(
     device: torch.device,
 ) -> tuple[_Trained, Path | None]:
     """What is trained; and the file of its primary, if it is of secondaries."""
-    given = None if training.model is None else read_stored(training.model)
     if options.model_type == "att" and options.model_class == "default":
         if training.det_model is None:
             raise UserError("a secondary module needs a primary: give --det_model FILE")
@@ -289,7 +289,7 @@ def _network(
         description = replace(primary.description, kind=SECONDARY, primary=digest(primary.network))
         described = [replace(description, sources=(source,)) for source in sources]
         stored = [
-            Stored(part, _new(part, options.seed, given), primary.statistics if options.dct else None)
+            Stored(part, _new(part, options, training), primary.statistics if options.dct else None)
             for part in described
         ]
         secondaries = [part.network for part in stored]
@@ -301,19 +301,26 @@ def _network(
     statistics = None
     if options.dct:
         statistics = _statistics(options, images) if options.normstats is None else Statistics.read(options.normstats)
-    network = _new(description, options.seed, given).requires_grad_(True)
+    network = _new(description, options, training).requires_grad_(True)
     return _Trained(network.to(device), device, (Stored(description, network, statistics),)), None
 
 
-def _new(description: Description, seed: int, given: Stored | None) -> nn.Sequential:
+def _new(description: Description, options: Attributing, training: AttributionTraining) -> nn.Sequential:
     """A network with weights from the seed, or those of a network of the same kind."""
-    if given is not None:
+    if training.model is not None:
+        given = read_stored(training.model)
         if replace(given.description, sources=description.sources) != description:
             raise UserError(f"--model is a {given.description.kind} network of another kind: give one like the new one")
         return given.network
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return description.build()
+        torch.manual_seed(options.seed)
+        network = description.build()
+        if training.init == "high_pass":
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight)
+            make_high_pass(network)
+        return network
 
 
 def _primary(options: Attributing, training: AttributionTraining, run: RunOptions) -> tuple[Stored, Path]:
