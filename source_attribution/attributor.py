@@ -70,9 +70,17 @@ class Attributor:
         return [name for part in self.parts for name in part.description.sources]
 
     def inputs(self, images: Tensor) -> Tensor:
-        """Images (N, 3, side, side) uint8 to what the networks read; what is that already as it is."""
+        """Images (N, 3, side, side) uint8 to what the networks read; what is that already as it is.
+
+        Raises:
+            UserError: They read spectra, and it is not known how these are normalised.
+        """
         images = images.to(self.device)
-        return images if images.is_floating_point() else self._transform(images)
+        if images.is_floating_point():
+            return images
+        if self.parts[0].description.input == "dct" and self.parts[0].statistics is None:
+            raise UserError("the network does not hold the statistics of its spectra: give --normstats DIR")
+        return self._transform(images)
 
     @torch.no_grad()
     def answers(self, inputs: Tensor) -> list[Answer]:

@@ -139,6 +139,9 @@ class AttributionTraining:
     learning_rate: float | None = flag(
         None, "of Adam; absent: 1e-3, for secondaries 1e-4", parse=positive_number, metavar="LR"
     )
+    schedule: Literal["constant", "cosine"] = flag(
+        "constant", "of the learning rate; cosine: rising, then falling to 0 within --epochs, no early stopping"
+    )
     class_bal: bool = flag(False, "draw both classes equally often, with replacement (det, and att of one source)")
     augment: Literal["none", "blur", "crop", "jpeg", "noise", "multi"] = flag(
         "none", "augmentation of training images; multi: each of the four with probability 0.5"
@@ -209,3 +212,26 @@ class DataPreparation:
             raise UserError("--raw excludes --log and --abs, which are for spectra")
         if self.step == "arrays" and self.normalize and not (self.raw or self.log):
             raise UserError("--normalize of spectra is of their logarithms: give --log, too")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Overlap of sources."""
+
+    rankings: tuple[str, ...] = flag(
+        (), "rankings of attribution networks, each NAME=FILE.csv", positional=True, metavar="NAME=FILE"
+    )
+    topk: int = flag(10, "size of the sets of maps compared", parse=positive)
+
+    def named(self) -> list[tuple[str, Path]]:
+        """Names and files.
+
+        Raises:
+            UserError: One has no name, two have the same, or there are fewer than two.
+        """
+        pairs = [text.partition("=") for text in self.rankings]
+        if len(pairs) < 2 or not all(name and file for name, _, file in pairs):
+            raise UserError("give at least two rankings, each as NAME=FILE.csv")
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise UserError("two rankings have the same name: give each a name of its own")
+        return [(name, Path(file)) for name, _, file in pairs]

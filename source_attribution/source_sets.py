@@ -15,6 +15,7 @@ from images.sets import FAKE, REAL, ImageItem, ImageSet, find_image_set
 from utils.errors import UserError
 
 LABELS, SOURCES = "labels.npy", "source_labels.npy"
+ARRAY = ".npy"
 
 
 def source_of(folder: str, *, arch_level: bool = False) -> str:
@@ -114,7 +115,7 @@ class ArrayReader:
         Raises:
             UserError: It is damaged, or of another shape.
         """
-        if path.suffix != ".npy":
+        if path.suffix != ARRAY:
             return decode_image(path)
         try:
             values = np.load(path, allow_pickle=False)

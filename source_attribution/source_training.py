@@ -18,7 +18,7 @@ from torch.optim import Adam
 from cr_ud.checkpointing import RunFiles
 from cr_ud.initialisation import make_high_pass
 from cr_ud.options import Monitoring, Optimisation
-from cr_ud.schedule import Decision, Schedule
+from cr_ud.schedule import CosineSchedule, Decision, Schedule
 from cr_ud.task import Task
 from cr_ud.trainer import Training
 from cr_ud.training_data import EpochOrder, Loader
@@ -26,6 +26,7 @@ from cr_ud.training_run import run_training
 from detectors.attribution_networks import own_layers, shared_layers
 from detectors.checkpoints import read_state
 from detectors.devices import use_device
+from images.decoding import decode_image
 from images.distortions import grayscale
 from images.sets import FAKE, REAL, ImageItem, ImageSet, shared_images
 from passes.options import RunOptions
@@ -33,8 +34,8 @@ from passes.processes import process_group
 from source_attribution.keras_files import read_keras
 from source_attribution.options import Attributing, AttributionTraining
 from source_attribution.preparation import Preparation, square
-from source_attribution.registry import SUFFIX, add_secondary, read_primary
-from source_attribution.source_sets import ArrayReader, find_sources, read_source_list, sources_in, told_apart
+from source_attribution.registry import SUFFIX, add_secondary, read_primary, secondary_path
+from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, read_source_list, sources_in, told_apart
 from source_attribution.spectra import Statistics, spectrum_statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, read_stored, write_stored
 from utils.cli import say
@@ -194,8 +195,9 @@ def train_attribution(options: Attributing, training: AttributionTraining, run: 
     description = network.stored[0].description
     kind: type[Telling] = OneOfAll if len(description.sources) > 1 else OneVersusRest
     task = kind(sources)
+    words = ["multiclass"] if options.multiclass else sources
     name = training.model_id or "_".join(
-        (options.model_class, options.model_type, *(["dct"] if options.dct else []), *sources[:1])
+        (options.model_class, options.model_type, *(["dct"] if options.dct else []), *words)
     )
     if len(sources) == 1:
         train, validation = told_apart(train, sources[0]), told_apart(validation, sources[0])
@@ -203,16 +205,23 @@ def train_attribution(options: Attributing, training: AttributionTraining, run: 
     optimisation = Optimisation(
         bsize=min(options.batch_size, len(train)), lr=rate, epochs=training.epochs, class_bal=training.class_bal
     )
+    order = EpochOrder(train, optimisation.bsize, seed=options.seed, balance=training.class_bal)
+    schedule: Schedule = EarlyStopping(rate, training.early_stopping)
+    if training.schedule == "cosine":
+        schedule = CosineSchedule(highest_lr=rate, steps=training.epochs * order.steps)
     layout = Layout(run.output_dir, "attribution", name)
     inputs = {"training images": train.digest(), "validation images": validation.digest()}
     if primary_file is not None:
         inputs["primary"] = description.primary
+    # how long a constant rate goes on decides nothing before that
+    idle = "epochs" if training.schedule == "constant" else "early_stopping"
+    determining = {key: value for key, value in (plain(options, training) | inputs).items() if key != idle}
     with process_group(device.type) as ranks:
         files = run_training(
             Training(
                 network,
                 task,
-                EpochOrder(train, optimisation.bsize, 1, options.seed, training.class_bal, ranks),
+                replace(order, ranks=ranks),
                 validation,
                 Loader(
                     Preparation(description.side, training.augment, run.published),
@@ -221,11 +230,11 @@ def train_attribution(options: Attributing, training: AttributionTraining, run: 
                     options.skip_bad_images,
                     ArrayReader(options.dct),
                 ),
-                EarlyStopping(rate, training.early_stopping),
+                schedule,
                 partial(Adam, lr=rate, eps=_EPS),
                 optimisation,
                 Monitoring(),
-                {key: str(value) for key, value in (plain(options, training) | inputs).items() if key != "epochs"},
+                {key: str(value) for key, value in determining.items()},
             ),
             layout.training(training.instance_id),
             run,
@@ -286,6 +295,9 @@ def _network(
         if training.det_model is None:
             raise UserError("a secondary module needs a primary: give --det_model FILE")
         primary, path = _primary(options, training, run)
+        for file in (secondary_path(path, source) for source in sources):
+            if file.exists() and not (run.overwrite or run.resume):
+                raise UserError(f"{file} is there already: give --overwrite, or another --registry")
         description = replace(primary.description, kind=SECONDARY, primary=digest(primary.network))
         described = [replace(description, sources=(source,)) for source in sources]
         stored = [
@@ -298,9 +310,7 @@ def _network(
         return _Trained(Secondaries(primary.network, secondaries).to(device), device, tuple(stored)), path
     kind = PRIMARY if options.model_class == "default" else options.model_class
     description = Description(kind, options.image_size, options.input, tuple(sources))
-    statistics = None
-    if options.dct:
-        statistics = _statistics(options, images) if options.normstats is None else Statistics.read(options.normstats)
+    statistics = _statistics(options, images) if options.dct else None
     network = _new(description, options, training).requires_grad_(True)
     return _Trained(network.to(device), device, (Stored(description, network, statistics),)), None
 
@@ -344,11 +354,14 @@ def _primary(options: Attributing, training: AttributionTraining, run: RunOption
     return primary, path
 
 
-def _statistics(options: Attributing, images: ImageSet) -> Statistics:
-    """Of the spectra of the training images, where these are no spectra already."""
-    reader = ArrayReader(dct=True)
-    arrays = (reader(item.path) for item in images.items)
-    return spectrum_statistics(grayscale(square(image, options.image_size))[..., 0] for image in arrays)
+def _statistics(options: Attributing, images: ImageSet) -> Statistics | None:
+    """Of the spectra of the training images; arrays are normalised already, and do not tell by what."""
+    if options.normstats is not None:
+        return Statistics.read(options.normstats)
+    if images.items[0].path.suffix == ARRAY:
+        return None
+    pixels = (decode_image(item.path) for item in images.items)
+    return spectrum_statistics(grayscale(square(image, options.image_size))[..., 0] for image in pixels)
 
 
 def _write(

@@ -115,8 +115,9 @@ def test_splits_and_arrays(tmp_path: Path, scripts: Scripts) -> None:
     assert run.code == 0, run.err
     folder = tmp_path / "clean" / "pixel" / "clean_raw_colour_normalized_train"
     labels, names = (np.load(folder / f"{name}.npy") for name in ("labels", "source_labels"))
-    wanted = [(fake / name / f"img_{n}.png", label, source) for name, label, source in _SOURCES for n in range(6)]
-    wanted = [(real.parent / "real" / path.parent.name / path.name if not l else path, l, s) for path, l, s in wanted]
+    roots = {0: real, 1: fake}
+    wanted = [(roots[label] / name / f"img_{n}.png", label, s) for name, label, s in _SOURCES for n in range(6)]
+
     np.random.RandomState(0).shuffle(wanted)  # type: ignore[arg-type]
     assert labels.tolist() == [label for _, label, _ in wanted]
     assert names.tolist() == [source for _, _, source in wanted]
