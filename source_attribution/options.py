@@ -131,6 +131,9 @@ class AttributionTraining:
     init: Literal["scratch", "high_pass"] = flag(
         "scratch", "scratch: as published, N(0, 0.02); high_pass: for short training on images in colour"
     )
+    fixed_norms: bool = flag(
+        False, "batch norms use their running statistics in training, too: for a last epoch after small batches"
+    )
     model: Path | None = flag(None, "start from this network instead of random weights", short="m", metavar="FILE")
     model_id: str | None = flag(None, "name of the network; absent: class and type", parse=plain_name, short="j")
     instance_id: str | None = flag(None, "name of the run; absent: that of the network", parse=plain_name, short="k")

@@ -132,23 +132,30 @@ class OneOfAll(Telling):
         return {"loss": float(loss), "acc": float(right.mean()), "acc_balanced": balanced}
 
 
-class Secondaries(nn.Module):
-    """The branches of several secondary modules on the frozen first layers of one primary: (N, sources).
+class Branches(nn.Module):
+    """Networks that are trained, side by side on the same layers before them: (N, outputs of all).
 
     Args:
-        primary: Its shared layers stay in evaluation mode and get no gradient.
-        networks: Secondaries, whose shared layers are not used.
+        shared: Of a primary, whose secondaries are trained: they stay in evaluation mode and get no gradient, since
+            their running statistics, too, belong to all secondaries. None for a network that is trained whole.
+        branches: What is trained.
+        fixed_norms: Batch norms use their running statistics in training, too. Photographs differ in contrast, so that
+            a small batch is seldom normalised as all images together are; an epoch so at the end mends the difference.
     """
 
-    def __init__(self, primary: nn.Sequential, networks: Sequence[nn.Sequential]) -> None:
+    def __init__(self, shared: nn.Sequential | None, branches: Sequence[nn.Sequential], *, fixed_norms: bool) -> None:
         super().__init__()
-        self.shared = shared_layers(primary).eval().requires_grad_(False)
-        self.branches = nn.ModuleList(own_layers(network).requires_grad_(True) for network in networks)
+        self.shared = nn.Identity() if shared is None else shared.requires_grad_(False)
+        self.branches = nn.ModuleList(branch.requires_grad_(True) for branch in branches)
+        self.fixed_norms = fixed_norms
 
-    def train(self, mode: bool = True) -> Secondaries:
-        """Running statistics of the shared layers belong to all secondaries: none may move them."""
+    def train(self, mode: bool = True) -> Branches:
+        """The mode of all that is not to stay as it is."""
         super().train(mode)
         self.shared.eval()
+        for module in self.branches.modules() if self.fixed_norms else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,6 +206,9 @@ def train_attribution(options: Attributing, training: AttributionTraining, run: 
     name = training.model_id or "_".join(
         (options.model_class, options.model_type, *(["dct"] if options.dct else []), *words)
     )
+    written = _own_path(training, run, name)
+    if primary_file is None and written.exists() and not (run.overwrite or run.resume):
+        raise UserError(f"{written} is there already, and secondaries may belong to it: give another --model_id")
     if len(sources) == 1:
         train, validation = told_apart(train, sources[0]), told_apart(validation, sources[0])
     rate = training.learning_rate or (1e-4 if description.kind == SECONDARY else 1e-3)
@@ -244,10 +254,10 @@ def train_attribution(options: Attributing, training: AttributionTraining, run: 
             inputs=inputs,
             images=train.counts(),
         )
-    written = _write(files, network, primary_file, training, run, name)
-    for path in written:
+    paths = _write(files, network, primary_file, training, run, name)
+    for path in paths:
         say(str(path))
-    return written
+    return paths
 
 
 def _check(options: Attributing, images: ImageSet) -> None:
@@ -304,15 +314,18 @@ def _network(
             Stored(part, _new(part, options, training), primary.statistics if options.dct else None)
             for part in described
         ]
-        secondaries = [part.network for part in stored]
-        for part in secondaries:
-            shared_layers(part).load_state_dict(shared_layers(primary.network).state_dict())
-        return _Trained(Secondaries(primary.network, secondaries).to(device), device, tuple(stored)), path
+        shared = shared_layers(primary.network)
+        for part in stored:
+            shared_layers(part.network).load_state_dict(shared.state_dict())
+        branches = [own_layers(part.network) for part in stored]
+        model = Branches(shared, branches, fixed_norms=training.fixed_norms)
+        return _Trained(model.to(device), device, tuple(stored)), path
     kind = PRIMARY if options.model_class == "default" else options.model_class
     description = Description(kind, options.image_size, options.input, tuple(sources))
     statistics = _statistics(options, images) if options.dct else None
-    network = _new(description, options, training).requires_grad_(True)
-    return _Trained(network.to(device), device, (Stored(description, network, statistics),)), None
+    network = _new(description, options, training)
+    model = Branches(None, [network], fixed_norms=training.fixed_norms)
+    return _Trained(model.to(device), device, (Stored(description, network, statistics),)), None
 
 
 def _new(description: Description, options: Attributing, training: AttributionTraining) -> nn.Sequential:
@@ -354,6 +367,10 @@ def _primary(options: Attributing, training: AttributionTraining, run: RunOption
     return primary, path
 
 
+def _own_path(training: AttributionTraining, run: RunOptions, name: str) -> Path:
+    return safe_join(training.registry or run.output_dir / "attribution", name + SUFFIX)
+
+
 def _statistics(options: Attributing, images: ImageSet) -> Statistics | None:
     """Of the spectra of the training images; arrays are normalised already, and do not tell by what."""
     if options.normstats is not None:
@@ -377,7 +394,7 @@ def _write(
     network.model.load_state_dict(read_state(files.final if run.published and not ended_early else files.best))
     network.model.eval()
     if primary_file is None:
-        path = safe_join(training.registry or run.output_dir / "attribution", name + SUFFIX)
+        path = _own_path(training, run, name)
         write_stored(path, network.stored[0])
         return [path]
     # the networks share their layers with the model that was trained

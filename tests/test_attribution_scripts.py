@@ -10,13 +10,14 @@ from PIL import Image
 from ranking_runs import Run, Scripts
 from test_attribution_networks import made
 
+from detectors.attribution_networks import own_layers, shared_layers
 from fmap_ranking.ranking import Ranking
 from source_attribution.confusion import Confusion
 from source_attribution.options import DataPreparation
 from source_attribution.overlap import overlaps
 from source_attribution.source_evaluation import confusions, open_set
 from source_attribution.source_sets import find_sources, sources_in
-from source_attribution.source_training import EarlyStopping, OneVersusRest, Secondaries
+from source_attribution.source_training import Branches, EarlyStopping, OneVersusRest
 from source_attribution.stored import read_stored, write_stored
 from utils.tables import read_table
 
@@ -142,7 +143,12 @@ def test_training_on_arrays(data: Path, scripts: Scripts, tmp_path: Path) -> Non
 def test_secondaries_leave_the_primary_as_it_is() -> None:
     primary = made("primary", side=SIDE)
     before = {name: value.clone() for name, value in primary.network.state_dict().items()}
-    model = Secondaries(primary.network, [made("secondary", 1, SIDE, primary, sources=("a",)).network]).train()
+    branch = own_layers(made("secondary", 1, SIDE, primary, sources=("a",)).network)
+    model = Branches(shared_layers(primary.network), [branch], fixed_norms=False).train()
+    assert any(module.training for module in branch if isinstance(module, torch.nn.BatchNorm2d))
+    fixed = Branches(shared_layers(primary.network), [branch], fixed_norms=True).train()
+    assert not any(module.training for module in fixed.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    model.train()
     optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad])
     task = OneVersusRest(["a"])
     task.losses(model(torch.randn(4, 3, SIDE, SIDE)), torch.ones(4, 1)).sum().backward()
