@@ -19,6 +19,7 @@ from activation_histograms.median_test import LEVEL
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import source
 from reproduction.contents import Contents, MapOnGenerator, read_contents
+from reproduction.source_contents import read_sources
 from reproduction.summary import SCRIPT, read_summary
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
@@ -44,6 +45,7 @@ def write_report(root: Path, single_file: bool = False) -> Path:
     page = templates.get_template("report.html.j2").render(
         summary=summary,
         detectors=[read_contents(root, record, names) for record in summary["detectors"]],
+        sources=read_sources(root),
         style=Markup(style),
         script=Markup(script),
         digests={"style": _digest(style), "script": _digest(script)},

@@ -146,6 +146,7 @@ class AttributionTraining:
         "constant", "of the learning rate; cosine: rising, then falling to 0 within --epochs, no early stopping"
     )
     class_bal: bool = flag(False, "draw both classes equally often, with replacement (det, and att of one source)")
+    pairs: bool = flag(False, "det: a real image and the fake of the same name in one step, where there are such")
     augment: Literal["none", "blur", "crop", "jpeg", "noise", "multi"] = flag(
         "none", "augmentation of training images; multi: each of the four with probability 0.5"
     )

@@ -16,13 +16,14 @@ from passes.options import RunOptions
 from source_attribution.attributor import FAKE_COLUMN, Attributor, answers_for, load_attributor
 from source_attribution.options import LooseAttribution
 from source_attribution.spectra import log_spectrum
+from source_attribution.stored import digest
 from utils.cli import say
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import read_npz, safe_join, safe_name, sha256_file, write_csv, write_npz
 from utils.heatmaps import LOOKS
 from utils.pictures import ContactSheets
-from utils.provenance import Origin, write_record
+from utils.provenance import Origin, is_current, write_record
 from utils.settings import plain
 from utils.tables import percent, read_table
 
@@ -50,22 +51,23 @@ def attribute_images(options: LooseAttribution, run: RunOptions) -> Path:
     )
     images = find_loose_images([options.images])
     table = options.output / "scores.csv"
+    facts = {
+        "columns": attributor.columns,
+        "parts": [digest(part.network) for part in attributor.parts],
+        "compat": run.compat,
+        "look": options.look,
+    }
+    origin = Origin(_COMPUTATION, {"weights": sha256_file(options.weights), "images": images.digest()}, facts)
+    if is_current([table], origin) and not run.overwrite:
+        say(f"{table}: done before, nothing to compute")
+        return table
     rows = _scores(attributor, images, options)
     write_csv(table, ("path", *(f"p_{name}" for name in attributor.columns)), rows)
-    write_record(
-        [table],
-        Origin(
-            _COMPUTATION,
-            {"weights": sha256_file(options.weights), "images": images.digest()},
-            {"columns": attributor.columns, "compat": run.compat},
-        ),
-        settings=plain(options, run),
-        device=device,
-        images=len(rows),
-    )
     for line in _summary(attributor, rows):
         say(line)
     sheets = draw_sheets(table, options.look)
+    # last, so that it tells that all is there
+    write_record([table], origin, settings=plain(options, run), device=device, images=len(rows))
     for path in [table, *sheets]:
         say(str(path))
     return table

@@ -15,11 +15,12 @@ from passes.options import RunOptions
 from source_attribution.attributor import FAKE_COLUMN, Attributor, answers_for, load_attributor
 from source_attribution.confusion import ClassRow, Confusion
 from source_attribution.options import Attributing
-from source_attribution.source_sets import find_sources, read_source_list, source_of, sources_in
+from source_attribution.source_sets import find_sources, read_source_list, source_of
+from source_attribution.stored import digest
 from utils.cli import say
 from utils.errors import UserError
 from utils.files import atomic_path, safe_join, safe_name, sha256_file, write_csv
-from utils.provenance import Origin, write_record
+from utils.provenance import Origin, is_current, write_record
 from utils.settings import plain
 from utils.tables import percent, percent_range, write_rows
 
@@ -76,6 +77,12 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
         real_factor=options.real_size_factor,
         arch_level=options.arch_level,
     )
+    folder = safe_join(run.output_dir, "test_results", safe_name(model.absolute().parent.name), safe_name(model.stem))
+    facts = {"columns": attributor.columns, "parts": [digest(part.network) for part in attributor.parts]}
+    origin = Origin(_COMPUTATION, {"weights": sha256_file(model), "images": images.digest()}, facts)
+    if is_current([folder / "scores.csv"], origin) and not run.overwrite:
+        say(f"{folder}: done before, nothing to compute")
+        return [folder / "scores.csv"]
     paths, scores = [], []
     for loaded, answers in answers_for(
         attributor,
@@ -89,9 +96,9 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
         scores.append(np.concatenate([answer.probabilities.cpu().numpy() for answer in answers], axis=1))
     if not paths:
         raise UserError(f"no image of {options.second} can be used: see the lines above")
-    images, table = images.subset(paths), np.concatenate(scores)
-    folder = safe_join(run.output_dir, "test_results", safe_name(model.absolute().parent.name), safe_name(model.stem))
-    return _written(folder, attributor, images, table, options, run)
+    tables = _written(folder, attributor, images.subset(paths), np.concatenate(scores))
+    write_record(tables, origin, settings=plain(options, run), seed=run.seed, device=attributor.device)
+    return tables
 
 
 def _asked(options: Attributing) -> list[str]:
@@ -101,9 +108,7 @@ def _asked(options: Attributing) -> list[str]:
     return [] if options.source_list is None else read_source_list(options.source_list)
 
 
-def _written(
-    folder: Path, attributor: Attributor, images: ImageSet, scores: np.ndarray, options: Attributing, run: RunOptions
-) -> list[Path]:
+def _written(folder: Path, attributor: Attributor, images: ImageSet, scores: np.ndarray) -> list[Path]:
     matrices = confusions(attributor.columns, images, scores)
     known = attributor.sources
     labels = np.array([item.label for item in images.items])
@@ -134,9 +139,6 @@ def _written(
     for name, values in {**arrays, "ground_truth": np.stack(truth).astype(np.int8)}.items():
         with atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, values)
-    facts = {"columns": attributor.columns, "unknown": [s for s in sources_in(images) if known and s not in known]}
-    origin = Origin(_COMPUTATION, {"weights": sha256_file(options.first), "images": images.digest()}, facts)
-    write_record(tables, origin, settings=plain(options, run), seed=run.seed, device=attributor.device)
     for path in [*tables, *pictures]:
         say(str(path))
     return tables

@@ -34,6 +34,7 @@ def find_sources(
     size: int | None = None,
     real_factor: float = 1.0,
     arch_level: bool = False,
+    twins: bool = False,
 ) -> ImageSet:
     """Images below `<root>/<source>/[<class>/]{0_real,1_fake}`, or of an array folder, with `generator` for the source.
 
@@ -45,6 +46,7 @@ def find_sources(
         size: First so many fakes of each source.
         real_factor: Times as many real images of each folder.
         arch_level: As of `source_of`.
+        twins: Keep real images in every folder they lie in, for pairs with the fakes there, and call folders classes.
 
     Raises:
         UserError: There are no such images.
@@ -62,11 +64,11 @@ def find_sources(
     items = []
     for image_set in sets:
         for item, content in zip(image_set.items, image_set.contents(), strict=True):
-            if item.label == REAL and content in seen:
+            if item.label == REAL and content in seen and not twins:
                 continue
             seen.add(content)
             source = source_of(item.generator, arch_level=arch_level) if item.label == FAKE else ""
-            items.append(replace(item, generator=source))
+            items.append(replace(item, generator=source, class_name=item.generator if twins else item.class_name))
     return ImageSet(root, tuple(items), tuple(line for image_set in sets for line in image_set.warnings))
 
 

@@ -12,6 +12,7 @@ from test_attribution_networks import made
 
 from detectors.attribution_networks import own_layers, shared_layers
 from fmap_ranking.ranking import Ranking
+from reproduction.source_contents import read_sources
 from source_attribution.confusion import Confusion
 from source_attribution.options import DataPreparation
 from source_attribution.overlap import overlaps
@@ -83,6 +84,11 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     assert [row[0] for row in rows] == ["real", "a_x", "b", "unknown"]
     assert (folder / "open_set.csv").is_file()
     assert (folder / "DET.png").is_file()
+    again = attribute(scripts, "att", "test", primary, data, "--output_dir", "tested")
+    assert "nothing to compute" in again.out
+    (shown,) = read_sources(tmp_path / "tested")
+    assert shown.unknown is not None
+    assert (shown.unknown.images, shown.classes[-1].images, len(shown.open_set)) == (6, 24, 2)
     # all at once: the same files, refused unless they are to be replaced
     both = ("att", "train", data, data, *TRAIN, "--multiclass", "--det_model", primary)
     run = attribute(scripts, *both)
@@ -111,7 +117,7 @@ def test_networks_that_stand_alone(words: tuple[str, ...], data: Path, scripts: 
 
 
 def test_resuming_equals_uninterrupted(data: Path, scripts: Scripts, tmp_path: Path) -> None:
-    words = ("det", "train", data, data, *TRAIN, "--model_id", "p", "--augment", "multi")
+    words = ("det", "train", data, data, *TRAIN, "--model_id", "p", "--augment", "multi", "--pairs")
     assert attribute(scripts, *words).code == 0
     whole = (tmp_path / "output" / "attribution" / "p.safetensors").read_bytes()
     assert attribute(scripts, *words, "--output_dir", "other", "-e", 1).code == 0
