@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import hypergeom, rankdata
+from torch import nn
 
 from detectors.attribution_networks import primary_network, shared_layers
 from fmap_ranking.names import FeatureMap
@@ -60,8 +61,7 @@ def compare_sources(options: Overlap, output_dir: Path) -> list[Path]:
     Raises:
         UserError: A ranking is missing, or of a network without shared layers.
     """
-    layers = {name: len(module.weight) for name, module in _shared().items()}
-    omega = {}
+    layers, omega = _shared_maps(), {}
     for name, path in options.named():
         omega[name] = shares_of_shared(read_ranking(path), layers, path)
     maps = [FeatureMap(layer, index, channels) for layer, channels in layers.items() for index in range(channels)]
@@ -86,8 +86,10 @@ def compare_sources(options: Overlap, output_dir: Path) -> list[Path]:
     return tables
 
 
-def _shared() -> dict[str, object]:
-    return {name: layer for name, layer in shared_layers(primary_network()).named_children() if "Conv" in name}
+def _shared_maps() -> dict[str, int]:
+    """Number of maps of each shared convolution."""
+    layers = shared_layers(primary_network()).named_children()
+    return {name: layer.out_channels for name, layer in layers if isinstance(layer, nn.Conv2d)}
 
 
 def shares_of_shared(ranking: Ranking, layers: Mapping[str, int], path: Path) -> np.ndarray:
@@ -121,7 +123,7 @@ def overlaps(omega: Mapping[str, np.ndarray], maps: Sequence[FeatureMap], k: int
         most = int(np.searchsorted(np.cumsum(reduce(np.convolve, chances)), _MOST_BY_CHANCE))
         ranks = [_ranks_within(omega[name], layer_of) for name in (first, second)]
         correlation = float(np.corrcoef(ranks)[0, 1]) if min(map(np.ptp, ranks)) > 0 else float("nan")
-        rows.append(OverlapRow(first, second, k, len(np.intersect1d(*tops)), mean, most, correlation))
+        rows.append(OverlapRow(first, second, k, len(set(tops[0]) & set(tops[1])), mean, most, correlation))
     return rows
 
 
