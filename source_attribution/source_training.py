@@ -42,8 +42,10 @@ from utils.cli import say
 from utils.errors import UserError
 from utils.files import safe_join
 from utils.layout import Layout
+from utils.provenance import Origin, write_record
 from utils.settings import plain
 
+_COMPUTATION = 1  # version of what a training computes
 _EPS = 1e-7  # of Keras' Adam
 # Of batch norms in short training: published is 0.01; with 0.1 they would follow single batches of photographs.
 _MOMENTUM = 0.02
@@ -258,6 +260,9 @@ def train_attribution(options: Attributing, training: AttributionTraining, run: 
             images=train.counts(),
         )
     paths = _write(files, network, primary_file, training, run, name)
+    origin = Origin(_COMPUTATION, inputs, {"arguments": determining})
+    settings = plain(options, training, run)
+    write_record(paths, origin, settings=settings, seed=options.seed, device=device, images=train.counts())
     for path in paths:
         say(str(path))
     return paths

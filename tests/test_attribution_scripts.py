@@ -20,6 +20,7 @@ from source_attribution.source_evaluation import confusions, open_set
 from source_attribution.source_sets import find_sources, sources_in
 from source_attribution.source_training import Branches, EarlyStopping, OneVersusRest
 from source_attribution.stored import read_stored, write_stored
+from utils.provenance import read_record
 from utils.tables import read_table
 
 SIDE = 16
@@ -70,7 +71,7 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     for source in ("a_x", "b"):
         run = attribute(scripts, "att", "train", data, data, *TRAIN, "--source", source, "--det_model", primary)
         assert run.code == 0, run.err
-    files = sorted(path.name for path in primary.with_suffix("").iterdir())
+    files = sorted(path.name for path in primary.with_suffix("").glob("*.safetensors"))
     assert files == ["a_x.safetensors", "b.safetensors"]
     assert primary.read_bytes() == before
     first = (primary.with_suffix("") / "a_x.safetensors").read_bytes()
@@ -97,7 +98,8 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     run = attribute(scripts, *both, "--overwrite")
     assert run.code == 0, run.err
     assert (primary.with_suffix("") / "a_x.safetensors").read_bytes() != first
-    assert len(list(primary.with_suffix("").iterdir())) == 3
+    assert len(list(primary.with_suffix("").glob("*.safetensors"))) == 3
+    assert read_record(primary)["seed"] == 2021
 
 
 @pytest.mark.parametrize("words", [("-c", "notl"), ("-c", "gdaconv", "--dct"), ("-c", "postpool", "-g")])
