@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,12 +142,14 @@ class Loader:
             sent to workers.
         num_workers: Decoding processes.
         skip_bad_images: Leave out images that cannot be used.
+        decode: From a file to what the transform takes; a function that can be sent to workers.
     """
 
     transform: ImageTransform
     target: Callable[[ImageItem], Any] = label_of
     num_workers: int = 0
     skip_bad_images: bool = False
+    decode: Callable[[Path], np.ndarray] = decode_image
 
     def training(self, order: EpochOrder, epoch: int, first_step: int = 0) -> Iterator[Loaded]:
         """Yield the micro-batches of an epoch.
@@ -192,7 +195,7 @@ class _Images(Dataset[Loaded]):
             path = self.items[position].path
             generator = np.random.default_rng([self.seed, _AUGMENT, index.epoch, slot])
             try:
-                image = decode_image(path)
+                image = self.loader.decode(path)
                 image = image if self.equalization is None else self.equalization(image)
                 images.append(self.transform(image, generator, str(path)))
             except UserError as error:

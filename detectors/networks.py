@@ -37,6 +37,7 @@ BUILT_IN: tuple[str, ...] = (
     "detectors.convolutional",
     "detectors.vision_transformers",
     "detectors.patch_networks",
+    "detectors.attribution_networks",
 )
 """Modules of the project that do the same, imported when one of their networks is asked for."""
 

@@ -21,6 +21,7 @@ from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.published import source
 from patch_forensics.patch_page import NAME as PATCH_PAGE
 from reproduction.contents import Contents, MapOnGenerator, read_contents
+from reproduction.source_contents import read_sources
 from reproduction.summary import SCRIPT, read_summary
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
 from utils.errors import UserError
@@ -49,6 +50,7 @@ def write_report(root: Path, single_file: bool = False) -> Path:
         agreement=read_rows(agreement, Agreement, made_by=SCRIPT) if agreement.is_file() else [],
         agreement_figure=root / "agreement.png",
         agreement_caption=CAPTION,
+        sources=read_sources(root),
         style=Markup(style),
         script=Markup(script),
         digests={"style": _digest(style), "script": _digest(script)},

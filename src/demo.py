@@ -66,6 +66,12 @@ def main() -> None:
     sets = ["--dataset_dir", str(data), "--gan_name", *analysed, NULL, SWAPPED, BLURRED]
     run("evaluate_detector.py", ["--detectors", *detectors, *sets, "--jpeg", "90", "75", "--resume", *common])
     show_patches(root, data / UNSEEN, demo)
+    # which generator made it; the one without a network of its own stands for those that nobody knows
+    primary, unknown = shipped_weights("attribution", TAG), names[0] + CHROMA
+    where = ["--device", demo.device, "--output_dir", str(root)]
+    run("attribute_source.py", ["att", "test", str(primary), str(data), "--folders", *names, unknown, *where])
+    loose = [str(primary), str(data / unknown / "1_fake"), str(root / "attributed"), "--device", demo.device]
+    run("run_attribution.py", ["att", *loose])
     run(
         "reproduce.py",
         [

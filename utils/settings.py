@@ -33,6 +33,7 @@ def flag(
     metavar: str | None = None,
     recorded: bool = True,
     positional: bool = False,
+    short: str | None = None,
 ) -> Any:
     """A field of a settings dataclass that is a flag of the command line, too.
 
@@ -47,9 +48,10 @@ def flag(
         metavar: Stands for the value in the help.
         recorded: Whether the value belongs to what a result was made with; `--resume` does not.
         positional: Given by its place on the command line, and only there.
+        short: A letter that stands for the name, after one dash.
     """
     metadata = {"help": help, "parse": parse, "choices": choices, "metavar": metavar, "recorded": recorded}
-    metadata["positional"] = positional
+    metadata |= {"positional": positional, "short": short}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -221,7 +223,7 @@ def _add_flags(parser: argparse.ArgumentParser, settings: Any) -> dict[str, _Kin
         if metadata["positional"]:
             group.add_argument(field.name, **options)
             continue
-        group.add_argument(f"--{field.name}", **options)
+        group.add_argument(*([f"-{metadata['short']}"] if metadata["short"] else []), f"--{field.name}", **options)
         known[field.name] = kind
     return known
 

@@ -1,0 +1,137 @@
+"""Networks of decentralised source attribution: a primary module, and secondary modules that share its first layers.
+
+Khoo, Lim, Phan: Transferable Class-Modelling for Decentralized Source Attribution of GAN-Generated Images (2022),
+section 3. A primary tells generated from real images. A secondary tells the images of one generator from all others; it
+reads the maps of `dRelu_04` of a primary, which stay as they are. Layers have their published names, from which
+state dictionaries get theirs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from efficientnet_pytorch.utils import Conv2dDynamicSamePadding
+from torch import nn
+
+from detectors.networks import Architecture, register_architecture
+from detectors.transforms import Normalise
+
+PRIMARY, SECONDARY = "attribution", "attribution-secondary"
+"""Names of the two networks in the registry."""
+SYMMETRIC = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Pixels to -1..1."""
+
+# Filters, kernel and stride of each convolution; all but the first of a primary have a batch norm.
+_PRIMARY = ((3, 3, 1), (8, 4, 2), (16, 3, 1), (16, 4, 2), (32, 3, 1), (32, 4, 2))
+_SHARED = 4
+_BRANCH = ((32, 3, 1), (32, 4, 2))
+_LEAST_VARIANCE = 1e-3
+_MOMENTUM = 0.01  # of PyTorch's kind; Keras calls it 0.99
+_INIT_STD = 0.02
+STRIDE = 8
+"""Side of the input over that of the last maps."""
+
+
+def primary_network(
+    outputs: int = 1, *, channels: int = 3, side: int | None = None, decision: str = "d"
+) -> nn.Sequential:
+    """A primary module, or all of a network that is trained for attribution from the start.
+
+    Args:
+        outputs: Logits.
+        channels: Of the input.
+        side: Of the input, pixels, for a dense layer on all values of the last maps (published for spectra); without
+            it the head averages over places, and images may have any size.
+        decision: First letter of the head's names; `a` where the network attributes.
+    """
+    layers = _convolutions("d", channels, _PRIMARY)
+    return _network(layers + _head(decision, _PRIMARY[-1][0], outputs, side))
+
+
+def secondary_network(outputs: int = 1, *, channels: int = 3, side: int | None = None) -> nn.Sequential:
+    """The shared layers of a primary and a secondary module on them; arguments as of `primary_network`."""
+    layers = _convolutions("d", channels, _PRIMARY[:_SHARED])
+    layers += _convolutions("a", _PRIMARY[_SHARED - 1][0], _BRANCH)
+    return _network(layers + _head("a", _BRANCH[-1][0], outputs, side))
+
+
+def shared_layers(network: nn.Sequential) -> nn.Sequential:
+    """What a primary and its secondaries have in common: the layers up to `dRelu_04`, of either of them."""
+    return _part(network, slice(None, _end_of_shared(network)))
+
+
+def own_layers(network: nn.Sequential) -> nn.Sequential:
+    """What comes after `shared_layers`."""
+    return _part(network, slice(_end_of_shared(network), None))
+
+
+def initialise(network: nn.Module) -> None:
+    """Weights from N(0, 0.02) and biases 0, as published, from PyTorch's random numbers."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, 0.0, _INIT_STD)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+
+
+def _part(network: nn.Sequential, places: slice) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(list(network.named_children())[places]))
+
+
+def _end_of_shared(network: nn.Sequential) -> int:
+    return list(dict(network.named_children())).index(f"dRelu_{_SHARED:02}") + 1
+
+
+def _convolutions(letter: str, channels: int, rows: Sequence[tuple[int, int, int]]) -> list[tuple[str, nn.Module]]:
+    layers: list[tuple[str, nn.Module]] = []
+    for number, (filters, kernel, stride) in enumerate(rows, start=1):
+        # pads as TensorFlow does, for any size
+        layers.append((f"{letter}Conv_{number:02}", Conv2dDynamicSamePadding(channels, filters, kernel, stride)))
+        if (letter, number) != ("d", 1):
+            norm = nn.BatchNorm2d(filters, eps=_LEAST_VARIANCE, momentum=_MOMENTUM)
+            layers.append((f"{letter}BNorm_{number:02}", norm))
+        layers.append((f"{letter}Relu_{number:02}", nn.ReLU()))
+        channels = filters
+    return layers
+
+
+def _head(letter: str, channels: int, outputs: int, side: int | None) -> list[tuple[str, nn.Module]]:
+    places = 1
+    layers: list[tuple[str, nn.Module]] = []
+    if side is None:
+        layers.append((f"{letter}GAP", nn.AdaptiveAvgPool2d(1)))
+    else:
+        places = (-(-side // STRIDE)) ** 2
+    layers.append((f"{letter}Flatten", nn.Flatten()))
+    return [*layers, (f"{letter}Decision", nn.Linear(channels * places, outputs))]
+
+
+def _network(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
+    network = nn.Sequential(OrderedDict(layers))
+    initialise(network)
+    return network
+
+
+_SOURCE = "Khoo, Lim, Phan 2022; trained weights of theirs come without a licence"
+register_architecture(
+    Architecture(
+        PRIMARY,
+        primary_network,
+        last_layer="dDecision",
+        gradcam_layer="dRelu_06",
+        aliases=("attribution-primary",),
+        transform=SYMMETRIC,
+        source=_SOURCE,
+    )
+)
+register_architecture(
+    Architecture(
+        SECONDARY,
+        secondary_network,
+        last_layer="aDecision",
+        gradcam_layer="aRelu_02",
+        transform=SYMMETRIC,
+        source=_SOURCE,
+    )
+)

@@ -1,0 +1,164 @@
+"""Weights as Keras keeps them (HDF5), read and written: names of layers are the same, axes and names of tensors differ.
+
+A published attribution file holds a primary of its own beside the secondary module, which is read with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors.attribution_networks import STRIDE
+from source_attribution.options import Input
+from source_attribution.spectra import Statistics
+from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, from_state
+from utils.errors import UserError
+from utils.files import atomic_path
+
+_GROUP = "model_weights"
+_TENSORS = {
+    "Conv": {"kernel": "weight", "bias": "bias"},
+    "Decision": {"kernel": "weight", "bias": "bias"},
+    "BNorm": {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    },
+}
+_LEAST_CELLS = 64  # inputs of a dense layer from which on they are places, not averages over them
+
+
+def read_keras(
+    path: Path, *, dct: bool = False, statistics: Statistics | None = None, source: str = "source"
+) -> list[Stored]:
+    """The primary of a file, and the secondary module or the network without transfer if there is one.
+
+    Args:
+        path: An HDF5 file of `model.save` or `model.save_weights`.
+        dct: Whether a network of one channel reads spectra, not grey pixels.
+        statistics: Of the spectra.
+        source: What the attribution is called.
+
+    Raises:
+        UserError: Missing, damaged, or weights of something else.
+    """
+    if not path.is_file():
+        raise UserError(f"no weights {path}: check the path")
+    try:
+        with h5py.File(path, "r") as file:
+            weights = _arrays(file.get(_GROUP, file))
+            side = _side(file.attrs.get("model_config"))
+    except (OSError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or no HDF5 file of Keras weights: download it again") from error
+    if "dConv_01" not in weights:
+        raise UserError(f"{path} holds no primary module (no layer dConv_01): give published weights")
+    try:
+        channels = weights["dConv_01"]["kernel"].shape[2]
+        state = {
+            f"{layer}.{_kind(layer)[name]}": torch.from_numpy(_permuted(array))
+            for layer, arrays in weights.items()
+            for name, array in arrays.items()
+        }
+        decision = next(state[name] for name in ("dDecision.weight", "aDecision.weight") if name in state)
+    except (KeyError, IndexError, StopIteration, ValueError) as error:
+        raise UserError(f"{path}: layers are not those of source attribution: give published weights") from error
+    flat = decision.shape[1] > _LEAST_CELLS
+    if flat:
+        side = round((decision.shape[1] // 32) ** 0.5) * STRIDE
+    if dct != (flat and channels == 1):
+        raise UserError(f"{path} reads {'spectra: give' if flat else 'pixels: leave out'} --dct")
+    reads: Input = "dct" if dct else "grey" if channels == 1 else "pixel"
+    side, parts = side or 128, []
+    if "aConv_01" not in weights and "aDecision" in weights:
+        return [from_state(Description("notl", side, reads, (source,)), state, path, statistics)]
+    own = {name: value for name, value in state.items() if name.startswith("d")}
+    parts.append(from_state(Description(PRIMARY, side, reads), own, path, statistics))
+    if "aConv_01" in weights:
+        kept = {name: value for name, value in state.items() if name.startswith("a") or _is_shared(name)}
+        description = Description(SECONDARY, side, reads, (source,), digest(parts[0].network))
+        parts.append(from_state(description, kept, path, statistics))
+    return parts
+
+
+def write_keras(path: Path, *networks: Stored) -> None:
+    """Write the weights of a primary, or of it and one secondary, for `model.load_weights(path, by_name=True)`.
+
+    Args:
+        path: HDF5 file.
+        networks: Layers that both have are written once.
+    """
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for stored in networks:
+        state = stored.network.state_dict()
+        for layer, module in stored.network.named_children():
+            names = _kind(layer) if any(True for _ in module.parameters()) else {}
+            layers[layer] = {keras: _as_keras(state[f"{layer}.{ours}"]) for keras, ours in names.items()}
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group(_GROUP)
+        for place in (file, group):
+            place.attrs["backend"], place.attrs["keras_version"] = "tensorflow", "2.4.0"
+        group.attrs["layer_names"] = np.array(list(layers), "S")
+        for layer, arrays in layers.items():
+            own = group.create_group(layer)
+            own.attrs["weight_names"] = np.array([f"{layer}/{name}:0" for name in arrays], "S" if arrays else None)
+            for name, array in arrays.items():
+                own.create_dataset(f"{layer}/{name}:0", data=array)
+
+
+def _arrays(group: h5py.Group) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays by layer and by the name of the parameter; layers without any are left out."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for layer in group:
+        inner = group[layer].get(layer) if isinstance(group[layer], h5py.Group) else None
+        if isinstance(inner, h5py.Group) and len(inner):
+            found[layer] = {name.removesuffix(":0"): np.asarray(inner[name], np.float32) for name in inner}
+    return found
+
+
+def _side(config: str | bytes | None) -> int | None:
+    """Side of the input of a saved model."""
+    layers = json.loads(config)["config"]["layers"] if config else []
+    shapes = [layer["config"]["batch_input_shape"] for layer in layers if "batch_input_shape" in layer["config"]]
+    return int(shapes[0][1]) if shapes else None
+
+
+def _kind(layer: str) -> Mapping[str, str]:
+    return _TENSORS[layer[1:].partition("_")[0]]
+
+
+def _is_shared(name: str) -> bool:
+    return name[0] == "d" and name.partition(".")[0].endswith(("_01", "_02", "_03", "_04"))
+
+
+def _permuted(array: np.ndarray) -> np.ndarray:
+    """(height, width, in, out) to (out, in, height, width); a dense kernel over H, W, C to one over C, H, W."""
+    if array.ndim == 4:
+        array = array.transpose(3, 2, 0, 1)
+    elif array.ndim == 2:
+        inputs, outputs = array.shape
+        if inputs > _LEAST_CELLS:
+            side = round((inputs // 32) ** 0.5)
+            array = array.reshape(side, side, 32, outputs).transpose(2, 0, 1, 3).reshape(inputs, outputs)
+        array = array.T
+    return np.ascontiguousarray(array)
+
+
+def _as_keras(tensor: Tensor) -> np.ndarray:
+    """The reverse of `_permuted`."""
+    array = tensor.cpu().numpy()
+    if array.ndim == 4:
+        array = array.transpose(2, 3, 1, 0)
+    elif array.ndim == 2:
+        outputs, inputs = array.shape
+        array = array.T
+        if inputs > _LEAST_CELLS:
+            side = round((inputs // 32) ** 0.5)
+            array = array.reshape(32, side, side, outputs).transpose(1, 2, 0, 3).reshape(inputs, outputs)
+    return np.ascontiguousarray(array)

@@ -1,0 +1,78 @@
+"""The registry: a primary `<name>.safetensors`, and beside it a folder of its name with a file for each source.
+
+Files are made one by one, by anybody who has the primary; none is touched when another is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from source_attribution.stored import PRIMARY, SECONDARY, Stored, check_belongs, digest, read_stored, write_stored
+from utils.errors import UserError
+from utils.files import safe_join
+
+SUFFIX = ".safetensors"
+
+
+def secondary_path(primary: Path, source: str) -> Path:
+    """Where the secondary module of a source lies.
+
+    Raises:
+        UserError: The name leads elsewhere.
+    """
+    return safe_join(primary.with_suffix(""), f"{source}{SUFFIX}")
+
+
+def primary_path(secondary: Path) -> Path:
+    """Where the primary of a secondary module lies."""
+    folder = secondary.absolute().parent
+    return folder.with_name(f"{folder.name}{SUFFIX}")
+
+
+def read_primary(path: Path) -> Stored:
+    """The primary of a registry.
+
+    Raises:
+        UserError: It is missing, damaged or no primary.
+    """
+    primary = read_stored(path)
+    if primary.description.kind != PRIMARY:
+        raise UserError(f"{path} is a {primary.description.kind} network: give a primary")
+    return primary
+
+
+def read_secondaries(path: Path, primary: Stored, sources: Sequence[str] = ()) -> list[Stored]:
+    """Secondary modules in the registry of a primary, in the order named, or all of them by name.
+
+    Raises:
+        UserError: One is missing or of another primary, or there are none at all.
+    """
+    folder = path.with_suffix("")
+    there = sorted(file.stem for file in folder.glob(f"*{SUFFIX}"))
+    if not sources and not there:
+        raise UserError(f"no secondary modules in {folder}: train some with src/attribute_source.py att train")
+    if missing := [name for name in sources if name not in there]:
+        raise UserError(f"no secondary module of {missing[0]} in {folder} (there: {', '.join(there) or 'none'})")
+    found = []
+    for name in sources or there:
+        secondary = read_stored(secondary_path(path, name))
+        if secondary.description.kind != SECONDARY:
+            raise UserError(f"{secondary_path(path, name)} is no secondary module: remove it")
+        check_belongs(secondary, primary, secondary_path(path, name))
+        found.append(secondary.with_source(name))
+    return found
+
+
+def add_secondary(path: Path, primary: Stored, secondary: Stored, *, overwrite: bool = False) -> Path:
+    """Write the secondary module of a source into the registry of a primary; where it is.
+
+    Raises:
+        UserError: It belongs to another primary, or there is another one of this name.
+    """
+    target = secondary_path(path, secondary.description.sources[0])
+    check_belongs(secondary, primary, target)
+    if target.exists() and not overwrite and digest(read_stored(target).network) != digest(secondary.network):
+        raise UserError(f"{target} is there already: give --overwrite, or another name of the source")
+    write_stored(target, secondary)
+    return target

@@ -1,0 +1,24 @@
+"""Which generator made these images, or none: probabilities and maps of evidence."""
+
+from passes.options import RunOptions
+from source_attribution.options import LooseAttribution
+from utils.cli import run_script
+from utils.settings import read_settings
+
+DESCRIPTION = (
+    "Attribute loose images: scores.csv with p_fake and, with att, p_NAME of each source; class activation maps (of "
+    "spectra: gradient maps) as arrays and pictures. Images of another size than the network's are cut and resized."
+)
+EXAMPLE = "python src/run_attribution.py att weights/attribution/mini.safetensors photos/ output/attributed"
+
+
+def main() -> None:
+    options, run = read_settings(DESCRIPTION, EXAMPLE, LooseAttribution, RunOptions)
+    # after the arguments, so that --help is quick
+    from source_attribution.single_images import attribute_images
+
+    attribute_images(options, run)
+
+
+if __name__ == "__main__":
+    run_script(main)
