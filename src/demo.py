@@ -37,7 +37,7 @@ COLUMNS |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale"
 class Demo:
     """Demo."""
 
-    arch: tuple[str, ...] = flag(("resnet50", "efb0"), "detectors to analyse", metavar="ARCH")
+    arch: tuple[str, ...] = flag(("efb0",), "detectors to analyse: efb0, resnet50", metavar="ARCH")
     photos: Path | None = flag(None, "folder of your own photographs; absent: bundled ones", metavar="DIR")
     output_dir: Path = flag(PROJECT_ROOT / "output" / "demo", "where results go", metavar="DIR")
     patches: int = flag(3, "patches of each feature map", parse=positive)

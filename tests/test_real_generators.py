@@ -15,6 +15,8 @@ from ranking_runs import Scripts
 from safetensors.torch import load_file
 from torch import nn
 
+from cr_ud.initialisation import initial_model
+from detectors.choice import imagenet_weights_path, lite0_path
 from detectors.detector import load_imagenet_classifier
 from detectors.lite0 import PACKAGE, efb0_from_lite0, read_lite0
 from detectors.networks import build_model
@@ -23,6 +25,7 @@ from mini_forensynths.options import REAL_GENERATORS
 from mini_forensynths.photos import find_photos, load_photo
 from mini_forensynths.real_generators import ENLARGEMENTS, NETWORKS, RRDBNet, enlarge, load_network
 from utils.errors import UserError
+from utils.files import sha256_file
 
 BY_NAME = {way.name: way for way in ENLARGEMENTS}
 each_shipped = pytest.mark.parametrize("name", ["x4plus-anime", "animevideo"])
@@ -176,3 +179,25 @@ def test_lite0_in_efficientnet_b0(tmp_path: Path, scripts: Scripts) -> None:
     run = scripts("convert_lite0", *arguments, "--output", out)
     assert (run.code, run.out.strip()) == (0, str(out)), run.err
     assert load_imagenet_classifier("efb0", out, "cpu").head.outputs == 1000
+
+
+def test_training_starts_from_the_shipped_imagenet_weights() -> None:
+    model, digest = initial_model("efb0", "lite0", seed=0)
+    assert digest == sha256_file(lite0_path())
+    state = load_file(lite0_path())
+    assert torch.equal(model.state_dict()["_conv_stem.weight"], state["_conv_stem.weight"].float())
+    assert model.get_submodule("_fc").weight.shape[0] == 1
+    with pytest.raises(UserError, match="fits efb0 only, not resnet18"):
+        initial_model("resnet18", "lite0", seed=0)
+
+
+def test_the_shipped_classifier_stands_in_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    if imagenet_weights_path("efb0").exists():
+        pytest.skip("the published classifier is here")
+    detector = load_imagenet_classifier("efb0", device="cpu")
+    assert detector.weights == lite0_path()
+    assert "EfficientNet-Lite0" in capfd.readouterr().err
+    coffee = next(photo for photo in find_photos(None) if photo.name == "coffee")
+    image = torch.from_numpy(load_photo(coffee, 128).copy()).permute(2, 0, 1)[None]
+    logits = detector.logits(detector.inputs(image))
+    assert "espresso" in [detector.head.class_names[int(place)] for place in logits[0].topk(5).indices][0]
