@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from detectors.checkpoints import load_state, read_state
-from detectors.choice import imagenet_weights_path
+from detectors.choice import LITE0_ARCH, imagenet_weights_path, lite0_path
 from detectors.networks import Architecture, get_architecture
 from utils.errors import UserError
 from utils.files import sha256_file
@@ -28,7 +28,8 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
     Args:
         arch: architecture name or alias.
         init: `scratch`; `high_pass`, the same for short training (`make_high_pass`); `imagenet` (the file at
-            `weights/imagenet/<arch>.pth`); or a checkpoint, whose head is kept if it has one output and otherwise made
+            `weights/imagenet/<arch>.pth`); `lite0`, the ImageNet weights that come with the project (of EfficientNet-B0
+            only, `detectors/lite0.py`); or a checkpoint, whose head is kept if it has one output and otherwise made
             anew.
         seed: of all weights made anew.
 
@@ -42,12 +43,16 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
         if init == "high_pass":
             make_high_pass(model)
         return model, ""
-    path = imagenet_weights_path(arch) if init == "imagenet" else Path(init)
+    if init == "lite0" and architecture.name != LITE0_ARCH:
+        raise UserError(
+            f"--init lite0 fits {LITE0_ARCH} only, not {architecture.name}: give --init FILE, scratch or high_pass"
+        )
+    path = {"imagenet": imagenet_weights_path(arch), "lite0": lite0_path()}.get(init, Path(init))
     if init == "imagenet" and not path.exists():
         files = " or ".join(architecture.imagenet_files) or "a checkpoint"
         raise UserError(
             f"ImageNet weights not found: put {files} at {path} (docs/data_and_weights.md says where to get it), "
-            "or give --init FILE, scratch or high_pass"
+            "or give --init FILE, lite0 (of efb0), scratch or high_pass"
         )
     state = read_state(path)
     weight = state.get(f"{architecture.last_layer}.weight")

@@ -85,9 +85,9 @@ class TrainedNetwork:
     arch: str = flag("resnet50", "any network, any spelling, or one of a plugin")
     init: str = flag(
         "imagenet",
-        "imagenet: weights/imagenet/<arch>.pth; high_pass: random, for short training; FILE: any checkpoint, whose "
-        "head is kept if it has one output",
-        metavar="imagenet|scratch|high_pass|FILE",
+        "imagenet: weights/imagenet/<arch>.pth; lite0: the ImageNet weights that come with the project, for efb0; "
+        "high_pass: random, for short training; FILE: any checkpoint, whose head is kept if it has one output",
+        metavar="imagenet|lite0|scratch|high_pass|FILE",
     )
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
     plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")

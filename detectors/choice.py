@@ -17,6 +17,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 # Canonical names that scripts have as defaults: nothing slow is imported to check them before --help is shown.
 _DEFAULTS = ("resnet50", "efb0")
+LITE0_ARCH = "efb0"
+"""The network that `lite0_path` has weights for."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +126,8 @@ def default_backbone_path(arch: str, root: Path = PROJECT_ROOT) -> Path:
 def imagenet_weights_path(arch: str, root: Path = PROJECT_ROOT) -> Path:
     """Where the ImageNet classifier of an architecture is looked for."""
     return root / "weights" / "imagenet" / f"{arch}.pth"
+
+
+def lite0_path(root: Path = PROJECT_ROOT) -> Path:
+    """The ImageNet classifier that comes with the project: EfficientNet-B0 with the weights of EfficientNet-Lite0."""
+    return root / "weights" / "imagenet" / "efb0_lite0.safetensors"

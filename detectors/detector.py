@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from detectors.checkpoints import load_state, read_state, with_squeeze_excite_of
-from detectors.choice import DetectorChoice, Precision, default_backbone_path, imagenet_weights_path
+from detectors.choice import (
+    LITE0_ARCH,
+    DetectorChoice,
+    Precision,
+    default_backbone_path,
+    imagenet_weights_path,
+    lite0_path,
+)
 from detectors.devices import DTYPES, device_name, use_device
 from detectors.feature_maps import FeatureMapNetwork
 from detectors.heads import Classes, Head, OneLogit
@@ -179,12 +186,20 @@ def load_imagenet_classifier(
 ) -> Detector:
     """The ImageNet classifier of an architecture (1000 logits), default `weights/imagenet/<arch>.pth`.
 
+    For EfficientNet-B0 the weights that come with the project stand in where that file is missing, and a line says so.
+
     Raises:
         UserError: As `load_detector`; without the file it says which one to put where.
     """
     architecture = get_architecture(arch)
     expected = imagenet_weights_path(architecture.name)
     path = expected if weights is None else Path(weights)
+    if weights is None and architecture.name == LITE0_ARCH and not path.exists() and lite0_path().exists():
+        path = lite0_path()
+        sys.stderr.write(
+            f"warning: no {expected}: taking {path.name}, EfficientNet-B0 with the weights of EfficientNet-Lite0 "
+            "(weights/README.md), not the published classifier\n"
+        )
     if not path.exists():
         files = " or ".join(architecture.imagenet_files) or "a checkpoint with 1000 outputs"
         where = "" if weights is None else f" or at {expected}"

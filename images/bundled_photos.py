@@ -1,4 +1,4 @@
-"""Photographs that come with scikit-image and scikit-learn, for runs without a data set."""
+"""Photographs that come with scikit-image, scikit-learn and Matplotlib, for runs without a data set."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +17,12 @@ _PHOTOS = {
         "grass.png",
         "gravel.png",
         "hubble_deep_field.jpg",
+        "ihc.png",
         "motorcycle_left.png",
         "rocket.jpg",
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
+    "matplotlib/mpl-data/sample_data": ("grace_hopper.jpg",),
 }
 
 

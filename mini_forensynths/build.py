@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
-from mini_forensynths.generators import SPECS, load_generator
+from mini_forensynths.generators import SPECS, load_generator, reconstruct
 from mini_forensynths.measures import MEASURES, measure_set
 from mini_forensynths.montage import draw_montage
 from mini_forensynths.options import PARTS, DataSet, Photographs, Sizes
 from mini_forensynths.photos import find_photos, split_photos
-from mini_forensynths.sets import make_part, set_names
+from mini_forensynths.real_generators import ENLARGEMENTS, NETWORKS, OPTIONAL, enlarge, load_network
+from mini_forensynths.sets import REAL, SIMULATED, Way, make_part, part_name, set_names
 from utils.errors import UserError
 from utils.files import sha256_file, sha256_text, write_csv, write_text
 from utils.provenance import Origin, is_current, read_record, remove_with_record, write_record
 from utils.settings import plain
 
-_COMPUTATION = 1
+_COMPUTATION = 2
 _PLAN = "plan.txt"
 
 
@@ -29,8 +32,8 @@ def build(photographs: Photographs, sizes: Sizes, data_set: DataSet) -> list[Pat
     """
     root = data_set.output_dir
     photos = split_photos(find_photos(photographs.photos), photographs.shares, photographs.split_seed)
-    weights = {spec.name: data_set.generators / f"{spec.name}.safetensors" for spec in SPECS}
-    generators = {spec.name: load_generator(spec, weights[spec.name]) for spec in SPECS}
+    weights = _weights(data_set)
+    generators = _generators(weights)
     inputs = {f"{name} generator": sha256_file(path) for name, path in weights.items()}
     for part in PARTS:
         inputs[f"{part} photographs"] = sha256_text(f"{p.name} {sha256_file(p.path)}" for p in photos[part])
@@ -46,8 +49,9 @@ def build(photographs: Photographs, sizes: Sizes, data_set: DataSet) -> list[Pat
         skipped += make_part(root, part, photos[part], generators, sizes, skip_bad_images=skip)
     if skipped:
         write_text(root / "skipped.txt", "".join(f"{line}\n" for line in skipped))
-    rows = [(part, name, *astuple(measure_set(root / name))) for part in parts for name in set_names(part)]
-    draw_montage(root, montage, parts[-1])
+    of_parts = [(part, name) for part in parts for name in set_names(part, list(generators))]
+    rows = [(part, name, *astuple(measure_set(root / name))) for part, name in of_parts]
+    draw_montage(root, montage, parts[-1], list(generators))
     write_csv(table, ("part", "set", *MEASURES), rows)
     write_record(
         [table],
@@ -59,6 +63,20 @@ def build(photographs: Photographs, sizes: Sizes, data_set: DataSet) -> list[Pat
         skipped=skipped,
     )
     return [table, montage]
+
+
+def _weights(data_set: DataSet) -> dict[str, Path]:
+    """Files of the generators; that of the published network which does not come with the project may be absent."""
+    simulated = {spec.name: data_set.generators / f"{spec.name}.safetensors" for spec in SPECS}
+    real = {name: data_set.real_generators / f"{name}.safetensors" for name in NETWORKS}
+    return simulated | {name: path for name, path in real.items() if name != OPTIONAL or path.exists()}
+
+
+def _generators(weights: Mapping[str, Path]) -> dict[str, Way]:
+    """Generators by name, the simulated ones first."""
+    networks = {name: load_network(name, weights[name]) for name in NETWORKS if name in weights}
+    simulated = {spec.name: partial(reconstruct, load_generator(spec, weights[spec.name])) for spec in SPECS}
+    return simulated | {w.name: partial(enlarge, w, networks[w.weights]) for w in ENLARGEMENTS if w.weights in networks}
 
 
 def _claim(root: Path, origin: Origin, overwrite: bool) -> None:
@@ -82,7 +100,7 @@ def _claim(root: Path, origin: Origin, overwrite: bool) -> None:
         remove_with_record(root / "measures.csv")
         for name in ("montage.png", "skipped.txt"):
             (root / name).unlink(missing_ok=True)
-        for folder in (root / name for part in PARTS for name in set_names(part)):
+        for folder in (root / name for name in (*map(part_name, PARTS), *set_names("test", [*SIMULATED, *REAL]))):
             if folder.exists():
                 shutil.rmtree(folder)
     write_text(plan, "The images below are mini-ForenSynths; plan.txt.json says from what they are made.\n")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from mini_forensynths.generators import SPECS, GeneratorSpec, SimulatedGenerator, save_generator
+from mini_forensynths.files import save_weights
+from mini_forensynths.generators import SPECS, GeneratorSpec, SimulatedGenerator
 from mini_forensynths.measures import TO_YCBCR
 from mini_forensynths.options import Photographs, Training
 from mini_forensynths.photos import find_photos, split_photos, usable_photos
@@ -76,7 +77,7 @@ def train_generators(photographs: Photographs, choice: Training) -> Iterator[str
         if is_current([path], origin):
             yield f"{path} is there already"
             continue
-        save_generator(train_generator(specs[name], images, training), path)
+        save_weights(train_generator(specs[name], images, training), name, path)
         write_record([path], origin, settings=plain(photographs, choice), seed=choice.seed, device="cpu")
         yield str(path)
     if skipped:

@@ -14,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from utils.errors import UserError
-from utils.files import atomic_path
+from mini_forensynths.files import load_weights
 
-_NAME = "generator"  # key of the metadata
 _BORDER = 16  # pixels mirrored around an image and cut away again: zero padding must not give a fake away
 
 
@@ -114,34 +110,13 @@ def reconstruct(generator: SimulatedGenerator, image: np.ndarray) -> np.ndarray:
     return (fake.clamp(0.0, 1.0) * 255.0).round().byte().permute(1, 2, 0).numpy()
 
 
-def save_generator(generator: SimulatedGenerator, path: Path) -> None:
-    """Write the weights in float16 as safetensors with the generator's name, atomically."""
-    state = {key: value.half().contiguous() for key, value in generator.state_dict().items()}
-    with atomic_path(path) as temporary:
-        # Some generators differ in layers without weights only, so that shapes do not tell them apart.
-        save_file(state, temporary, metadata={_NAME: generator.spec.name})
-
-
 def load_generator(spec: GeneratorSpec, path: Path) -> SimulatedGenerator:
     """The generator in evaluation mode, float32 on the CPU.
 
     Raises:
         UserError: The file is missing, damaged, or of another generator.
     """
-    if not path.is_file():
-        raise UserError(f"no weights of the generator {spec.name}: {path}: check --generators")
-    try:
-        with safe_open(path, framework="pt") as file:
-            name = (file.metadata() or {}).get(_NAME)
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file: fetch or train it again") from error
-    generator = SimulatedGenerator(spec)
-    wanted = {key: value.shape for key, value in generator.state_dict().items()}
-    if name != spec.name or wanted != {key: value.shape for key, value in state.items()}:
-        raise UserError(f"{path} holds weights of another generator than {spec.name}: fetch or train it again")
-    generator.load_state_dict(state)
-    return generator.eval().requires_grad_(False)
+    return load_weights(SimulatedGenerator(spec), spec.name, path)
 
 
 class _Residual(nn.Module):

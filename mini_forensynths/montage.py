@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from images.decoding import decode_image
 from images.sets import LABEL_FOLDERS
-from mini_forensynths.generators import SPECS
-from mini_forensynths.sets import CHROMA, set_names
+from mini_forensynths.sets import set_names
 from utils.pictures import picture_grid, save_grid
 
 _PHOTOS = 2
@@ -17,16 +17,16 @@ _DETAIL = 32  # side, pixels
 _GAIN = 8
 
 
-def draw_montage(root: Path, path: Path, part: str = "test") -> None:
-    """Draw images of `<root>/<set>/`: columns are sets, rows the image, its liveliest detail, and fake less real.
+def draw_montage(root: Path, path: Path, part: str, generators: Sequence[str]) -> None:
+    """Draw images of `<root>/<set>/`: columns are generators, rows the image, its liveliest detail, and fake less real.
 
     Args:
         root: Folder of the data set.
         path: `.png` to write.
-        part: One of `PARTS`; all but test have the first generator only.
+        part: One of `PARTS`; all but test have the training generators only.
+        generators: Names of those in the data set.
     """
-    kinds = {*(spec.name for spec in SPECS), SPECS[0].name + CHROMA}
-    shown = [name for name, kind in set_names(part).items() if kind in kinds]
+    shown = [name for name, kind in set_names(part, generators).items() if kind in generators]
     files = _different_photos(root / shown[0] / LABEL_FOLDERS[0])
     rows: list[list[np.ndarray]] = []
     for file in files:
@@ -43,7 +43,7 @@ def draw_montage(root: Path, path: Path, part: str = "test") -> None:
         rows,
         title=f"Real and fakes: the image, a detail of {_DETAIL} x {_DETAIL} pixels, fake less real (x {_GAIN}, "
         "grey: equal)",
-        heads=["real", *shown],
+        heads=["real", *(name.rpartition("/")[2] for name in shown)],
     )
     save_grid(figure, path.with_suffix(""), formats=("png",))
 

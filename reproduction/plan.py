@@ -9,6 +9,8 @@ from typing import Any
 
 from activation_histograms.analysis import MedianTests
 from activation_histograms.options import MedianTestOptions
+from attribution.lrp_heatmaps import LrpHeatMaps
+from attribution.options import LrpOptions
 from detectors.detector import Detector, load_detector
 from evaluation.published import generators
 from fmap_ranking.analysis import RankFeatureMaps
@@ -16,7 +18,7 @@ from fmap_ranking.options import RankingChoice, RankingOptions
 from fmap_ranking.ranking import PAPER_GENERATOR, find_ranking
 from images.choice import ImageChoice, Reading
 from images.finding import find_images
-from images.sets import ImageSet, find_image_pair
+from images.sets import FAKE, REAL, ImageSet, find_image_pair
 from passes.analysis import Subject
 from passes.options import RunOptions
 from passes.processes import Ranks, process_group
@@ -37,6 +39,9 @@ from utils.layout import Layout
 from utils.provenance import read_record
 from utils.settings import plain, positive
 from utils.tracking import Tracker
+
+EXAMPLES = "examples"
+_EXAMPLE_SHIFTS = 4  # evens out most of the grid of strided convolutions
 
 
 def reproduce(
@@ -72,6 +77,7 @@ def reproduce(
                 for detector in loaded
             ]
             plan.run([entry for study in studies for group in study.analyses.values() for entry in group], tracker)
+            plan.run([study.examples for study in studies if study.examples], tracker)
             if "patches" in options.steps:
                 plan.run([entry for study in studies for entry in plan.patches(study)], tracker)
         if options.only or not ranks.is_first:
@@ -105,7 +111,8 @@ class _Plan:
             path, origin = self._ranking(detector, k, tracker)
             choice = RankingChoice(k, path)
         analyses = {name: self._analyses(self._subject(detector, name, s), choice) for name, s in self.sets.items()}
-        return Study(detector, choice, origin, analyses)
+        examples = self._examples(detector) if options.examples and not options.only else None
+        return Study(detector, choice, origin, analyses, examples)
 
     def patches(self, study: Study) -> list[Patches]:
         """The patches of every generator, whose images the activation rankings name."""
@@ -124,6 +131,20 @@ class _Plan:
             )
             for name, image_set in self.sets.items()
         ]
+
+    def _examples(self, detector: Detector) -> LrpHeatMaps:
+        """Relevance of a few reals and fakes of every generator, as far as possible of different photographs."""
+        options, items = self.options, []
+        count = options.examples * len(self.sets)
+        for place, (name, image_set) in enumerate(self.sets.items()):
+            for there in (image_set.with_label(label).items for label in (REAL, FAKE)):
+                chosen = {step * len(there) // count for step in range(place, count, len(self.sets)) if there}
+                items += [replace(there[at], generator=name) for at in sorted(chosen)]
+        if len({item.name for item in items}) < len(items):
+            items = [replace(item, name=f"{item.generator}/{item.name}") for item in items]
+        images = replace(next(iter(self.sets.values())), items=tuple(items))
+        lrp = LrpOptions(rule=options.rule, compat_se=options.compat_se, shifts=_EXAMPLE_SHIFTS)
+        return LrpHeatMaps(self._subject(detector, EXAMPLES, images), lrp)
 
     def _subject(self, detector: Detector, name: str, image_set: ImageSet) -> Subject:
         # Analyses are about whole images; --crop is about those that a ranking is computed on.

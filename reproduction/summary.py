@@ -10,6 +10,7 @@ from typing import Any
 
 from activation_histograms.analysis import MedianTests
 from activation_histograms.median_test import colour_share
+from attribution.lrp_heatmaps import LrpHeatMaps
 from detectors.detector import Detector
 from evaluation.agreement import Agreement, agreements, draw_agreement
 from evaluation.conditions import GRAYSCALE, RGB
@@ -46,12 +47,14 @@ class Study:
         choice: Its ranking and k.
         origin: Where the ranking comes from, in a few words.
         analyses: By generator.
+        examples: Relevance of a few images; None if it was not wanted.
     """
 
     detector: Detector
     choice: RankingChoice
     origin: str
     analyses: Mapping[str, Sequence[AnyAnalysis]]
+    examples: LrpHeatMaps | None = None
 
 
 def read_summary(root: Path) -> dict[str, Any]:
@@ -135,6 +138,7 @@ def _detector(study: Study) -> dict[str, Any]:
         "ranking_warning": ranked.warning,
         "notes": sensitivity.remarks(),
         "top_maps": [{"key": fmap.key, "omega": omega, "depth": depth[fmap.layer]} for fmap, omega in top],
+        "examples": study.examples and study.examples.folder.relative_to(sensitivity.layout.root).as_posix(),
         "results": [_result(*analyses) for analyses in found],
     }
 

@@ -16,17 +16,21 @@ from utils.cli import run_script, say
 from utils.errors import UserError
 from utils.files import PROJECT_ROOT
 from utils.layout import Layout
+from utils.provenance import read_record
 from utils.settings import flag, positive, read_settings
+from utils.tables import percent
 
 TAG = "mini"
 COLOUR_ROBUST = ("efb0", "mini_cr")
 PATCHES = "patchforensics-xception_block2"
 NOTE = (
-    "mini-ForenSynths: reals are photographs, fakes the same photographs passed through small simulated generators.\n"
-    "The detectors were trained on the first generator only. A constructed benchmark: it shows what\n"
-    "the tools do and is no evidence about GANs (docs/mini_forensynths.md)."
+    "mini-ForenSynths: reals are photographs; fakes are the same photographs made anew by published super-resolution\n"
+    "GANs (Real-ESRGAN) and by small simulated generators; controls are altered without any generator. A small,\n"
+    "constructed benchmark: it shows what the tools do (docs/mini_forensynths.md)."
 )
-UNSEEN = "nearest"
+UNSEEN = "nearest"  # by the classifier of patches
+# One generator of each family that detectors were trained on, and some that they were not.
+ANALYSED = ("x4plus-anime", "animevideo-x2", "transposed4", "pixelshuffle", "skip")
 COLUMNS = {"baseline": "all maps", "top-k": "no top k", "random-k": "no random k"}
 COLUMNS |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale": "greyscale"}
 
@@ -35,7 +39,7 @@ COLUMNS |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale"
 class Demo:
     """Demo."""
 
-    arch: tuple[str, ...] = flag(("resnet50", "efb0"), "detectors to analyse", metavar="ARCH")
+    arch: tuple[str, ...] = flag(("efb0",), "detectors to analyse: efb0, resnet50", metavar="ARCH")
     photos: Path | None = flag(None, "folder of your own photographs; absent: bundled ones", metavar="DIR")
     output_dir: Path = flag(PROJECT_ROOT / "output" / "demo", "where results go", metavar="DIR")
     patches: int = flag(3, "patches of each feature map", parse=positive)
@@ -46,44 +50,45 @@ class Demo:
 
 def main() -> None:
     (demo,) = read_settings(__doc__ or "", "python src/demo.py --arch efb0", Demo)
-    from mini_forensynths.generators import SPECS
-    from mini_forensynths.sets import BLURRED, CHROMA, NULL, SWAPPED
+    from mini_forensynths.sets import CONTROLS, part_name
 
     archs = list(dict.fromkeys(demo.arch))
     weights = {arch: shipped_weights(arch, TAG) for arch in archs}
-    names = [spec.name for spec in SPECS]
-    analysed = [*names, names[0] + CHROMA]
     say(NOTE)
     data, root = demo.output_dir / "mini_forensynths", demo.output_dir
     photos = [] if demo.photos is None else ["--photos", str(demo.photos), "--skip_bad_images"]
     run("make_mini_forensynths.py", [*photos, "--output_dir", str(data), "--overwrite"])
-    common = ["--device", demo.device, "--bsize", str(demo.bsize), "--output_dir", str(root)]
+    parts = {part_name(part) for part in ("train", "val")}
+    sets = sorted({path.name for path in data.iterdir() if path.is_dir()} - parts)
+    # tiles of one photograph are alike: intervals are over photographs
+    common = ["--dataset_dir", str(data), "--cluster", r"^(.+)_\d+\.png$"]
+    common += ["--device", demo.device, "--bsize", str(demo.bsize), "--output_dir", str(root)]
     detectors = [f"{arch}={arch}:{path}" for arch, path in weights.items()]
     robust, tag = COLOUR_ROBUST
     if robust in weights:
         detectors.append(f"{robust}_cr={robust}:{shipped_weights(robust, tag)}")
     detectors.append(f"patches={PATCHES}:{shipped_weights(PATCHES, TAG)}")
-    sets = ["--dataset_dir", str(data), "--gan_name", *analysed, NULL, SWAPPED, BLURRED]
-    run("evaluate_detector.py", ["--detectors", *detectors, *sets, "--jpeg", "90", "75", "--resume", *common])
+    run("evaluate_detector.py", ["--detectors", *detectors, "--gan_name", *sets, "--resume", *common])
     show_patches(root, data / UNSEEN, demo)
-    # which generator made it; the one without a network of its own stands for those that nobody knows
-    primary, unknown = shipped_weights("attribution", TAG), names[0] + CHROMA
-    where = ["--device", demo.device, "--output_dir", str(root)]
-    run("attribute_source.py", ["att", "test", str(primary), str(data), "--folders", *names, unknown, *where])
-    loose = [str(primary), str(data / unknown / "1_fake"), str(root / "attributed"), "--device", demo.device]
-    run("run_attribution.py", ["att", *loose])
+    show_sources(root, data, demo)
+    # Shipped rankings are of more images than there are here.
+    rankings = {
+        arch: Layout(PROJECT_ROOT, arch, TAG).ranking(read_record(path)["ranked_on"], "fake")
+        for arch, path in weights.items()
+    }
     run(
         "reproduce.py",
         [
             *("--arch", *archs),
             *("--weights", *(f"{arch}={path}" for arch, path in weights.items())),
-            *("--blur_jpg", TAG, "--dataset_dir", str(data), "--gan_name", *analysed),
-            *("--rank_on", f"{names[0]}_val", "--crop", "none"),
+            *("--relevances", *(f"{arch}={path}" for arch, path in rankings.items())),
+            *("--blur_jpg", TAG, "--gan_name", *ANALYSED),
             *("--patches", str(demo.patches), "--maps_drawn", str(demo.maps_drawn), "--pdf", "False"),
             *common,
         ],
     )
-    print_results(root, names)
+    names = [detector.partition("=")[0] for detector in detectors]
+    print_results(root, names, [name for name in sets if name not in CONTROLS], list(CONTROLS))
 
 
 def show_patches(root: Path, images: Path, demo: Demo) -> None:
@@ -104,6 +109,16 @@ def show_patches(root: Path, images: Path, demo: Demo) -> None:
     run("compare_patch_maps.py", [*map(str, [*maps, "--crop", "none", "--images", *fakes])])
     page = write_page(root, place, place / "patches_top24", sorted(root.glob(f"patch_maps_{PATCHES}_*.png")))
     say(f"patches: {shown(page)}")
+
+
+def show_sources(root: Path, data: Path, demo: Demo) -> None:
+    """Which generator made it: those with a network of their own, and one that nobody knows."""
+    primary, unknown = shipped_weights("attribution", TAG), ANALYSED[0]
+    known = sorted(path.stem for path in primary.with_suffix("").glob("*.safetensors"))
+    where = ["--device", demo.device, "--output_dir", str(root)]
+    run("attribute_source.py", ["att", "test", str(primary), str(data), "--folders", *known, unknown, *where])
+    loose = [str(primary), str(data / unknown / "1_fake"), str(root / "attributed"), "--device", demo.device]
+    run("run_attribution.py", ["att", *loose])
 
 
 def shipped_weights(arch: str, name: str) -> Path:
@@ -134,53 +149,40 @@ def shown(argument: str | Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument)
 
 
-def print_results(root: Path, names: Sequence[str]) -> None:
-    """The main numbers as a table, and where to look next."""
-    summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
+def print_results(root: Path, detectors: Sequence[str], sets: Sequence[str], controls: Sequence[str]) -> None:
+    """The main numbers as tables, and where to look next."""
+    with (root / "evaluation" / "summary.csv").open(newline="") as table:
+        rows = {(row["detector"], row["set"], row["variant"]): row for row in csv.DictReader(table)}
+    say("\nAverage precision in percent, in colour and in greyscale")
+    say(f"{'images of':<20}" + "".join(f"{name:>18}" for name in detectors))
+    for name in sets:
+        pairs = [[percent(float(rows[who, name, kind]["ap"])) for kind in ("rgb", "grayscale")] for who in detectors]
+        say(f"{name:<20}" + "".join(f"{', '.join(pair):>18}" for pair in pairs))
+    say("\nNo generator has touched these: percent of them called fake (reals as they are first)")
+    say(f"{'altered by':<20}" + "".join(f"{name:>18}" for name in detectors))
+    called = [percent(1 - float(rows[who, controls[0], "rgb"]["acc_real"])) for who in detectors]
+    say(f"{'nothing':<20}" + "".join(f"{share:>18}" for share in called))
+    for name in controls:
+        called = [percent(float(rows[who, name, "rgb"]["acc_fake"])) for who in detectors]
+        say(f"{name:<20}" + "".join(f"{share:>18}" for share in called))
+    print_dropped(json.loads((root / "summary.json").read_text(encoding="utf-8")))
+    say(f"\nimages:   {shown(root / 'mini_forensynths' / 'montage.png')}")
+    say(f"controls: {shown(root / 'evaluation' / 'tables.md')}")
+    say(f"report:   {shown(root / 'report.html')}")
+
+
+def print_dropped(summary: Mapping[str, Any]) -> None:
+    """What detectors lose with their feature maps."""
     say("\nAverage precision in percent, with k feature maps set to zero")
     head = "".join(f"{title:>12}" for title in COLUMNS.values())
     say(f"{'detector':<9} {'k':>3} {'images of':<19}{head}")
     for detector in summary["detectors"]:
         for result in detector["results"]:
-            cells = "".join(f"{100 * result['ap'][name]:>12.1f}" for name in COLUMNS)
+            cells = "".join(f"{percent(result['ap'][name]):>12}" for name in COLUMNS)
             say(f"{detector['arch']:<9} {detector['k']:>3} {result['generator']:<19}{cells}")
     for detector in summary["detectors"]:
         for note in detector["notes"]:
             say(f"{detector['arch']}: {note}")
-        compare_with_shipped(root, detector, f"{names[0]}_val")
-    print_colour_robust(root / "evaluation" / "summary.csv", names)
-    with (root / "mini_forensynths" / "measures.csv").open(newline="") as table:
-        rows = [row for row in csv.DictReader(table) if row["set"] in names]
-    sharpness = ", ".join(f"{row['set']} {float(row['luma_hf']):.2f}/{float(row['chroma_hf']):.2f}" for row in rows)
-    say(f"\nsharpness of fakes over reals, luma/chroma: {sharpness}")
-    say(f"images:   {shown(root / 'mini_forensynths' / 'montage.png')}")
-    say(f"controls: {shown(root / 'evaluation' / 'tables.md')}")
-    say(f"report:   {shown(root / 'report.html')}")
-
-
-def print_colour_robust(table: Path, names: Sequence[str]) -> None:
-    """AP of the colour-robust detector beside the plain one, if both were evaluated."""
-    with table.open(newline="") as file:
-        by = {(row["detector"], row["set"], row["variant"]): 100 * float(row["ap"]) for row in csv.DictReader(file)}
-    arch = COLOUR_ROBUST[0]
-    if (f"{arch}_cr", names[0], "rgb") not in by:
-        return
-    say(f"\n{arch} beside its colour-robust variant: AP in colour, in greyscale")
-    for name in names:
-        pairs = [f"{by[who, name, 'rgb']:.1f}, {by[who, name, 'grayscale']:.1f}" for who in (arch, f"{arch}_cr")]
-        say(f"{name:<20} {pairs[0]:>14} {pairs[1]:>14}")
-
-
-def compare_with_shipped(root: Path, detector: Mapping[str, Any], ranked_on: str) -> None:
-    """How far the ranking of this run agrees with the shipped one."""
-    from fmap_ranking.comparison import compare_rankings
-    from fmap_ranking.ranking import read_ranking
-
-    arch, k = detector["arch"], detector["k"]
-    paths = [Layout(place, arch, TAG).ranking(ranked_on, "fake") for place in (root, PROJECT_ROOT)]
-    if all(path.is_file() for path in paths):
-        overlap = compare_rankings(read_ranking(paths[0]), read_ranking(paths[1]), [k]).overlaps[0]
-        say(f"{arch}: {overlap.common} of the top {k} maps are among those of the shipped ranking, of more images")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from utils.tables import markdown
 
 OK, MISSING, BROKEN, NOTE = "ok", "missing", "broken", "note"
 _CHECKPOINTS = frozenset({".pth", ".pt", ".safetensors"})
-_GENERATORS = "simulated_generators"  # weights of mini-ForenSynths, no detectors
+_GENERATORS = "_generators"  # ends the names of folders without detectors
 _GIB = 2**30
 _DETECTOR, _CLASSIFIER, _RANKING, _DATA = "weights", "ImageNet weights", "ranking", "data"
 
@@ -147,7 +147,7 @@ def look_at_packages(requirements: Path) -> list[Finding]:
 
 
 def look_at_weights(root: Path) -> Iterator[Finding]:
-    """The checkpoints of `<root>/weights`: those of the paper and any others, but no simulated generators.
+    """The checkpoints of `<root>/weights`: those of the paper and any others, but no generators.
 
     Each is loaded as the architecture its place says, on the CPU, and its checksum is computed.
     """
@@ -160,9 +160,11 @@ def look_at_weights(root: Path) -> Iterator[Finding]:
     others = {}
     for path in sorted((root / "weights").glob("*/*")):
         hidden = path.name.startswith(".") or path.suffix.lower() not in _CHECKPOINTS or path.stem == "backbone"
-        if path in published or hidden or path.parent.name == _GENERATORS:
+        if path in published or hidden or path.parent.name.endswith(_GENERATORS):
             continue
-        arch, use = (path.stem, _CLASSIFIER) if path.parent.name == "imagenet" else (path.parent.name, _DETECTOR)
+        arch, use = path.parent.name, _DETECTOR
+        if arch == "imagenet":  # <arch>.safetensors, or <arch>_<more>.safetensors
+            arch, use = path.stem.partition("_")[0], _CLASSIFIER
         others[path] = (f"{arch}, {path.stem}", arch, use)
     for path, (name, arch, use) in (published | others).items():
         if arch in architectures():

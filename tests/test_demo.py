@@ -11,11 +11,9 @@ from demo_images import demo_fakes, repeated
 from ranking_runs import Scripts
 
 from images.decoding import decode_image
-from mini_forensynths.generators import SPECS
-from mini_forensynths.sets import CHROMA, NULL, SWAPPED
+from mini_forensynths.sets import CONTROLS, SWAPPED, TRAINING
 
-TRAINING = SPECS[0].name
-ANALYSED = [*(spec.name for spec in SPECS), TRAINING + CHROMA]
+ANALYSED = ["x4plus-anime", "animevideo-x2", "transposed4", "pixelshuffle", "skip"]
 
 
 def test_demo_fakes_are_like_the_reals_beside_them() -> None:
@@ -38,17 +36,22 @@ def test_demo_end_to_end_and_again(tmp_path: Path, scripts: Scripts) -> None:
     arguments = ["--arch", "efb0", "--patches", "1", "--maps_drawn", "1", "--output_dir", str(tmp_path)]
     first = scripts("demo", *arguments)
     assert first.code == 0, first.err
-    assert "no evidence about GANs" in first.out
+    assert "called fake" in first.out
     written = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()}
     assert {"report.html", "summary.csv", "tables.md", "montage.png"} <= {path.name for path in written}
     with (tmp_path / "summary.csv").open(newline="") as table:
         rows = {row["generator"]: row for row in csv.DictReader(table)}
     assert list(rows) == ANALYSED
-    assert float(rows[TRAINING]["ap_baseline"]) > 0.9  # what the detector was trained on, on other photographs
+    for name in TRAINING:  # on other photographs
+        assert float(rows[name]["ap_baseline"]) > 0.8
     with (tmp_path / "evaluation" / "summary.csv").open(newline="") as table:
-        controls = {(row["set"], row["variant"]): float(row["ap"]) for row in csv.DictReader(table)}
-    assert 0.35 < controls[NULL, "rgb"] < 0.65  # nothing to be seen
-    assert controls[SWAPPED, "rgb"] < 0.5
+        found = {row["set"]: row for row in csv.DictReader(table) if row["variant"] == "rgb"}
+    assert 0.35 < float(found["null"]["ap"]) < 0.65  # nothing to be seen
+    assert float(found[SWAPPED]["ap"]) < 0.5
+    assert {*ANALYSED, *CONTROLS} <= set(found)
+    assert int(found[SWAPPED]["clusters"]) == 8  # photographs
+    assert list((tmp_path / "lrp" / "efb0").glob("*/contact_sheet_001.png"))
+    assert 'id="examples"' in (tmp_path / "report.html").read_text()
     again = scripts("demo", *arguments)
     assert again.code == 0, again.err
     assert again.out.count("nothing to compute") > 2 * len(ANALYSED)

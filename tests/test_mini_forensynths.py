@@ -21,10 +21,11 @@ from torch import nn
 
 import utils.files
 from images.decoding import decode_image
-from images.distortions import blur
+from images.distortions import blur, grayscale, jpeg
 from mini_forensynths import build as building
 from mini_forensynths import sets
 from mini_forensynths.build import build
+from mini_forensynths.files import save_weights
 from mini_forensynths.generator_training import GeneratorTraining, generator_loss, train_generator
 from mini_forensynths.generators import (
     SPECS,
@@ -33,12 +34,25 @@ from mini_forensynths.generators import (
     SimulatedGenerator,
     load_generator,
     reconstruct,
-    save_generator,
 )
 from mini_forensynths.measures import MEASURES, TO_YCBCR, high_frequency_energy, measure_set
 from mini_forensynths.options import PARTS, DataSet, Photographs, Sizes
 from mini_forensynths.photos import Photo, cut_tiles, find_photos, load_photo, split_photos, usable_photos
-from mini_forensynths.sets import CHROMA, chroma_fake, make_pair, make_part, set_names
+from mini_forensynths.real_generators import ENLARGEMENTS, NETWORKS, OPTIONAL, enlarge
+from mini_forensynths.sets import (
+    CHROMA,
+    CONTROLS,
+    LUMA,
+    REAL,
+    SIMULATED,
+    TRAINING,
+    Way,
+    make_pair,
+    make_part,
+    part_name,
+    set_names,
+    with_luma_of,
+)
 from utils.errors import UserError
 from utils.figures import save_picture
 
@@ -46,6 +60,7 @@ TILE = 32
 SIZES = Sizes(tile=TILE, train_tile=TILE + 2, most_tiles=2)
 SHARES = (0.25, 0.25, 0.5)
 FIRST = SPECS[0].name
+GENERATORS = [*SIMULATED, *(name for name in REAL if name != OPTIONAL)]
 each_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 
@@ -70,6 +85,25 @@ def new_generator(spec: GeneratorSpec) -> SimulatedGenerator:
         return SimulatedGenerator(spec).eval()
 
 
+class TinyNetwork(nn.Module):
+    """A network that enlarges four times, in the place of the large ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 48, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pixel_shuffle(self.conv(images), 4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_networks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in NETWORKS:
+            patch.setitem(NETWORKS, name, TinyNetwork)
+        yield
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four photographs, to be divided 1 : 1 : 2; not to be written to."""
@@ -84,13 +118,23 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of every generator; not to be written to."""
     folder = tmp_path_factory.mktemp("weights")
     for spec in SPECS:
-        save_generator(new_generator(spec), folder / f"{spec.name}.safetensors")
+        save_weights(new_generator(spec), spec.name, folder / f"{spec.name}.safetensors")
     return folder
 
 
 @pytest.fixture(scope="module")
-def generators(weights: Path) -> dict[str, SimulatedGenerator]:
-    return {spec.name: load_generator(spec, weights / f"{spec.name}.safetensors") for spec in SPECS}
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the networks that come with the project; not to be written to."""
+    folder = tmp_path_factory.mktemp("networks")
+    for name in NETWORKS:
+        if name != OPTIONAL:
+            save_weights(TinyNetwork(), name, folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generators(weights: Path, networks: Path) -> dict[str, Way]:
+    return building._generators(building._weights(DataSet(weights, networks)))
 
 
 # photographs
@@ -298,8 +342,8 @@ def test_code_and_levels_are_as_specified(spec: GeneratorSpec) -> None:
 @each_spec
 def test_saved_and_loaded(spec: GeneratorSpec, tmp_path: Path) -> None:
     generator = new_generator(spec)
-    save_generator(generator, tmp_path / "a.safetensors")
-    save_generator(generator, tmp_path / "b.safetensors")
+    save_weights(generator, spec.name, tmp_path / "a.safetensors")
+    save_weights(generator, spec.name, tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     loaded = load_generator(spec, tmp_path / "a.safetensors")
     assert not loaded.training
@@ -318,9 +362,9 @@ def test_unusable_weights(spec: GeneratorSpec, damage: str, weights: Path, tmp_p
     if damage == "folder":
         path.mkdir()
     elif damage == "other":
-        save_generator(new_generator(other), path)
+        save_weights(new_generator(other), other.name, path)
     elif damage == "alike":  # the same shapes, another name
-        save_generator(new_generator(replace(spec, name="somebody")), path)
+        save_weights(new_generator(spec), "somebody", path)
     elif damage != "missing":
         path.write_bytes({"empty": b"", "text": b"weights" * 100, "cut": data[: len(data) // 2]}[damage])
     with pytest.raises(UserError, match=r"damaged|no weights|another generator") as caught:
@@ -340,7 +384,7 @@ def test_a_new_family_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_of_the_benchmark_are_distinct() -> None:
-    names = [name for part in PARTS for name in set_names(part)]
+    names = [name for part in PARTS for name in set_names(part, GENERATORS)]
     assert len(set(names)) == len(names)
     assert {spec.upsampling for spec in SPECS} == set(UPSAMPLING)
 
@@ -413,54 +457,57 @@ def test_the_seed_decides_on_the_weights() -> None:
 # pairs and parts
 
 
-def test_chroma_control_has_luma_of_the_real_and_colours_of_the_fake() -> None:
+def test_halves_have_luma_of_one_and_colours_of_the_other() -> None:
     rng = np.random.default_rng(0)
     real, fake = rng.integers(110, 146, (2, 20, 30, 3)).astype(np.uint8)
-    mixed = chroma_fake(real, fake)
+    mixed = with_luma_of(real, fake)
     assert mixed.dtype == np.uint8
     planes = [image.astype(float) @ TO_YCBCR.T for image in (real, fake, mixed)]
     assert np.abs(planes[2][..., 0] - planes[0][..., 0]).max() <= 0.51
     assert np.abs(planes[2][..., 1:] - planes[1][..., 1:]).max() <= 0.51
     assert np.abs(planes[2][..., 1:] - planes[0][..., 1:]).max() > 5
     white, black = np.full((2, 2, 3), 255, np.uint8), np.zeros((2, 2, 3), np.uint8)
-    assert (chroma_fake(white, black) == white).all()
-    assert (chroma_fake(black, white + np.uint8(1)) == black).all()
+    assert (with_luma_of(white, black) == white).all()
+    assert (with_luma_of(black, white + np.uint8(1)) == black).all()
 
 
-@pytest.mark.parametrize("kind", set_names("test").values())
-def test_pairs(kind: str, generators: dict[str, SimulatedGenerator]) -> None:
-    tile = picture(TILE, TILE)
-    fakes = {name: reconstruct(generator, tile) for name, generator in generators.items()}
-    real, fake = make_pair(kind, tile, lambda name: fakes[name])
+@pytest.mark.parametrize("kind", set_names("test", GENERATORS).values())
+def test_pairs(kind: str, generators: dict[str, Way]) -> None:
+    photo = picture(TILE, TILE)
+    fakes = {name: way(photo) for name, way in generators.items()}
+    real, fake = make_pair(kind, photo, lambda name: fakes[name])
     wanted = {
-        "null": (tile, np.fliplr(tile)),
-        "swapped": (fakes[FIRST], tile),
-        "blurred-reals": (blur(tile, 1.0), fakes[FIRST]),
-        **{name: (tile, fakes[name]) for name in fakes},
-        **{name + CHROMA: (tile, chroma_fake(tile, fakes[name])) for name in fakes},
+        "null": (photo, np.fliplr(photo)),
+        "swapped": (fakes[FIRST], photo),
+        "blur": (photo, blur(photo, 1.0)),
+        "grey": (photo, grayscale(photo)),
+        "jpeg-90": (photo, jpeg(photo, 90, "pil")),
+        **{way.name: (photo, enlarge(way, None, photo)) for way in ENLARGEMENTS if not way.weights},
+        **{name: (photo, fakes[name]) for name in fakes},
+        **{name + CHROMA: (photo, with_luma_of(photo, fakes[name])) for name in fakes},
+        **{name + LUMA: (photo, with_luma_of(fakes[name], photo)) for name in fakes},
     }[kind]
     for image, other in zip((real, fake), wanted, strict=True):
-        assert (image.dtype, image.shape) == (np.uint8, tile.shape)
+        assert (image.dtype, image.shape) == (np.uint8, photo.shape)
         assert (image == other).all()
     assert (real != fake).any()
 
 
 def test_folders_of_parts() -> None:
-    names = [spec.name for spec in SPECS]
-    controls = ["null", "swapped", "blurred-reals"]
-    assert list(set_names("test")) == [*names, *(name + CHROMA for name in names), *controls]
-    assert list(set_names("train")) == [f"{FIRST}_train", f"{FIRST}{CHROMA}_train"]
+    halves = [name + half for name in TRAINING for half in (CHROMA, LUMA)]
+    assert list(set_names("test", GENERATORS)) == [*GENERATORS, *halves, *CONTROLS, "swapped"]
+    assert list(set_names("train", GENERATORS)) == [f"both_train/{name}" for name in TRAINING]
 
 
 def times(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.*"))}
 
 
-def test_a_part_is_resumable(photos: Path, generators: dict[str, SimulatedGenerator], tmp_path: Path) -> None:
+def test_a_part_is_resumable(photos: Path, generators: dict[str, Way], tmp_path: Path) -> None:
     root, found = tmp_path / "set", find_photos(photos)[:2]
     assert make_part(root, "test", found, generators, SIZES) == []
     made = contents(root)
-    assert {name.split("/")[0] for name in made} == set(set_names("test"))
+    assert {name.split("/")[0] for name in made} == {*set_names("test", GENERATORS)}
     assert {Path(name).name for name in made} == {f"{photo.name}_{tile}.png" for photo in found for tile in (0, 1)}
     assert {decode_image(root / name).shape for name in made} == {(TILE, TILE, 3)}
     lost = [f"{FIRST}/0_real/a_0.png", f"{FIRST}/1_fake/a_0.png", "null/1_fake/b_1.png", "swapped/0_real/a_1.png"]
@@ -472,7 +519,7 @@ def test_a_part_is_resumable(photos: Path, generators: dict[str, SimulatedGenera
     assert {name: time for name, time in times(root).items() if name not in lost} == kept
 
 
-def test_unusable_photographs_of_a_part(generators: dict[str, SimulatedGenerator], tmp_path: Path) -> None:
+def test_unusable_photographs_of_a_part(generators: dict[str, Way], tmp_path: Path) -> None:
     bad, good = bad_photos(tmp_path)["small"], save_photo(tmp_path / "good.png")
     with pytest.raises(UserError, match="too few"):
         make_part(tmp_path / "set", "val", [bad, good], generators, SIZES)
@@ -561,8 +608,8 @@ def data_set(root: Path) -> dict[str, object]:
     return files
 
 
-def plain_montage(root: Path, path: Path, part: str = "test") -> None:
-    save_picture(path, decode_image(sorted((root / next(iter(set_names(part))) / "1_fake").iterdir())[0]))
+def plain_montage(root: Path, path: Path, part: str, generators: list[str]) -> None:
+    save_picture(path, decode_image(sorted((root / next(iter(set_names(part, generators))) / "1_fake").iterdir())[0]))
 
 
 @pytest.fixture
@@ -579,9 +626,10 @@ class Recipe:
     photographs: Photographs
     sizes: Sizes
     generators: Path
+    networks: Path
 
     def __call__(self, root: Path, overwrite: bool = False) -> list[Path]:
-        return build(self.photographs, self.sizes, DataSet(self.generators, root, overwrite))
+        return build(self.photographs, self.sizes, DataSet(self.generators, self.networks, root, overwrite))
 
     def but(self, **changes: Any) -> Recipe:
         """Other photographs, or another choice of them."""
@@ -589,8 +637,8 @@ class Recipe:
 
 
 @pytest.fixture(scope="module")
-def recipe(photos: Path, weights: Path) -> Recipe:
-    return Recipe(Photographs(photos, SHARES), SIZES, weights)
+def recipe(photos: Path, weights: Path, networks: Path) -> Recipe:
+    return Recipe(Photographs(photos, SHARES), SIZES, weights, networks)
 
 
 @pytest.fixture(scope="module")
@@ -607,19 +655,19 @@ def made(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 def test_contents_of_a_data_set(made: Path, photos: Path) -> None:
-    names = {name for part in PARTS for name in set_names(part)}
+    names = {name for part in PARTS for name in set_names(part, GENERATORS)}
     assert {path.name for path in made.iterdir()} == {
-        *names,
+        *(name.partition("/")[0] for name in names),
         *("measures.csv", "measures.csv.json", "montage.png", "plan.txt", "plan.txt.json"),
     }
     of_parts = []
     for part in PARTS:
-        listed = [{path.name for path in (made / name).rglob("*.png")} for name in set_names(part)]
+        listed = [{path.name for path in (made / name).rglob("*.png")} for name in set_names(part, GENERATORS)]
         assert all(files == listed[0] for files in listed)
         of_parts.append({file.rpartition("_")[0] for file in listed[0]})
     assert [len(part) for part in of_parts] == [1, 1, 2]
     assert sorted(name for part in of_parts for name in part) == ["a", "b", "sub-c", "sub-d"]
-    assert decode_image(next((made / f"{FIRST}_train" / "0_real").iterdir())).shape[0] == SIZES.train_tile
+    assert decode_image(next((made / "both_train" / FIRST / "0_real").iterdir())).shape[0] == SIZES.train_tile
     with (made / "measures.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["part", "set", *MEASURES]
@@ -627,7 +675,7 @@ def test_contents_of_a_data_set(made: Path, photos: Path) -> None:
     by_name = {row["set"]: row for row in rows}
     assert float(by_name[FIRST]["psnr"]) == pytest.approx(measure_set(made / FIRST).psnr)
     # its fakes are the mirrored reals; luma is that of the photograph
-    assert float(by_name["null"]["luma_hf"]) == pytest.approx(1.0)
+    assert float(by_name["null"]["luma_hf"]) == pytest.approx(1.0, rel=0.02)
     assert float(by_name[FIRST + CHROMA]["psnr_luma"]) > float(by_name[FIRST]["psnr_luma"])
     record = json.loads((made / "measures.csv.json").read_text())
     assert {part: set(listed) for part, listed in record["photos"].items()} == dict(zip(PARTS, of_parts, strict=True))
@@ -644,7 +692,7 @@ def test_a_second_call_does_nothing(made: Path, recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("module", "function", "number"),
     [
-        (sets, "reconstruct", 1),
+        (building, "reconstruct", 1),
         (sets, "save_picture", 22),
         (building, "measure_set", 3),
         (building, "draw_montage", 1),
@@ -753,12 +801,14 @@ def sizes() -> list[object]:
     return ["--tile", TILE, "--train_tile", TILE, "--most_tiles", 1]
 
 
-def test_the_script_makes_a_data_set(photos: Path, weights: Path, scripts: Scripts) -> None:
+def test_the_script_makes_a_data_set(photos: Path, weights: Path, networks: Path, scripts: Scripts) -> None:
     arguments = [
         "--photos",
         photos,
         "--generators",
         weights,
+        "--real_generators",
+        networks,
         "--shares",
         0,
         0.75,
@@ -771,7 +821,10 @@ def test_the_script_makes_a_data_set(photos: Path, weights: Path, scripts: Scrip
     assert (run.code, run.err) == (0, "")
     assert run.out.split() == ["mini/measures.csv", "mini/montage.png"]
     assert not is_blank(Path("mini/montage.png"))
-    assert {path.name for path in Path("mini").iterdir() if path.is_dir()} == {*set_names("val"), *set_names("test")}
+    assert {path.name for path in Path("mini").iterdir() if path.is_dir()} == {
+        part_name("val"),
+        *set_names("test", GENERATORS),
+    }
     before = times(Path("mini"))
     assert scripts("make_mini_forensynths", *arguments).code == 0
     assert times(Path("mini")) == before
@@ -781,12 +834,22 @@ def test_the_script_makes_a_data_set(photos: Path, weights: Path, scripts: Scrip
     assert times(Path("mini")) == before
 
 
-def test_a_data_set_for_training_only(photos: Path, weights: Path, scripts: Scripts) -> None:
+def test_a_data_set_for_training_only(photos: Path, weights: Path, networks: Path, scripts: Scripts) -> None:
     shares = ["--shares", 1, 0, 0]
-    run = scripts("make_mini_forensynths", "--photos", photos, "--generators", weights, *shares, *sizes())
+    run = scripts(
+        "make_mini_forensynths",
+        "--photos",
+        photos,
+        "--generators",
+        weights,
+        "--real_generators",
+        networks,
+        *shares,
+        *sizes(),
+    )
     assert (run.code, run.err) == (0, "")
     root = Path("output/mini_forensynths")
-    assert {path.name for path in root.iterdir() if path.is_dir()} == set(set_names("train"))
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {part_name("train")}
     assert not is_blank(root / "montage.png")
 
 
@@ -799,19 +862,32 @@ def test_a_data_set_for_training_only(photos: Path, weights: Path, scripts: Scri
         (["--shares", 0, 0.01, 0.99], "too few for val"),
         (["--generators", "empty"], "no weights of the generator"),
         (["--generators", "damaged"], "is damaged"),
+        (["--real_generators", "empty"], "no weights of the generator x4plus-anime"),
         (["--tile", 60], "pixels are too few"),
         (["--output_dir", "foreign"], "foreign holds other files"),
         (["--output_dir", "file"], "file"),
     ],
 )
 def test_bad_input_of_the_script(
-    arguments: list[object], words: str, photos: Path, weights: Path, scripts: Scripts
+    arguments: list[object], words: str, photos: Path, weights: Path, networks: Path, scripts: Scripts
 ) -> None:
     for name in ("empty", "damaged", "foreign"):
         Path(name).mkdir()
     for name in (f"damaged/{FIRST}.safetensors", "foreign/x.png", "file"):
         Path(name).write_bytes(b"x")
-    given_first = ["--photos", photos, "--generators", weights, "--shares", 0, 0.5, 0.5, *sizes()]
+    given_first = [
+        "--photos",
+        photos,
+        "--generators",
+        weights,
+        "--real_generators",
+        networks,
+        "--shares",
+        0,
+        0.5,
+        0.5,
+        *sizes(),
+    ]
     run = scripts("make_mini_forensynths", *given_first, *arguments)
     assert run.code == 2
     assert words in run.err
