@@ -241,7 +241,10 @@ def load_checkpoint(
         what = f"{architecture.name} reads {architecture.reads}"
         sys.stderr.write(f"note: {what}; images given are taken for these, which are what is scored and explained\n")
     head = architecture.head
-    if fake_class == 0 and isinstance(head, OneLogit) and len(state[f"{architecture.last_layer}.weight"]) == 1:
+    # a prefix that the network has of its own was taken for that of a wrapper
+    last = f".{architecture.last_layer}.weight"
+    outputs = next(len(value) for name, value in state.items() if last.endswith(f".{name}"))
+    if fake_class == 0 and isinstance(head, OneLogit) and outputs == 1:
         architecture = replace(architecture, head=replace(head, sign=-head.sign))
     model.eval().requires_grad_(False)
     model.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]

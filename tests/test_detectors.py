@@ -24,6 +24,7 @@ from detectors.checkpoints import with_squeeze_excite_of
 from detectors.choice import DetectorChoice
 from detectors.detector import Detector, load_detector, load_imagenet_classifier
 from detectors.devices import resolve_device, use_device
+from detectors.heads import OneLogit
 from detectors.networks import (
     Architecture,
     architectures,
@@ -251,7 +252,9 @@ def test_a_network_whose_own_names_begin_like_a_wrapper(tiny: str, tmp_path: Pat
     register_architecture(Architecture("wrapped", Wrapped, "model.head", "model.conv"))
     try:
         net = Wrapped(1)
-        loaded = load_detector("wrapped", save(tmp_path / "w.pth", net.state_dict()), "cpu").model.state_dict()
+        path = save(tmp_path / "w.pth", net.state_dict())
+        loaded = load_detector("wrapped", path, "cpu").model.state_dict()
+        assert load_detector("wrapped", path, "cpu", fake_class=0).head == OneLogit(sign=-1)
     finally:
         unregister_architecture("wrapped")
     assert all(torch.equal(loaded[key], value) for key, value in net.state_dict().items())
