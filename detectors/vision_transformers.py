@@ -36,6 +36,8 @@ _CLIP_NAMES = (
     (r"^(weight|bias)$", r"fc.\1"),
 )
 _SEPARATE = ".attn.q_proj."
+_LARGEST = 2**24
+"""Numbers in a query, key or value matrix, of which the largest towers have some 2**22."""
 
 
 class Wrapped(nn.Module):
@@ -97,11 +99,15 @@ def clip_names(state: Mapping[str, Tensor], *, projected: bool = True) -> dict[s
         if name.startswith(("tower.", "fc.", "projection." if projected else "fc.")):
             renamed[name] = value
     for name in [name for name in renamed if _SEPARATE in name]:
-        parts = [renamed.pop(name.replace(_SEPARATE, f".attn.{letter}_proj.")) for letter in "qkv"]
-        renamed[name.replace(_SEPARATE, ".attn.qkv.")] = torch.cat(parts)
+        three = [name.replace(_SEPARATE, f".attn.{letter}_proj.") for letter in "qkv"]
+        parts = [renamed[part] for part in three if part in renamed]
+        # a copy is made before shapes are compared, so only of what can be right
+        if len(parts) == 3 and all(part.dim() > 0 and part.numel() <= _LARGEST for part in parts):
+            renamed = {key: value for key, value in renamed.items() if key not in three}
+            renamed[name.replace(_SEPARATE, ".attn.qkv.")] = torch.cat(parts)
     renamed.pop("tower.position_ids", None)
     for name in {"tower.cls_token", "tower.pos_embed"} & renamed.keys():
-        renamed[name] = renamed[name].reshape(1, -1, renamed[name].shape[-1])
+        renamed[name] = renamed[name][(None,) * (3 - renamed[name].dim())]
     return renamed
 
 

@@ -139,6 +139,18 @@ def test_a_head_needs_its_backbone(small: str, tmp_path: Path) -> None:
         detector.inputs(torch.zeros(1, 3, 64, 65, dtype=torch.uint8))
 
 
+def test_a_damaged_clip_is_refused_before_it_is_unfolded(small: str, tmp_path: Path) -> None:
+    state = {**of_transformers(Tower()), "fc.weight": torch.zeros(1, 24), "fc.bias": torch.zeros(1)}
+    whole = dict(state)
+    state["vision_model.encoder.layers.0.self_attn.q_proj.weight"] = torch.zeros(1).expand(10**13)
+    for damaged in (state, {key: value for key, value in whole.items() if not key.endswith("k_proj.bias")}):
+        torch.save(damaged, tmp_path / "w.pth")
+        with pytest.raises(UserError, match="w.pth"):
+            load_detector(small, tmp_path / "w.pth", "cpu")
+    torch.save(whole, tmp_path / "w.pth")
+    load_detector(small, tmp_path / "w.pth", "cpu")
+
+
 def test_networks_of_timm(tmp_path: Path, scripts: Scripts, small_images: Path) -> None:
     """Names of its own state, two outputs of which 0 is fake, and its own scaling and crop."""
     torch.manual_seed(0)
