@@ -290,8 +290,10 @@ def _meaning(architecture: Architecture) -> str:
     head = architecture.head
     if isinstance(head, Classes) or not isinstance(head, OneLogit):
         return "one of the classes"
-    logit = f"mean of {head.mean_of}" if isinstance(head, LogitMap) else "logit"
     of_two = "" if architecture.fake_class is None else f" (class {architecture.fake_class} of two)"
+    if isinstance(head, LogitMap) and head.mean_of == "probabilities":
+        return f"mean p(fake) of the places > 0.5{of_two}"
+    logit = "mean logit of the places" if isinstance(head, LogitMap) else "logit"
     return f"{logit} {'>' if head.sign > 0 else '<'} 0{of_two}"
 
 

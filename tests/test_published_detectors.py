@@ -273,7 +273,7 @@ def test_the_example_of_the_page() -> None:
 def test_the_page_has_all_detectors() -> None:
     page = PAGE.read_text(encoding="utf-8")
     # those of torchvision, of efficientnet_pytorch and of other pages aside
-    others = ("resnet18", "resnet34", "resnet101", "resnet152", "efb", "patchforensics", "timm:")
+    others = ("resnet18", "resnet34", "resnet101", "resnet152", "efb", "patchforensics", "attribution", "timm:")
     missing = [name for name in architectures() if not name.startswith(others) and f"`{name}`" not in page]
     assert not missing
 
