@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ranking_runs import Scripts
@@ -171,6 +172,22 @@ def test_networks_of_timm(tmp_path: Path, scripts: Scripts, small_images: Path) 
     torch.testing.assert_close(detector.probability(images), expected, rtol=0, atol=1e-6)
     report = detector.explainer("epsilon").explain(detector.inputs(images), conservation=True)
     assert len(report.conservation) > 10
+
+
+def test_a_transformer_is_explained_beside_a_convolutional_network(
+    tmp_path: Path, scripts: Scripts, small_images: Path
+) -> None:
+    torch.manual_seed(0)
+    for name in ("vit_tiny_patch16_224", "test_efficientnet"):
+        torch.save(timm.create_model(name, num_classes=2).state_dict(), tmp_path / f"{name}.pth")
+    detectors = ["vit=timm:vit_tiny_patch16_224:vit_tiny_patch16_224.pth,fake_class=0"]
+    detectors += ["cnn=timm:test_efficientnet:test_efficientnet.pth,fake_class=1"]
+    words = ["--images", small_images / "gan/1_fake/a.png", "--output_dir", "out", "--conservation"]
+    run = scripts("ud_lrp", "--detectors", *detectors, *words)
+    assert run.code == 0, run.err
+    assert Path("out/lrp/side_by_side/vit-cnn-beta0-label/contact_sheet_001.png").is_file()
+    shapes = {path.parts[2]: np.load(path)["relevance"].shape for path in Path("out/lrp").rglob("a.npz")}
+    assert shapes == {"timm:vit_tiny_patch16_224": (224, 224), "timm:test_efficientnet": (160, 160)}
 
 
 def test_networks_have_the_published_names_and_sizes() -> None:
