@@ -32,7 +32,8 @@ class Explaining:
 
     rule: str = flag(
         "beta0",
-        "rule of the convolutions: beta0, beta1, betaada, epsilon, or beta<number> such as beta0.5",
+        "rule of the convolutions: beta0, beta1, betaada, epsilon, beta<number> such as beta0.5, or gamma<number>, "
+        "which dense layers (those of transformers, too) then have as well instead of epsilon",
         parse=parse_rule,
         metavar="NAME",
     )

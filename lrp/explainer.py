@@ -69,7 +69,7 @@ class Explainer:
 
     Args:
         model: A network in evaluation mode, from images (N, 3, H, W) to logits (N, K).
-        rules: A table, or the name of one (`beta0`, `beta1`, `betaada`, `epsilon`, `beta<number>`).
+        rules: A table, or the name of one (`beta0`, `beta1`, `betaada`, `epsilon`, `beta<number>`, `gamma<number>`).
         published: Compute as the published code: keep the factor 1 / sqrt(1 + eps) of neutralised batch norms, in
             LRP-max look for the peak of a map's positive part (the first pixel of a map without any), and have no
             guard in a table given by name (see `lrp.composites.rule_table`).

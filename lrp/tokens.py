@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lrp.errors import UnsupportedLayerError
 from lrp.operations import Activation, Concatenation, Convolution, Dense, Gate, Move, Operation
 from lrp.program import Program, Step
 
@@ -54,7 +55,15 @@ class Shift(Operation):
         self.constant = self.constant.to(device, dtype)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return torch.add(self.constant, inputs[0], alpha=self.sign)
+        (x,), shape = inputs, self.constant.shape
+        if len(shape) == x.dim() and any(
+            1 not in pair and len({*pair}) > 1 for pair in zip(shape, x.shape, strict=True)
+        ):
+            raise UnsupportedLayerError(
+                f"an embedding of shape {tuple(shape[1:])} does not fit {tuple(x.shape[1:])}: "
+                "the network takes images of another size"
+            )
+        return torch.add(self.constant, x, alpha=self.sign)
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return (upstream * self.sign,)

@@ -20,6 +20,7 @@ from torch import Tensor
 from images.decoding import Crop
 from images.loading import Batch, Plan, SkippedImage, iterate_batches, plan_batches
 from images.sets import ImageItem, ImageSet
+from lrp import UnsupportedLayerError
 from passes.interrupts import GracefulInterrupt
 from passes.processes import Ranks, SeparateJob
 from utils.cli import progress
@@ -250,9 +251,12 @@ def run_pass(
         try:
             for batch in batches:
                 view, updating = PassBatch(batch), True
-                with torch.no_grad():
-                    for collector in collectors.values():
-                        collector.update(view)
+                try:
+                    with torch.no_grad():
+                        for collector in collectors.values():
+                            collector.update(view)
+                except UnsupportedLayerError as error:
+                    raise UserError(f"{batch.items[0].path}: {error}; --crop and --resize choose the size") from error
                 updating = False
                 report.images += len(batch.items)
                 report.transparent += batch.transparent

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from ranking_runs import LOGITS, USED, Scripts, inputs, tuned_model
 from torch import Tensor, nn
 
@@ -144,3 +145,14 @@ def test_every_step(plugin: Path, weights: Path, small_images: Path, scripts: Sc
     with next(folder.rglob("conservation.csv")).open() as file:
         kinds = {row["kind"] for row in csv.DictReader(file)}
     assert {"attention", "layer_norm", "shift", "dense", "convolution"} <= kinds
+
+
+def test_images_of_another_size_are_named(plugin: Path, weights: Path, tmp_path: Path, scripts: Scripts) -> None:
+    for label in ("0_real", "1_fake"):
+        place = tmp_path / "data" / "gan" / label / "a.png"
+        place.parent.mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(place)
+    network = ("--plugin", plugin, "--arch", "small-vit", "--weights", weights, "--device", "cpu")
+    result = scripts("rank_fmaps", *network, "--dataset_dir", tmp_path / "data", "--gan_name", "gan", "--crop", "none")
+    assert result.code == 2
+    assert "a.png: an embedding of shape (37, 24) does not fit (65, 24)" in result.err.splitlines()[-1]
