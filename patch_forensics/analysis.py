@@ -111,13 +111,12 @@ class PatchEvaluation(Analysis[PatchTest]):
             rows.append(MetricRow(name, metrics.ap, fakes, metrics.acc, metrics.n))
         summary = summarise_columns(labels, columns, {}, None, draws=self.options.bootstrap, seed=self.subject.run.seed)
         if self.options.visualize and self.options.average_mode:
-            heats = {position: _sigmoid(collector.maps[position]) for position in seen}
             mode = AVERAGES.index(self.options.average_mode)
             write_telling_images(
                 self.folder / "vis",
                 self.images,
                 dict(zip(seen, first_class[:, mode].tolist(), strict=True)),
-                heats,
+                lambda position: _sigmoid(collector.maps[position]),
                 self.trained.fake_class,
                 self.options.topn,
             )

@@ -78,5 +78,5 @@ def draw_runs(
         axes.errorbar(places, ap, [ap - low, high - ap], fmt="o", color=colour, markersize=4, capsize=2, label=run)
     axes.set_xticks(range(len(sets)), sets, rotation=30, ha="right")
     axes.set(ylabel="average precision of fakes", ylim=(0, 1.03))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8)
     return save_figure(figure, stem)

@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from passes.analysis import draw_once
 from utils.errors import UserError
-from utils.files import read_npz
+from utils.files import read_npz, safe_join
 from utils.heatmaps import LOOKS, probability_heatmap
+from utils.layout import Layout
 from utils.pictures import ContactSheets
+
+
+class Explained(Protocol):
+    """What a method has left of the images that it explained."""
+
+    layout: Layout
+    gan_name: str
+
+    @property
+    def folder(self) -> Path:
+        """With `arrays/`."""
+
+    @property
+    def outputs(self) -> Sequence[Path]:
+        """Its table."""
+
+
+def draw_patch_maps(lrp: Explained, gradcam: Explained) -> list[Path]:
+    """`draw_comparison` into the output folder, unless that is done.
+
+    Raises:
+        UserError: As `draw_comparison`.
+    """
+    layout = lrp.layout
+    stem = safe_join(layout.root, f"patch_maps_{layout.arch}")
+    sources = [*lrp.outputs, *gradcam.outputs]
+
+    def draw() -> list[Path]:
+        return draw_comparison(lrp.folder, gradcam.folder, stem)
+
+    return draw_once(layout, f"patch_maps-{lrp.gan_name}", sources, {}, draw)
 
 
 def draw_comparison(lrp: Path, gradcam: Path, stem: Path) -> list[Path]:

@@ -9,7 +9,7 @@ The average maps of the easiest fakes and reals together are `vis/telling_places
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def write_telling_images(
     folder: Path,
     images: ImageSet,
     scores: Mapping[int, float],
-    heats: Mapping[int, np.ndarray],
+    heat_of: Callable[[int], np.ndarray],
     fake_class: int,
     count: int,
 ) -> None:
@@ -78,7 +78,7 @@ def write_telling_images(
         folder: What is there is replaced.
         images: All images.
         scores: p(class 1) by position; images that could not be decoded are missing.
-        heats: p(class 1) of patches (h, w) by position.
+        heat_of: From a position to p(class 1) of patches (h, w).
         fake_class: Which class is fake.
         count: So many of each.
     """
@@ -95,11 +95,11 @@ def write_telling_images(
                 p1 = scores[position]
                 path = str(images.items[position].path).replace("\n", " ")
                 lines.append(f"{Prediction(mine.index(position), 1 - p1, p1, path)}\n")
-                write_npz(folder / name / group / f"{rank:03d}_heatmap_1.npz", heatmap=heats[position])
+                write_npz(folder / name / group / f"{rank:03d}_heatmap_1.npz", heatmap=heat_of(position))
             write_text(folder / name / group / "preds.txt", "".join(lines))
             # of images of several sizes there is no average
-            if len({heats[position].shape for position in chosen}) == 1:
-                average = np.mean([heats[position] for position in chosen], axis=0)
+            if len({heat_of(position).shape for position in chosen}) == 1:
+                average = np.mean([heat_of(position) for position in chosen], axis=0)
                 write_npz(folder / name / group / "heatmap_avg.npz", heatmap=average)
 
 

@@ -22,11 +22,11 @@ def main() -> None:
     from attribution.gradcam import GuidedGradCamMaps
     from attribution.lrp_heatmaps import LrpHeatMaps
     from passes.running import run_experiment
-    from patch_forensics.patch_maps import draw_comparison
+    from patch_forensics.patch_maps import draw_patch_maps
 
     (lrp,) = run_experiment(LrpHeatMaps, detector, images, reading, LrpOptions(**vars(options)), run)
     (cam,) = run_experiment(GuidedGradCamMaps, detector, images, reading, GradCamOptions(**vars(options)), run)
-    for path in draw_comparison(lrp.folder, cam.folder, run.output_dir / f"patch_maps_{detector.arch}"):
+    for path in draw_patch_maps(lrp, cam):
         say(str(path))
 
 

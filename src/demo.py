@@ -129,7 +129,7 @@ def shipped_weights(arch: str, name: str) -> Path:
     """
     path = PROJECT_ROOT / "weights" / arch / f"{name}.safetensors"
     if not path.is_file():
-        shipped = sorted(p.parent.name for p in PROJECT_ROOT.glob(f"weights/*/{TAG}.safetensors"))
+        shipped = sorted({p.parent.name for p in PROJECT_ROOT.glob(f"weights/*/{TAG}.safetensors")} - {PATCHES})
         raise UserError(f"no {path}: --arch takes the shipped detectors, {' and '.join(shipped)}")
     return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -702,3 +703,52 @@ def test_page_of_the_demo(tmp_path: Path) -> None:
     assert "90.0 [80.0, 95.0]" in text
     assert "&lt;b&gt;" in text
     assert 'src="run/one/vis/fakes/easiest/sheet_001.png"' in text
+
+
+def test_classes_the_other_way_round(tested: Path, small: Path, scripts: Scripts, tmp_path: Path) -> None:
+    """With the two outputs exchanged and `fake_class_id` 1 every p(fake) is the same; class 1 is then fake."""
+    state = torch.load(tested.with_name("bestval_net_D.pth"), weights_only=True)["state_dict"]
+    turned = {key: value.flip(0) if key.startswith("convout") else value for key, value in state.items()}
+    torch.save({"state_dict": turned}, tmp_path / "bestval_net_D.pth")
+    (tmp_path / "opt.yml").write_text(tested.read_text().replace("hardly", "turned") + "\nfake_class_id: 1")
+    vis = ["--visualize", "--average_mode", "vote", "--topn", 1, "--bootstrap", 10]
+    for config in (tested, tmp_path / "opt.yml"):
+        run = scripts("test_patch_forensics", *TESTED, *of(small), "--train_config", config, *vis)
+        assert run.code == 0, run.err
+    one, other = (Path("out", name, "test/epoch_bestval/set") for name in ("hardly", "turned"))
+    first, second = (read_scores(folder / "scores.csv", made_by="") for folder in (one, other))
+    for name in AVERAGES:
+        np.testing.assert_allclose(first.columns[name], second.columns[name], atol=1e-9)
+    for before, after in zip(table(one / "metrics.csv"), table(other / "metrics.csv"), strict=True):
+        assert float(before["ap_fake"]) == pytest.approx(float(after["ap_fake"]), abs=1e-6)
+        assert after["ap_class_1"] == after["ap_fake"]
+    for view in ("fakes/easiest", "reals/hardest"):
+        names = [(folder / "vis" / view / "preds.txt").read_text().split(",") for folder in (one, other)]
+        assert (names[0][0], names[0][1], names[0][3]) == (names[1][0], names[1][2], names[1][3])
+        pictures = [np.asarray(Image.open(folder / "vis" / view / "001_readable.png")) for folder in (one, other)]
+        assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
+
+
+def test_an_interrupted_test_goes_on(
+    tested: Path, small: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heat maps of images seen before the interruption are those of an uninterrupted run."""
+    words = [*TESTED, *of(small), "--train_config", tested, "--batch_size", 3, "--bootstrap", 10]
+    vis = ["--visualize", "--average_mode", "after_softmax", "--topn", 2]
+    assert scripts("test_patch_forensics", *words, *vis, "--results_dir", "whole").code == 0
+    update, seen = MapCollector.update, iter([False, True])
+
+    def interrupted(collector: MapCollector, batch: PassBatch) -> None:
+        update(collector, batch)
+        if next(seen, False):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapCollector, "update", interrupted)
+        stopped = scripts("test_patch_forensics", *words, *vis)
+    assert (stopped.code, "--resume" in stopped.err) == (130, True)
+    resumed = scripts("test_patch_forensics", *words, *vis, "--resume")
+    assert resumed.code == 0, resumed.err
+    whole, parts = (contents(Path(root, "hardly")) for root in ("whole", "out"))
+    kept = [name for name in whole if not name.endswith(".json")]
+    assert [name for name in kept if whole[name] != parts.get(name)] == []
