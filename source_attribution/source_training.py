@@ -213,7 +213,7 @@ def train_attribution(options: Attributing, training: AttributionTraining, run: 
     )
     written = _own_path(training, run, name)
     if primary_file is None and written.exists() and not (run.overwrite or run.resume):
-        raise UserError(f"{written} is there already, and secondaries may belong to it: give another --model_id")
+        raise UserError(f"{written} is there already: give --resume to go on, --overwrite, or another --model_id")
     if len(sources) == 1:
         train, validation = told_apart(train, sources[0]), told_apart(validation, sources[0])
     rate = training.learning_rate or (1e-4 if description.kind == SECONDARY else 1e-3)

@@ -97,7 +97,8 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     assert "is there already" in run.err
     run = attribute(scripts, *both, "--overwrite")
     assert run.code == 0, run.err
-    assert (primary.with_suffix("") / "a_x.safetensors").read_bytes() != first
+    # secondaries that are trained together do not know of each other
+    assert (primary.with_suffix("") / "a_x.safetensors").read_bytes() == first
     assert len(list(primary.with_suffix("").glob("*.safetensors"))) == 3
     assert read_record(primary)["seed"] == 2021
 
