@@ -64,7 +64,7 @@ def draw_accuracies(results: Sequence[tuple[str, Result]], stem: Path) -> list[P
                 if not np.isnan(value):
                     axes.annotate(f"{value:.0f}", (place, top), (0, 2), textcoords="offset points", ha="center")
         axes.axhline(50, color=GREY, linewidth=1, linestyle=":")
-        axes.set_xticks(range(len(rows)), [result.gan_name for result in own])
+        axes.set_xticks(range(len(rows)), [result.gan_name.replace("-", "-\n") for result in own])
         axes.set(title=detector, ylabel="accuracy at 0.5 (%)", ylim=(0, 118), yticks=range(0, 101, 20))
         axes.grid(visible=False, axis="x")
     panels[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="95 % intervals")

@@ -43,7 +43,7 @@ def test_demo_end_to_end_and_again(tmp_path: Path, scripts: Scripts) -> None:
         rows = {row["generator"]: row for row in csv.DictReader(table)}
     assert list(rows) == ANALYSED
     for name in TRAINING:  # on other photographs
-        assert float(rows[name]["ap_baseline"]) > 0.8
+        assert float(rows[name]["ap_baseline"]) > 0.7
     with (tmp_path / "evaluation" / "summary.csv").open(newline="") as table:
         found = {row["set"]: row for row in csv.DictReader(table) if row["variant"] == "rgb"}
     assert 0.35 < float(found["null"]["ap"]) < 0.65  # nothing to be seen
