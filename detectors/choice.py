@@ -16,7 +16,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 # Canonical names that scripts have as defaults: nothing slow is imported to check them before --help is shown.
-_DEFAULTS = ("resnet50", "efb0")
+_DEFAULTS = ("resnet50", "efb0", "patchforensics-xception_block2")
 LITE0_ARCH = "efb0"
 """The network that `lite0_path` has weights for."""
 
