@@ -635,7 +635,7 @@ class Range(AlphaBeta):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_relevance_stays_out_of_the_subnormal_numbers(dtype: torch.dtype) -> None:
     tiny = torch.finfo(dtype).tiny
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = build_model("efb0").eval()  # fresh: its logit is nearly all bias, and little relevance gets past that
     convolution = Range()
     table = rule_table().with_rules(convolution=convolution)
