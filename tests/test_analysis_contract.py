@@ -356,5 +356,6 @@ def test_every_experiment_is_here() -> None:
         }
 
     known = {"ranking", "sensitivity", "colour", "find_topk", "activation_rankings", "patches", "median_test"}
-    # Loose images, calibration and the explanations of single images have tests of their own.
-    assert below(Analysis) - known <= {"evaluation", "images", "calibration", "lrp", "gradcam"}
+    # Loose images, calibration, the explanations of single images and patch forensics have tests of their own.
+    others = {"evaluation", "images", "calibration", "lrp", "gradcam", "patch_test", "top_patches"}
+    assert below(Analysis) - known <= others

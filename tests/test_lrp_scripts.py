@@ -114,8 +114,8 @@ def test_published_numbers_and_pictures(
         for i, row in enumerate(table):
             ours = np.asarray(Image.open(folder / row["overlay"])).astype(int)
             difference = np.abs(ours - file["overlay_rgb"][i])
-            # the published picture is truncated instead of rounded, so up to one level darker, and where rounding of the
-            # relevance crosses a border of the colour table, of which there are a few, by one more
+            # the published picture is truncated instead of rounded, so up to one level darker; where rounding of the
+            # relevance crosses a border of the colour table by one more
             assert difference.max() <= 2
             assert (difference > 1).mean() < 1e-4
 

@@ -274,7 +274,8 @@ def test_the_page_has_all_detectors() -> None:
     page = PAGE.read_text(encoding="utf-8")
     # those of torchvision, of efficientnet_pytorch and of other pages aside
     others = ("resnet18", "resnet34", "resnet101", "resnet152", "efb", "patchforensics", "attribution", "timm:")
-    missing = [name for name in architectures() if not name.startswith(others) and f"`{name}`" not in page]
+    ours = [name for name in architectures() if get_architecture(name).source]  # other tests register more
+    missing = [name for name in ours if not name.startswith(others) and f"`{name}`" not in page]
     assert not missing
 
 
