@@ -24,13 +24,13 @@ def make_data(root: Path, arch: str, number: int) -> list[str]:
     detector = seeded_detector(arch, "cpu")
     detector.model.get_submodule(detector.architecture.last_layer).bias.fill_(20.0)
     torch.save(detector.model.state_dict(), root / "detector.pth")
-    for label in LABEL_FOLDERS.values():
-        (root / "data" / "copies" / label).mkdir(parents=True)
-    with demo_fakes() as fakes:
-        for index, item in enumerate(repeated(fakes, number).items):
-            (root / "data" / "copies" / LABEL_FOLDERS[1] / f"{index}.png").write_bytes(item.path.read_bytes())
+    fakes = root / "data" / "copies" / LABEL_FOLDERS[1]
+    fakes.mkdir(parents=True)
+    with demo_fakes() as images:
+        for index, item in enumerate(repeated(images, number).items):
+            (fakes / f"{index}.png").write_bytes(item.path.read_bytes())
     where = ["--weights", str(root / "detector.pth"), "--dataset_dir", str(root / "data"), "--gan_name", "copies"]
-    return ["src/rank_fmaps.py", "--arch", arch, *where, "--num_real", "0", "--figures", "False", "--device", "cpu"]
+    return ["src/rank_fmaps.py", "--arch", arch, *where, "--labels", "fake", "--figures", "False", "--device", "cpu"]
 
 
 def seconds(words: list[str], processes: int, output: Path, batch: int) -> float:
