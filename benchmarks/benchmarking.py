@@ -150,7 +150,7 @@ def report(title: str, lines: Sequence[str], *, write: bool) -> None:
     text = RESULTS.read_text() if RESULTS.exists() else "# Benchmark results\n"
     pattern = re.compile(rf"## {re.escape(title)}\n.*?(?=\n## |\Z)", re.DOTALL)
     is_there = pattern.search(text) is not None
-    text = pattern.sub(lambda _: section, text) if is_there else f"{text.rstrip()}\n\n{section}"
+    text = pattern.sub(lambda _: section + "\n", text) if is_there else f"{text.rstrip()}\n\n{section}"
     write_text(RESULTS, text.rstrip("\n") + "\n")
 
 
