@@ -151,6 +151,13 @@ class Attribution(Analysis[Chosen], Generic[Chosen]):
         """Other relevance (H, W) among the arrays of each image, that the contact sheets show, too."""
         return []
 
+    patches_shown = 0
+    """Patches of each image on the contact sheets."""
+
+    def patches(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+        """As many patches as are shown of an image, uint8 (h, w, 3), and what they are, from its arrays."""
+        return []
+
     @property
     @abstractmethod
     def title(self) -> str:
@@ -215,11 +222,12 @@ class Attribution(Analysis[Chosen], Generic[Chosen]):
     def draw(self) -> list[Path]:
         """Overlays, and the contact sheets: of each image itself, heat map and overlay, and what is shown beside."""
         look = LOOKS[self.options.look]
+        panels = 3 + len(self.shown_beside) + self.patches_shown
         sheets = ContactSheets(
             self.folder / "contact_sheet",
-            panels=3 + len(self.shown_beside),
-            caption_lines=3,
-            columns=2,
+            panels=panels,
+            caption_lines=4 if self.patches_shown else 3,
+            columns=2 if panels < 6 else 1,
             rows=5,
             title=self.title,
             legend=look.legend(),
@@ -230,7 +238,9 @@ class Attribution(Analysis[Chosen], Generic[Chosen]):
             blended = look.overlay(arrays["image"], heat)
             save_picture(safe_join(self.folder, row.overlay), blended)
             others = [look.overlay(arrays["image"], look.render(arrays[name])) for name in self.shown_beside]
-            sheets.add([arrays["image"], heat.rgb, blended, *others], row.caption)
+            words, patches = zip(*self.patches(arrays), strict=True) if self.patches_shown else ((), ())
+            caption = [*row.caption, *(["patches of " + ", ".join(words)] if words else [])]
+            sheets.add([arrays["image"], heat.rgb, blended, *others, *patches], caption)
         return sheets.finish()
 
     def messages(self) -> list[str]:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from attribution.attribution import Attribution, AttributionCollector, Explanation
 from attribution.options import LrpOptions
+from attribution.strongest_maps import patches_of_maps, strongest_maps
 from attribution.targets import Target
 from detectors.transforms import Residual
 from images.sets import ImageSet
-from lrp import Absorption, Explainer
+from lrp import Absorption, ChannelStatistics, Explainer
 from passes.analysis import Subject
 from passes.one_pass import PassBatch, PassReport, State
 from passes.shared_forward import SharedForward
@@ -54,12 +55,22 @@ class LrpHeatMaps(Attribution[LrpOptions]):
         options = self.options
         others = [f"shifts{options.shifts}"] if options.shifts > 1 else []
         others += ["pixels"] if options.pixels else []
+        others += [f"maps{options.maps}"] if options.maps else []
         return [options.rule, self.target.name, *(["published"] if self.subject.run.published else []), *others]
 
     @property
     def shown_beside(self) -> Sequence[str]:
         """Of the residual, where the relevance is that of the pixels."""
         return ["relevance_residual"] if self.options.pixels else []
+
+    @property
+    def patches_shown(self) -> int:  # type: ignore[override]
+        """Of the feature maps with the largest share of the relevance."""
+        return self.options.maps
+
+    def patches(self, arrays: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+        """Name and share of each of these maps, and its patch."""
+        return patches_of_maps(self.explainer, arrays)
 
     @property
     def title(self) -> str:
@@ -89,12 +100,18 @@ class LrpHeatMaps(Attribution[LrpOptions]):
     def facts(self) -> dict[str, object]:
         """Rule, target, shifts, and whether pixels are explained."""
         pixels = {"pixels": True} if self.options.pixels else {}
-        return {**super().facts(), "rule": self.options.rule, "shifts": self.options.shifts, **pixels}
+        maps = {"maps": self.options.maps} if self.options.maps else {}
+        return {**super().facts(), "rule": self.options.rule, "shifts": self.options.shifts, **pixels, **maps}
 
     def explain(self, images: Tensor, labels: Tensor, conservation: list[Absorption] | None = None) -> Explanation:
         """Relevance for the class of each image, averaged over shifts; rows of the unshifted images if asked for."""
         shifts = self.options.shifts
-        result = self._explain(images, labels, conservation=conservation)
+        channels: dict[str, ChannelStatistics] | None = {} if self.options.maps else None
+        result = self._explain(images, labels, conservation=conservation, channels=channels)
+        if channels is not None:
+            inputs = self.subject.detector.inputs(images)
+            maps = strongest_maps(self.explainer, inputs, channels, self.options.maps)
+            result = replace(result, arrays={**result.arrays, **maps})
         if shifts == 1:
             return result
         mean = result.arrays["relevance_rgb"] / shifts
@@ -113,11 +130,12 @@ class LrpHeatMaps(Attribution[LrpOptions]):
         labels: Tensor,
         classes: Tensor | None = None,
         conservation: list[Absorption] | None = None,
+        channels: dict[str, ChannelStatistics] | None = None,
     ) -> Explanation:
         """As `explain_input`, in the size of the images; of their pixels if that is asked for."""
         detector = self.subject.detector
         inputs = detector.inputs(images)
-        result = explain_input(self.explainer, inputs, self.target, labels, classes, conservation)
+        result = explain_input(self.explainer, inputs, self.target, labels, classes, conservation, channels)
         relevance = result.arrays["relevance_rgb"]
         of_input = detector.on_images(relevance, images)
         if not isinstance(self._residual, Residual):
@@ -151,6 +169,7 @@ def explain_input(
     labels: Tensor,
     classes: Tensor | None = None,
     conservation: list[Absorption] | None = None,
+    channels: dict[str, ChannelStatistics] | None = None,
 ) -> Explanation:
     """Relevance of the input, summed over its channels; `arrays` holds it per channel, logits and start relevance.
 
@@ -161,12 +180,19 @@ def explain_input(
         labels: (N,): 1 fake, 0 real, -1 unknown.
         classes: (N,), explained instead of those of the target.
         conservation: Gets a row for every step.
+        channels: Gets the relevance of the feature maps of every layer.
     """
     record = explainer.record(inputs)
     output = record.output.float()
     classes = target.classes(output, labels) if classes is None else classes
     start = target.head.start_relevance(output, classes, published=explainer.published)
-    relevance = explainer.propagate(record, start.to(record.output.dtype), conservation=conservation)
+    relevance = explainer.propagate(
+        record,
+        start.to(record.output.dtype),
+        layers=[] if channels is None else [name for name, _ in explainer.layers],
+        measure=None if channels is None else channels.__setitem__,
+        conservation=conservation,
+    )
     assert relevance is not None
     relevance, sign = relevance.float(), start.flatten(1).sum(1)
     return Explanation(

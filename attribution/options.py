@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from detectors.explaining import Explaining
-from utils.settings import flag, positive
+from utils.settings import count, flag, positive
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class LrpOptions(Explaining, AttributionOptions):
         False,
         "of a detector that reads a linear residual of the image (npr, safe, ladeda9): hand its relevance on to the "
         "pixels, and show both",
+    )
+    maps: int = flag(
+        0,
+        "of each image, show the patches that its N feature maps with the largest share of relevance look at (LRP-max)",
+        parse=count,
     )
     shifts: int = flag(
         1,

@@ -41,6 +41,7 @@ from utils.settings import plain, positive
 from utils.tracking import Tracker
 
 EXAMPLES = "examples"
+_EXAMPLE_MAPS = 3
 _EXAMPLE_SHIFTS = 4  # evens out most of the grid of strided convolutions
 
 
@@ -143,7 +144,7 @@ class _Plan:
         if len({item.name for item in items}) < len(items):
             items = [replace(item, name=f"{item.generator}/{item.name}") for item in items]
         images = replace(next(iter(self.sets.values())), items=tuple(items))
-        lrp = LrpOptions(rule=options.rule, compat_se=options.compat_se, shifts=_EXAMPLE_SHIFTS)
+        lrp = LrpOptions(rule=options.rule, compat_se=options.compat_se, shifts=_EXAMPLE_SHIFTS, maps=_EXAMPLE_MAPS)
         return LrpHeatMaps(self._subject(detector, EXAMPLES, images), lrp)
 
     def _subject(self, detector: Detector, name: str, image_set: ImageSet) -> Subject:

@@ -23,7 +23,9 @@ from attribution.targets import Target
 from detectors.detector import load_detector
 from detectors.heads import OneLogit
 from detectors.networks import build_model
+from fmap_ranking.ffrs import FFRS
 from lrp import Explainer
+from utils.boxes import Box, bounding_box
 from utils.errors import Interrupted, UserError
 from utils.files import read_npz
 
@@ -335,6 +337,31 @@ def test_shifts_move_relevance_back_to_its_pixels(images: Path, tmp_path: Path, 
         canvas[:, 79:95] += canvas[:, 96:][:, ::-1]
         expected = expected + canvas[16:64, 16:96]
     np.testing.assert_allclose(mean["relevance"], expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_strongest_maps_are_those_of_a_ranking_of_one_image(images: Path, tmp_path: Path, run: Run) -> None:
+    weights = write_weights(tmp_path / "w.pth", "resnet18", 1)
+    common = ("--arch", "resnet18", "--weights", weights, "--images", images / "c.jpg", "--target", "fake")
+    out = run("ud_lrp", *common, "--maps", 2, "--shifts", 2) / "resnet18" / "ud_0.5-beta0-fake-shifts2-maps2"
+    arrays = read_npz(out / "arrays" / "c.npz")
+    detector = load_detector("resnet18", weights, "cpu")
+    inputs = detector.inputs(torch.from_numpy(arrays["image"]).permute(2, 0, 1)[None])
+    explainer = detector.explainer()
+    layers = [name for name, _ in explainer.layers]
+    statistic = FFRS(explainer.layers)
+    parts = explainer.explain(inputs, lambda out: torch.full_like(out, float(arrays["start"])), layers=layers).channels
+    statistic.update(
+        statistic.stack({n: s.positive for n, s in parts.items()}, {n: s.absolute for n, s in parts.items()})
+    )
+    ranking = statistic.result()
+    first = [ranking.maps[number] for number in np.argsort(-ranking.values, kind="stable")[:2]]
+    names = [(layer, channel) for layer, count in explainer.layers for channel in range(count)]
+    assert [names[int(number)] for number in arrays["maps"]] == [(fmap.layer, fmap.index) for fmap in first]
+    np.testing.assert_allclose(arrays["map_shares"], np.sort(ranking.values)[:-3:-1], rtol=1e-5)
+    for fmap, box in zip(first, arrays["map_boxes"], strict=True):
+        (found,) = explainer.explain_feature_maps(inputs, {fmap.layer: [(0, fmap.index)]})
+        assert bounding_box(found.relevance[0].sum(0).numpy()) == Box(*map(int, box))
+    assert (out / "contact_sheet_001.png").is_file()
 
 
 @pytest.mark.parametrize(("number", "farthest"), [(1, 23), (16, 8), (32, 6)])

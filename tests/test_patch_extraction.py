@@ -27,7 +27,8 @@ from patch_extraction.analyses import choose_maps
 from patch_extraction.collages import draw_pages
 from patch_extraction.files import MapPatches, PatchFiles
 from patch_extraction.options import MapChoice, PatchOptions
-from patch_extraction.patches import NUMBERS, Box, Made, Patch, PatchCollector, Wanted, bounding_box, wanted_patches
+from patch_extraction.patches import NUMBERS, Made, Patch, PatchCollector, Wanted, wanted_patches
+from utils.boxes import Box, bounding_box
 from utils.errors import UserError
 from utils.provenance import Origin, write_record
 from utils.settings import read_settings

@@ -18,7 +18,8 @@ from lrp import Explainer
 from passes.one_pass import run_pass
 from passes.shared_forward import SharedForward
 from patch_extraction.activations import MaxActivations, RankedImages, TopActivations
-from patch_extraction.patches import PatchCollector, Wanted, bounding_box, wanted_patches
+from patch_extraction.patches import PatchCollector, Wanted, wanted_patches
+from utils.boxes import bounding_box
 
 ARCHITECTURES = ("resnet50", "efb0")
 
