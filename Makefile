@@ -38,6 +38,7 @@ bench: $(VENV)/.installed-dev ## Measure speed and memory, and write benchmarks/
 	$(BIN)/python benchmarks/relevance.py --write
 	$(BIN)/python benchmarks/ffrs.py --write
 	$(BIN)/python benchmarks/analyses.py --write
+	$(BIN)/python benchmarks/precision.py --write
 	$(BIN)/python benchmarks/processes.py --write
 
 clean: ## Remove the virtual environment, caches and output

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from detectors.detector import Detector
+from detectors.detector import Detector, load_detector
 from detectors.networks import build_model, get_architecture
-from utils.files import write_text
+from utils.files import PROJECT_ROOT, write_text
 from utils.tables import markdown
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
@@ -131,11 +131,16 @@ def _own_peak(device: str) -> float:
 
 
 def seeded_detector(arch: str, device: str, precision: str = "fp32") -> Detector:
-    """A detector with random weights; what they are does not change the work."""
+    """A detector with random weights."""
     torch.manual_seed(0)
     model = build_model(arch).eval().requires_grad_(False)
     model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Detector(get_architecture(arch), model, torch.device(device), precision=precision)  # type: ignore[arg-type]
+
+
+def shipped_detector(arch: str, device: str) -> Detector:
+    """A detector with trained weights, whose relevance is spread otherwise and may so cost another time."""
+    return load_detector(arch, PROJECT_ROOT / "weights" / arch / "mini.safetensors", device)
 
 
 def report(title: str, lines: Sequence[str], *, write: bool) -> None:

@@ -2,12 +2,13 @@
 
 All explain the same batch, with the z+ rule (alpha 1, beta 0) where the library has one for this network. Ours also
 computes the per-channel statistics of all convolutions that FF-RS needs; the others give the relevance of the input.
+Weights are random, but for the rows that say otherwise.
 """
 
 from collections.abc import Callable
 
 import torch
-from benchmarking import Contender, compare, make_parser, report, seeded_detector, table
+from benchmarking import Contender, compare, make_parser, report, seeded_detector, shipped_detector, table
 from torch import Tensor, nn
 
 from detectors.networks import Architecture
@@ -31,6 +32,9 @@ def make_contenders(arch: str, batch: int, device: str) -> dict[str, Contender]:
             prepare[f"ours, {name}, {what}"] = lambda dtype=dtype, of_input=of_input: _ours(
                 model, architecture, dtype, images, of_input
             )
+        prepare[f"ours, {name}, channel statistics, shipped weights"] = lambda dtype=dtype: _ours(
+            shipped_detector(arch, device).model, architecture, dtype, images, False
+        )
     if arch.startswith("resnet"):
         prepare["zennit EpsilonPlus, input"] = lambda: _zennit(model, images)
     prepare["captum LRP (its epsilon rule), input"] = lambda: _captum(model, images)
