@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## All analyses on bundled photos, and a report (ARCH=r
 
 # One torch thread a worker: more only compete for the cores.
 test: $(VENV)/.installed-dev ## Run all tests (WORKERS=2 processes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.installed-dev ## Check style, format, types and the Dockerfile
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -82,6 +83,7 @@ def plot_comparison(
         topk: one of the k compared; its maps and their layers are shown.
         names: what to call the two rankings.
     """
+    names = (_in_lines(names[0]), _in_lines(names[1]))
     shares = [row for row in comparison.layer_shares if row.k == topk and (row.first or row.second)]
     figure = Figure(figsize=(12.0, max(9.0, _height(len(shares)))), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.15, 1))
@@ -96,6 +98,11 @@ def plot_comparison(
     axes.legend(loc="best", frameon=True)
     _name_layers(axes, [row.layer for row in shares])
     return save_figure(figure, path_stem)
+
+
+def _in_lines(name: str) -> str:
+    """A long path broken behind slashes, so that it leaves room for the axes."""
+    return fill(name.replace("/", "/ "), 30).replace("/ ", "/")
 
 
 def _draw_ranks(axes: Axes, comparison: Comparison, topk: int, names: tuple[str, str]) -> None:

@@ -6,10 +6,11 @@ import importlib.util
 import runpy
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import passes.one_pass
 from detectors.detector import Detector
 from detectors.networks import build_model, get_architecture
 from images.sets import ImageSet, find_image_set
@@ -116,17 +118,44 @@ class Scripts:
         return module
 
     def __call__(self, name: str, *arguments: object) -> Run:
-        self._monkeypatch.setattr(sys, "argv", [str(SOURCES / f"{name}.py"), *map(str, arguments)])
         self._capfd.readouterr()
+        code = self.exit_code(str(SOURCES / f"{name}.py"), *map(str, arguments))
+        return Run(code, *self._capfd.readouterr())
+
+    def exit_code(self, path: str, *arguments: str) -> int:
+        """Run the script at a path, and leave what it writes to the caller."""
+        self._monkeypatch.setattr(sys, "argv", [path, *arguments])
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with pytest.raises(SystemExit) as caught:
-                runpy.run_path(str(SOURCES / f"{name}.py"), run_name="__main__")
+                runpy.run_path(path, run_name="__main__")
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         assert isinstance(caught.value.code, int)
-        return Run(caught.value.code, *self._capfd.readouterr())
+        return caught.value.code
+
+
+@contextmanager
+def at_batch(number: int, do: Callable[[], None]) -> Iterator[list[int]]:
+    """Call `do` when so many batches have begun; the number of batches so far."""
+    seen = [0]
+    original = passes.one_pass.PassBatch
+
+    def counted(batch: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == number:
+            do()
+        return original(batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes.one_pass, "PassBatch", counted)
+        yield seen
+
+
+def stop() -> None:
+    """What `kill` and batch systems send."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ranking_runs import Scripts, contents
+from ranking_runs import Scripts, at_batch, contents, stop
 
-import passes.one_pass
+import evaluation.evaluate
 import passes.running
+import sensitivity_assessment.topk
 from detectors.networks import build_model
 from fmap_ranking.ranking import Ranking
 from lrp.canonise import build_program, explained_layers
@@ -72,6 +72,27 @@ def ranking(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass
+class Finished:
+    """Whole runs, each made once for all tests that start from one.
+
+    Attributes:
+        images: The data set that they are on.
+        folder: Holds an output folder for each.
+        batches: By script, how many its pass had.
+    """
+
+    images: Path
+    folder: Path
+    batches: dict[str, int] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def finished(small_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """No run yet."""
+    return Finished(small_images, tmp_path_factory.mktemp("finished"))
+
+
+@dataclass
 class Runs:
     """Runs cases on a copy of the small images."""
 
@@ -79,15 +100,32 @@ class Runs:
     images: Path
     weights: Path
     ranking: Path
+    finished: Finished
 
     def __call__(self, case: Case, output: Path, *more: object) -> Any:
         flags = [str(self.ranking) if flag == "RANKING" else flag for flag in case.flags]
-        for name in case.steps_before:
-            if not list(output.glob(CASES[name].table)):
-                assert self(CASES[name], output).code == 0
         common = ["--arch", "resnet18", "--weights", self.weights, "--dataset_dir", self.images, "--gan_name", "gan"]
         common += ["--device", "cpu", "--bsize", 2, "--output_dir", output]
         return self.scripts(case.script, *common, *flags, *more)
+
+    def whole(self, case: Case) -> Path:
+        """The output of a whole run on the images as they are at first; not to be changed."""
+        output = self.finished.folder / case.script
+        if case.script not in self.finished.batches:
+            self.before(case, output)
+            with at_batch(99, stop) as batches:
+                assert replace(self, images=self.finished.images)(case, output).code == 0
+            self.finished.batches[case.script] = batches[0]
+        return output
+
+    def done(self, case: Case, output: Path) -> None:
+        """Make `output` that of a whole run."""
+        shutil.copytree(self.whole(case), output)
+
+    def before(self, case: Case, output: Path) -> None:
+        """Make `output` that of the step before, if there is one."""
+        for name in case.steps_before:
+            self.done(CASES[name], output)
 
 
 @pytest.fixture
@@ -96,6 +134,7 @@ def runs(
     small_images: Path,
     small_weights: Path,
     ranking: Path,
+    finished: Finished,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Runs:
@@ -103,38 +142,16 @@ def runs(
     images = tmp_path / "images"
     shutil.copytree(small_images, images)
     # Pictures have tests of their own.
-    monkeypatch.setattr(passes.running, "draw_once", lambda *arguments: [])
+    for module in (passes.running, evaluation.evaluate, sensitivity_assessment.topk):
+        monkeypatch.setattr(module, "draw_once", lambda *arguments: [])
     monkeypatch.setattr(passes.running, "_by_detector", lambda analyses: [])
-    return Runs(scripts, images, small_weights, ranking)
-
-
-@contextmanager
-def at_batch(number: int, do: Callable[[], None]) -> Iterator[list[int]]:
-    """Call `do` when so many batches have begun; the number of batches so far."""
-    seen = [0]
-    original = passes.one_pass.PassBatch
-
-    def counted(batch: Any) -> Any:
-        seen[0] += 1
-        if seen[0] == number:
-            do()
-        return original(batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes.one_pass, "PassBatch", counted)
-        yield seen
-
-
-def stop() -> None:
-    signal.raise_signal(signal.SIGTERM)
+    return Runs(scripts, images, small_weights, ranking, finished)
 
 
 @every_case
 def test_resumed_is_as_uninterrupted(case: Case, runs: Runs, tmp_path: Path) -> None:
-    assert runs(case, tmp_path / "whole").code == 0
-    broken = tmp_path / "broken"
-    for name in case.steps_before:
-        runs(CASES[name], broken)
+    whole, broken = runs.whole(case), tmp_path / "broken"
+    runs.before(case, broken)
     with at_batch(1, stop):
         stopped = runs(case, broken)
     assert stopped.code == 130
@@ -142,15 +159,8 @@ def test_resumed_is_as_uninterrupted(case: Case, runs: Runs, tmp_path: Path) -> 
     assert not list(broken.glob(case.table)), "a table of an interrupted run"
     with at_batch(99, stop) as batches:
         assert runs(case, broken, "--resume").code == 0
-        rest = batches[0]
-    with at_batch(99, stop) as batches:
-        again = tmp_path / "again"
-        for name in case.steps_before:
-            runs(CASES[name], again)
-        before = batches[0]
-        runs(case, again)
-    assert rest < batches[0] - before, "the batch that was done was not done again"
-    assert tables(broken) == tables(tmp_path / "whole")
+    assert batches[0] < runs.finished.batches[case.script], "the batch that was done was not done again"
+    assert tables(broken) == tables(whole)
     assert not list(broken.glob(".states/*.npz"))
 
 
@@ -162,15 +172,15 @@ def tables(output: Path) -> dict[str, bytes]:
 
 
 @every_case
-def test_done_is_not_done_again(case: Case, runs: Runs, tmp_path: Path) -> None:
-    assert runs(case, tmp_path / "out").code == 0
-    before = contents(tmp_path / "out")
+def test_done_is_not_done_again(case: Case, runs: Runs) -> None:
+    output = runs.whole(case)
+    before = contents(output)
     with at_batch(99, stop) as batches:
-        again = runs(case, tmp_path / "out")
+        again = replace(runs, images=runs.finished.images)(case, output)
     assert again.code == 0
     assert batches[0] == 0
     assert "done before" in again.out
-    assert contents(tmp_path / "out") == before
+    assert contents(output) == before
 
 
 def darker_image(runs: Runs, table: Path) -> None:
@@ -198,7 +208,7 @@ def older_computation(runs: Runs, table: Path) -> None:
 @every_case
 @pytest.mark.parametrize("change", [edited_table, no_record, older_computation, darker_image])
 def test_stale_is_not_done(case: Case, change: Callable[[Runs, Path], None], runs: Runs, tmp_path: Path) -> None:
-    assert runs(case, tmp_path / "out").code == 0
+    runs.done(case, tmp_path / "out")
     (table,) = (tmp_path / "out").glob(case.table)
     before = table.read_bytes()
     change(runs, table)
@@ -214,7 +224,7 @@ def test_stale_is_not_done(case: Case, change: Callable[[Runs, Path], None], run
 
 @every_case
 def test_results_of_another_checkpoint_are_not_overwritten(case: Case, runs: Runs, tmp_path: Path) -> None:
-    assert runs(case, tmp_path / "out").code == 0
+    runs.done(case, tmp_path / "out")
     state = torch.load(runs.weights, weights_only=True)["model"]
     state["fc.bias"] = state["fc.bias"] + 0.1
     runs.weights = tmp_path / "other.pth"
@@ -232,8 +242,7 @@ def test_results_of_another_checkpoint_are_not_overwritten(case: Case, runs: Run
 @every_case
 def test_a_bad_image_is_one_line_or_left_out(case: Case, runs: Runs, tmp_path: Path) -> None:
     bad = runs.images / "gan" / "1_fake" / "a.png"
-    if case.steps_before:
-        runs(CASES[case.steps_before[0]], tmp_path / "out")
+    runs.before(case, tmp_path / "out")
     bad.write_bytes(bad.read_bytes()[:100])
     refused = runs(case, tmp_path / "out")
     assert refused.code == 2
@@ -262,9 +271,8 @@ class OneOfTwo(Ranks):
 
 @every_case
 def test_two_processes_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path) -> None:
-    assert runs(case, tmp_path / "one").code == 0
-    if case.steps_before:
-        runs(CASES[case.steps_before[0]], tmp_path / "two")
+    whole = runs.whole(case)
+    runs.before(case, tmp_path / "two")
     for rank in (1, 0):
 
         @contextmanager
@@ -277,9 +285,8 @@ def test_two_processes_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path
             done = runs(case, tmp_path / "two")
         if rank == 0:
             assert done.code == 0, done.err
-    one, two = (sorted(tables(tmp_path / name)) for name in ("one", "two"))
-    assert one == two
-    (a,), (b,) = ((tmp_path / name).glob(case.table) for name in ("one", "two"))
+    assert sorted(tables(whole)) == sorted(tables(tmp_path / "two"))
+    (a,), (b,) = (folder.glob(case.table) for folder in (whole, tmp_path / "two"))
     if a.suffix == ".csv":
         first, second = (np.genfromtxt(path, delimiter=",", dtype=str, comments=None) for path in (a, b))
         assert np.array_equal(first[:, 0], second[:, 0])
@@ -290,10 +297,10 @@ def test_two_processes_do_the_work_of_one(case: Case, runs: Runs, tmp_path: Path
 def test_separate_jobs_do_the_work_of_one(name: str, runs: Runs, tmp_path: Path) -> None:
     case = CASES[name]
     if name == "patches":
-        runs(CASES["activations"], tmp_path / "one")
+        runs.before(case, tmp_path / "one")
         assert "without --part" in runs(case, tmp_path / "one", "--part", "1/2").err
         return
-    assert runs(case, tmp_path / "one").code == 0
+    whole = runs.whole(case)
     folders = [tmp_path / name for name in ("a", "b", "merged")]
     for number, folder in enumerate(folders[:2], start=1):
         part = runs(case, folder, "--part", f"{number}/2")
@@ -308,8 +315,8 @@ def test_separate_jobs_do_the_work_of_one(name: str, runs: Runs, tmp_path: Path)
         done = runs(case, folders[2], "--resume")
     assert done.code == 0, done.err
     assert batches[0] == 0, "an image was seen again"
-    assert sorted(tables(folders[2])) == sorted(tables(tmp_path / "one"))
-    (a,), (b,) = (folder.glob(case.table) for folder in (tmp_path / "one", folders[2]))
+    assert sorted(tables(folders[2])) == sorted(tables(whole))
+    (a,), (b,) = (folder.glob(case.table) for folder in (whole, folders[2]))
     if a.name == "scores.csv":
         assert a.read_bytes() == b.read_bytes()
     assert not list(folders[2].glob(".states/*.npz"))
@@ -334,6 +341,7 @@ def test_parts_of_other_runs_are_not_merged(runs: Runs, tmp_path: Path) -> None:
 
 @every_case
 def test_the_record_is_a_config(case: Case, runs: Runs, tmp_path: Path) -> None:
+    runs.before(case, tmp_path / "out")
     assert runs(case, tmp_path / "out").code == 0
     (table,) = (tmp_path / "out").glob(case.table)
     record = table.with_name(table.name + ".json")

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ranking_runs import SOURCES, Scripts
 
 from fmap_ranking.ranking import Ranking
 
-SCRIPT = Path(__file__).resolve().parents[1] / "src" / "compare_rankings.py"
+SCRIPT = SOURCES / "compare_rankings.py"
 LAYERS = [("conv1", 64), ("layer1.0.conv1", 64)]
-
-
-def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture
@@ -27,7 +23,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_writes_tables_provenance_and_figures(files: tuple[Path, Path], tmp_path: Path) -> None:
-    done = run(*files, "--arch", "resnet18", "--topk", 20, 64, cwd=tmp_path)
+    command = [sys.executable, str(SCRIPT), *map(str, files), "--arch", "resnet18", "--topk", "20", "64"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     assert "x/fake against y/fake: 128 feature maps" in done.stdout
     output = tmp_path / "output"
@@ -53,14 +50,18 @@ def test_writes_tables_provenance_and_figures(files: tuple[Path, Path], tmp_path
     assert set(record["inputs"]) == {str(path) for path in files}
 
 
-def test_default_k_are_limited_to_the_maps_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:
-    done = run(*files, "--output_dir", tmp_path / "elsewhere", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_default_k_are_limited_to_the_maps_there_are(
+    files: tuple[Path, Path], scripts: Scripts, tmp_path: Path
+) -> None:
+    done = scripts("compare_rankings", *files, "--output_dir", tmp_path / "elsewhere")
+    assert done.code == 0, done.err
     with (tmp_path / "elsewhere" / "comparison.csv").open() as file:
         assert [row["k"] for row in csv.DictReader(file)] == ["114", "27", "10"]
 
 
-def test_what_a_user_can_mend_is_one_line_and_code_2(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_a_user_can_mend_is_one_line_and_code_2(
+    files: tuple[Path, Path], scripts: Scripts, tmp_path: Path
+) -> None:
     other = tmp_path / "other.csv"
     Ranking.from_values([("conv1", 64)], np.full(64, 0.01)).write(other)
     for arguments, words in (
@@ -71,8 +72,8 @@ def test_what_a_user_can_mend_is_one_line_and_code_2(files: tuple[Path, Path], t
         ((*files, "--arch", "vgg"), "vgg"),
         ((*files, "--arch", "efb0"), "no layer"),
     ):
-        done = run(*arguments, cwd=tmp_path)
-        assert done.returncode == 2, done.stderr
-        assert words in done.stderr
-        assert done.stderr.count("\n") == 1
+        done = scripts("compare_rankings", *arguments)
+        assert done.code == 2, done.err
+        assert words in done.err
+        assert done.err.count("\n") == 1
         assert not (tmp_path / "output").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranking_runs import LOGITS, SOURCES, Scripts, contents
+from ranking_runs import LOGITS, SOURCES, Scripts, at_batch, contents, stop
 
 from passes.processes import Ranks, process_group
 
@@ -149,15 +149,10 @@ def test_two_processes_terminated_and_gone_on_with_by_one(
     assert run.returncode != 0
     names = ["ranking-resnet18_0.5-gan.rank0of2.npz", "ranking-resnet18_0.5-gan.rank1of2.npz"]
     assert sorted(path.name for path in Path("out").glob(STATES)) == names
-    slowly.touch()
-    run = start((sys.executable,), script, *flags, "--resume")
-    slowly.with_name("begun").joinpath("new").touch()
-    begun(slowly, 4, run)
-    run.terminate()
-    time.sleep(0.2)
-    slowly.unlink()
-    _, messages = run.communicate(timeout=100)
-    assert f"after 3 of {len(LOGITS)} batches" in messages
+    with at_batch(1, stop):
+        alone = scripts(script, *flags, "--resume")
+    assert alone.code == 130
+    assert f"after 3 of {len(LOGITS)} batches" in alone.err
     assert [path.name for path in Path("out").glob(STATES)] == ["ranking-resnet18_0.5-gan.npz"]
     run = start(TORCHRUN, script, *flags, "--resume")
     said, messages = run.communicate(timeout=200)

@@ -632,20 +632,23 @@ class Range(AlphaBeta):
         return super().propagate(operation, inputs, relevance, nonnegative=nonnegative)
 
 
+def share_of_subnormal(sizes: Tensor, dtype: torch.dtype) -> float:
+    return float(((sizes > 0) & (sizes < torch.finfo(dtype).tiny)).float().mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_relevance_stays_out_of_the_subnormal_numbers(dtype: torch.dtype) -> None:
-    tiny = torch.finfo(dtype).tiny
-    torch.manual_seed(1)
+def test_relevance_stays_out_of_the_subnormal_numbers(dtype: torch.dtype, seed: int) -> None:
+    torch.manual_seed(seed)
     model = build_model("efb0").eval()  # fresh: its logit is nearly all bias, and little relevance gets past that
     convolution = Range()
     table = rule_table().with_rules(convolution=convolution)
     explainer = Explainer(model, table, dtype=dtype)
-    found = explainer.explain(images(1, size=64), keep="maps", layers=["_conv_stem"])
+    explainer.explain(images(1, size=32))
     sizes = torch.cat(convolution.sizes)
-    assert float(((sizes > 0) & (sizes < tiny)).float().mean()) < 1e-4
-    # which is not so of what is handed out
-    relevance = found.maps["_conv_stem"].abs()
-    assert float(((relevance > 0) & (relevance < 2.0**-100)).float().mean()) > 0.5
+    assert share_of_subnormal(sizes, dtype) < 1e-4
+    # most would be there without the power of two that they are walked with
+    assert share_of_subnormal(sizes.double() / explainer._scale, dtype) > 0.5
 
 
 @pytest.mark.parametrize("gain", [1e-3, 0.1, 1.0, 10.0, 1e3])

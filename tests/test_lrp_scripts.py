@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import torch
 from lrp_networks import towards
 from PIL import Image
+from ranking_runs import Scripts
 
 from attribution.attribution import Explanation
 from attribution.lrp_heatmaps import LrpHeatMaps, explain_input, spread_shifts
@@ -178,24 +178,14 @@ def test_imagenet_classifier(script: str, arch: str, images: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_without_weights_the_place_is_named(script: str, images: Path, tmp_path: Path) -> None:
+def test_without_weights_the_place_is_named(script: str, images: Path, scripts: Scripts, tmp_path: Path) -> None:
     # an architecture nobody has published weights of, so that the test does not depend on what is at hand
-    line = [
-        sys.executable,
-        SOURCE / f"{script}.py",
-        "--arch",
-        "efb7",
-        "--images",
-        images,
-        "--output_dir",
-        tmp_path / "o",
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    done = scripts(script, "--arch", "efb7", "--images", images, "--output_dir", tmp_path / "o")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
     where = "weights/efb7/blur_jpg_prob0.5.pth" if script.startswith("ud") else "weights/imagenet/efb7.pth"
-    assert where in done.stderr
-    assert "docs/data_and_weights.md" in done.stderr
+    assert where in done.err
+    assert "docs/data_and_weights.md" in done.err
     assert not (tmp_path / "o").exists()
 
 

@@ -30,6 +30,7 @@ DECLARED = names(PROJECT["project"]["dependencies"])
 # Brought by matplotlib and jinja2; and one import name may be offered by several distributions.
 INDIRECT = {"cycler", "markupsafe", "opencv-python", "opencv-contrib-python"}
 EXTRAS = PROJECT["project"]["optional-dependencies"]
+DISTRIBUTIONS = packages_distributions()
 OPTIONAL = names([line for extra in EXTRAS.values() for line in extra]) - {"tff"}
 
 
@@ -48,8 +49,7 @@ def third_party(path: Path, *, lazily: bool) -> set[str]:
             found.add((node.module or "").partition(".")[0])
     scripts = {path.stem for path in SOURCES.glob("*.py")}
     found -= {*sys.stdlib_module_names, *ROOMS, *scripts}
-    distributions = packages_distributions()
-    return set().union(*(names(distributions.get(name, [name])) for name in found))
+    return set().union(*(names(DISTRIBUTIONS.get(name, [name])) for name in found))
 
 
 def test_every_room_is_a_package() -> None:

@@ -321,7 +321,7 @@ def test_state_of_another_run_is_refused(
 
 
 @pytest.mark.slow
-def test_ctrl_c_from_outside(arguments: list[object], small_images: Path, tmp_path: Path) -> None:
+def test_ctrl_c_from_outside(scripts: Scripts, arguments: list[object], small_images: Path, tmp_path: Path) -> None:
     for number in range(6):
         shutil.copytree(small_images / "gan", tmp_path / "data" / "gan" / f"class{number}")
     given = [*arguments, "--dataset_dir", tmp_path / "data", "--bsize", 1, "--output_dir", "out"]
@@ -340,9 +340,9 @@ def test_ctrl_c_from_outside(arguments: list[object], small_images: Path, tmp_pa
     assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("interrupted: after ")
     assert not list((tmp_path / "out").rglob("*.tmp*"))
-    done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "gan: 24 of 36 fake images used" in done.stdout
+    done = scripts("rank_fmaps", *given, "--resume")
+    assert done.code == 0, done.err
+    assert "gan: 24 of 36 fake images used" in done.out
     assert len(list((tmp_path / "out").rglob("*.pt"))) == 6 * 7
     assert not list((tmp_path / "out").rglob("*.npz"))
 

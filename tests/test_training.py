@@ -278,14 +278,18 @@ def wait_for_steps(folder: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGTERM, "2"), (signal.SIGINT, "2")])
 def test_signals_to_the_process_group_leave_a_checkpoint(data: Path, tmp_path: Path, number: int, workers: str) -> None:
-    """As `timeout`, batch systems and terminals send them: workers get them, too."""
+    """As `timeout`, batch systems and terminals send them: workers get them, too. Until then the folder is taken."""
     given = arguments(data, tmp_path, "--epochs", "100000", "--checkpoint_every", "100000", "--num_workers", workers)
     process = started(*given)
     folder = tmp_path / "training" / "tiny-dropout" / "rgb"
     wait_for_steps(folder)
+    before = (folder / "log.csv").read_text()
+    for more in ((), ("--overwrite",), ("--resume",)):
+        with pytest.raises(UserError, match="another run is writing"):
+            train(data, tmp_path, "--epochs", "1", *more)
+    assert (folder / "log.csv").read_text().startswith(before)
     os.killpg(process.pid, number)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
@@ -293,22 +297,6 @@ def test_signals_to_the_process_group_leave_a_checkpoint(data: Path, tmp_path: P
     assert "--resume" in complaint.splitlines()[-1]
     saved = torch.load(folder / "checkpoint.pth", weights_only=True)
     assert checkpointing.load_run(folder / "checkpoint.pth", saved["arguments"])["progress"]["step"] > 0
-
-
-def test_a_second_training_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
-    given = arguments(data, tmp_path, "--epochs", "100000", "--checkpoint_every", "100000")
-    process = started(*given)
-    folder = tmp_path / "training" / "tiny-dropout" / "rgb"
-    wait_for_steps(folder)
-    before = (folder / "log.csv").read_text()
-    try:
-        for more in ((), ("--overwrite",), ("--resume",)):
-            with pytest.raises(UserError, match="another run is writing"):
-                train(data, tmp_path, "--epochs", "1", *more)
-        assert (folder / "log.csv").read_text().startswith(before)
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(data: Path, tmp_path: Path) -> None:
