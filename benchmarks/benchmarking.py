@@ -20,6 +20,7 @@ import torch
 
 from detectors.detector import Detector, load_detector
 from detectors.networks import build_model, get_architecture
+from utils.allocation import keep_freed_memory
 from utils.files import PROJECT_ROOT, write_text
 from utils.tables import markdown
 
@@ -46,7 +47,8 @@ class Measurement:
 
 
 def make_parser(description: str, *, batch: int, rounds: int) -> argparse.ArgumentParser:
-    """A command line with the flags of every comparison of contenders."""
+    """A command line with the flags of every comparison of contenders, whose memory is kept as in the scripts."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )

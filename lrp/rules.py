@@ -139,7 +139,10 @@ class Epsilon(Rule):
     def propagate(self, operation: Operation, inputs: Inputs, relevance: Tensor, *, nonnegative: bool) -> Relevances:
         output = stabilize(operation.forward(*inputs), self.epsilon)
         ratio = torch.div(relevance, output, out=output)
-        return tuple(part * x for part, x in zip(operation.gradient(ratio, *inputs), inputs, strict=True))
+        *first, last = zip(operation.gradient(ratio, *inputs), inputs, strict=True)
+        # A sum hands the ratio itself to all of its inputs; nobody reads it after the last one.
+        shares = [part * x for part, x in first]
+        return (*shares, last[0].mul_(last[1]) if last[0] is ratio else last[0] * last[1])
 
 
 @dataclass(frozen=True)

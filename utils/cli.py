@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from utils.allocation import keep_freed_memory
 from utils.errors import Finished, UserError
 from utils.files import as_user_error
 
@@ -79,6 +80,7 @@ def run_script(main: Callable[[], object]) -> NoReturn:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
+    keep_freed_memory()
     try:
         try:
             main()
