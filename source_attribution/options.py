@@ -134,6 +134,7 @@ class AttributionTraining:
     fixed_norms: bool = flag(
         False, "batch norms use their running statistics in training, too: for a last epoch after small batches"
     )
+    zero_bias: bool = flag(False, "no bias in the last layer, so that a yes needs evidence, which can be ranked")
     model: Path | None = flag(None, "start from this network instead of random weights", short="m", metavar="FILE")
     model_id: str | None = flag(None, "name of the network; absent: class and type", parse=plain_name, short="j")
     instance_id: str | None = flag(None, "name of the run; absent: that of the network", parse=plain_name, short="k")

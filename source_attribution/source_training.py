@@ -145,13 +145,24 @@ class Branches(nn.Module):
         branches: What is trained.
         fixed_norms: Batch norms use their running statistics in training, too. Photographs differ in contrast, so that
             a small batch is seldom normalised as all images together are; an epoch so at the end mends the difference.
+        zero_bias: The biases of the last layers are 0 and stay so. With a bias above 0 a network can say yes wherever
+            nothing speaks against it, and no feature map then has relevance for the yes.
     """
 
-    def __init__(self, shared: nn.Sequential | None, branches: Sequence[nn.Sequential], *, fixed_norms: bool) -> None:
+    def __init__(
+        self,
+        shared: nn.Sequential | None,
+        branches: Sequence[nn.Sequential],
+        *,
+        fixed_norms: bool = False,
+        zero_bias: bool = False,
+    ) -> None:
         super().__init__()
         self.shared = nn.Identity() if shared is None else shared.requires_grad_(False)
         self.branches = nn.ModuleList(branch.requires_grad_(True) for branch in branches)
         self.fixed_norms = fixed_norms
+        for branch in branches if zero_bias else ():
+            nn.init.zeros_(branch[-1].get_parameter("bias").requires_grad_(False))
 
     def train(self, mode: bool = True) -> Branches:
         """The mode of all that is not to stay as it is."""
@@ -326,13 +337,13 @@ def _network(
         for part in stored:
             shared_layers(part.network).load_state_dict(shared.state_dict())
         branches = [own_layers(part.network) for part in stored]
-        model = Branches(shared, branches, fixed_norms=training.fixed_norms)
+        model = Branches(shared, branches, fixed_norms=training.fixed_norms, zero_bias=training.zero_bias)
         return _Trained(model.to(device), device, tuple(stored)), path
     kind = PRIMARY if options.model_class == "default" else options.model_class
     description = Description(kind, options.image_size, options.input, tuple(sources))
     statistics = _statistics(options, images) if options.dct else None
     network = _new(description, options, training)
-    model = Branches(None, [network], fixed_norms=training.fixed_norms)
+    model = Branches(None, [network], fixed_norms=training.fixed_norms, zero_bias=training.zero_bias)
     return _Trained(model.to(device), device, (Stored(description, network, statistics),)), None
 
 

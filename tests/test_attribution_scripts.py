@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from ranking_runs import Run, Scripts
 from test_attribution_networks import made
+from torch import nn
 
 from detectors.attribution_networks import own_layers, shared_layers
 from fmap_ranking.ranking import Ranking
@@ -153,7 +154,7 @@ def test_secondaries_leave_the_primary_as_it_is() -> None:
     primary = made("primary", side=SIDE)
     before = {name: value.clone() for name, value in primary.network.state_dict().items()}
     branch = own_layers(made("secondary", 1, SIDE, primary, sources=("a",)).network)
-    model = Branches(shared_layers(primary.network), [branch], fixed_norms=False).train()
+    model = Branches(shared_layers(primary.network), [branch]).train()
     assert any(module.training for module in branch if isinstance(module, torch.nn.BatchNorm2d))
     fixed = Branches(shared_layers(primary.network), [branch], fixed_norms=True).train()
     assert not any(module.training for module in fixed.modules() if isinstance(module, torch.nn.BatchNorm2d))
@@ -163,6 +164,17 @@ def test_secondaries_leave_the_primary_as_it_is() -> None:
     task.losses(model(torch.randn(4, 3, SIDE, SIDE)), torch.ones(4, 1)).sum().backward()
     optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in primary.network.state_dict().items())
+
+
+def test_a_yes_without_bias_needs_evidence() -> None:
+    branch = own_layers(made("secondary", 1, SIDE, sources=("a",)).network)
+    nn.init.ones_(branch[-1].get_parameter("bias"))
+    model = Branches(None, [branch], zero_bias=True)
+    maps = torch.randn(4, 16, SIDE // 4, SIDE // 4)
+    OneVersusRest(["a"]).losses(model(maps), torch.ones(4, 1)).sum().backward()
+    torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=1.0).step()
+    evidence = branch[:-1](maps) @ branch[-1].get_parameter("weight").T
+    torch.testing.assert_close(model(maps), evidence)
 
 
 def test_early_stopping() -> None:
