@@ -17,9 +17,10 @@ from reproduction.source_contents import read_sources
 from source_attribution.confusion import Confusion
 from source_attribution.options import DataPreparation
 from source_attribution.overlap import overlaps
+from source_attribution.scores import Scores
 from source_attribution.source_evaluation import confusions, open_set
 from source_attribution.source_sets import find_sources, sources_in
-from source_attribution.source_training import Branches, EarlyStopping, OneVersusRest
+from source_attribution.source_tasks import Branches, EarlyStopping, OneVersusRest
 from source_attribution.stored import read_stored, write_stored
 from utils.provenance import read_record
 from utils.tables import read_table
@@ -192,7 +193,7 @@ def test_loose_images(data: Path, registry: Path, scripts: Scripts, tmp_path: Pa
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["path", "p_fake", "p_a_x", "p_b"]
     assert len(rows) == 12
-    one = scripts("run_attribution", "att", registry, data / "a_x", "one", "--source", "b", "--bsize", 1)
+    one = scripts("run_attribution", "att", registry, data / "a_x", "one", "--source", "b", "-b", 1)
     assert one.code == 0, one.err
     with (tmp_path / "one" / "scores.csv").open() as file:
         single = list(csv.DictReader(file))
@@ -251,11 +252,11 @@ def test_confusions_and_unknown_generators(data: Path) -> None:
     truth = [item.generator for item in images.items]
     assert truth.count("") == 6  # the same reals lie in three folders
     scores = np.array([[0.9, 0.8 if name == "a_x" else 0.1, 0.9 if name == "b" else 0.2] for name in truth])
-    matrices = confusions(["fake", "a_x", "b"], images, scores)
+    matrices = confusions(images, Scores(["fake", "a_x", "b"], scores))
     attributed = matrices["ATT"]
     assert attributed.truths == ("real", "a_x", "b", "unknown")
     assert attributed.correct() == len(images)
-    known, none = open_set(images, scores, ["fake", "a_x", "b"])
+    known, none = open_set(images, Scores(["fake", "a_x", "b"], scores))
     assert (known.roc_auc, none.roc_auc) == (1.0, 1.0)
     assert matrices["DET"].rows()[0].recall == 0.0
 
