@@ -20,7 +20,7 @@ from source_attribution.keras_files import is_keras, read_keras
 from source_attribution.options import Asking, ModelType
 from source_attribution.preparation import Preparation
 from source_attribution.registry import primary_path, read_primary, read_secondaries
-from source_attribution.scores import Scores
+from source_attribution.source_scores import Scores
 from source_attribution.source_sets import ArrayReader
 from source_attribution.spectra import Statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Stored, digest, read_stored
@@ -60,9 +60,10 @@ class Attributor:
         self, parts: Sequence[Stored], device: torch.device | None = None, *, single_precision: bool = False
     ) -> None:
         self.parts, self.device = list(parts), device or torch.device("cpu")
-        self.side = parts[0].description.side
         self.columns = [name for part in parts for name in part.description.classes]
-        self._transform = parts[0].transform(single_precision=single_precision)
+        description = parts[0].description
+        self.side = description.side
+        self._transform = description.transform(parts[0].statistics, single_precision=single_precision)
         for part in parts:
             part.network.to(self.device)
 

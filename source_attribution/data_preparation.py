@@ -79,9 +79,8 @@ def split(fake: Path, real: Path, options: DataPreparation) -> dict[str, list[La
 
 
 def _sources(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: give a folder with a folder for each source")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = root.iterdir() if root.is_dir() else ()
+    folders = sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise UserError(f"no folders of sources in {root}: give a folder with a folder for each source")
     return folders

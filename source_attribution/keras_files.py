@@ -146,11 +146,7 @@ def _permuted(array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(3, 2, 0, 1)
     elif array.ndim == 2:
-        inputs, outputs = array.shape
-        if inputs > _LEAST_CELLS:
-            side = round((inputs // 32) ** 0.5)
-            array = array.reshape(side, side, 32, outputs).transpose(2, 0, 1, 3).reshape(inputs, outputs)
-        array = array.T
+        array = array[_places(len(array))].T
     return np.ascontiguousarray(array)
 
 
@@ -160,9 +156,11 @@ def _as_keras(tensor: Tensor) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
     elif array.ndim == 2:
-        outputs, inputs = array.shape
-        array = array.T
-        if inputs > _LEAST_CELLS:
-            side = round((inputs // 32) ** 0.5)
-            array = array.reshape(32, side, side, outputs).transpose(1, 2, 0, 3).reshape(inputs, outputs)
+        array = array.T[np.argsort(_places(array.shape[1]))]
     return np.ascontiguousarray(array)
+
+
+def _places(inputs: int) -> np.ndarray:
+    """Where each input of a dense layer over C, H, W is in one over H, W, C; without places where it is."""
+    side = round((inputs // 32) ** 0.5) if inputs > _LEAST_CELLS else 1
+    return np.arange(inputs).reshape(side, side, -1).transpose(2, 0, 1).ravel()

@@ -143,7 +143,7 @@ def draw_overlap(
     starts = [place for place, entry in enumerate(maps) if entry.index == 0]
     for start in starts[1:]:
         all_maps.axvline(start - 0.5, color="black", linewidth=1)
-    all_maps.set_xticks(starts, [maps[start].layer for start in starts], ha="left")
+    all_maps.set_xticks(starts, [maps[start].layer for start in starts], rotation=40, ha="right")
     all_maps.set_yticks(range(len(names)), names)
     all_maps.set(title="relevance of each shared map", xlabel="feature maps")
     figure.colorbar(shown, ax=all_maps, label="times the mean of its layer")
@@ -158,7 +158,7 @@ def draw_overlap(
     pairs.set_xticks(range(len(names)), names, rotation=40, ha="right")
     pairs.set_yticks(range(len(names)), names)
     pairs.set(
-        title=f"of the top {rows[0].k} maps in common", xlabel="below: common (bold: beyond chance); above: chance"
+        title=f"of the top {rows[0].k} maps in common", xlabel="below: common (bold: beyond chance)\nabove: by chance"
     )
     for axes in (all_maps, pairs):
         axes.grid(visible=False)

@@ -12,7 +12,7 @@ from images.sets import find_loose_images
 from passes.options import RunOptions
 from source_attribution.attributor import Answer, ask, load_attributor
 from source_attribution.options import LooseAttribution
-from source_attribution.scores import NONE, Scores
+from source_attribution.source_scores import NONE, Scores
 from source_attribution.spectra import log_spectrum
 from utils.cli import say
 from utils.figures import save_picture

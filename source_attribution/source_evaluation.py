@@ -13,8 +13,8 @@ from passes.options import RunOptions
 from source_attribution.attributor import ask, load_attributor
 from source_attribution.confusion import ClassRow, Confusion
 from source_attribution.options import Attributing
-from source_attribution.scores import FAKE as FAKE_NAME
-from source_attribution.scores import REAL, THRESHOLD, Scores
+from source_attribution.source_scores import FAKE as FAKE_NAME
+from source_attribution.source_scores import REAL, THRESHOLD, Scores
 from source_attribution.source_sets import find_sources, read_source_list, source_of
 from utils.cli import say
 from utils.files import safe_join, safe_name, write_csv, write_npy
@@ -74,7 +74,9 @@ def _write(folder: Path, images: ImageSet, scores: Scores) -> list[Path]:
         counted = ((name, *row.tolist()) for name, row in zip(confusion.truths, confusion.counts, strict=True))
         write_csv(tables[-2], ("truth", *confusion.answers), counted)
         write_rows(tables[-1], confusion.rows(), ClassRow)
-        odd = f"attributed although called real: {scores.contradictions()}" if kind == "ATT" else ""
+        odd = ""
+        if kind == "ATT" and scores.fake is not None:
+            odd = f"attributed although called real: {scores.contradictions()} of {int((~scores.fake).sum())}"
         pictures += confusion.draw(folder / kind, f"{folder.name}: {_TITLES[kind]}", odd)
         for row in confusion.rows():
             say(f"{kind} {row.name}: {percent(row.recall)} {percent_range(row.recall_low, row.recall_high)} % right")

@@ -17,8 +17,8 @@ from reproduction.source_contents import read_sources
 from source_attribution.confusion import Confusion
 from source_attribution.options import DataPreparation
 from source_attribution.overlap import overlaps
-from source_attribution.scores import Scores
 from source_attribution.source_evaluation import confusions, open_set
+from source_attribution.source_scores import Scores
 from source_attribution.source_sets import find_sources, sources_in
 from source_attribution.source_tasks import Branches, EarlyStopping, OneVersusRest
 from source_attribution.stored import read_stored, write_stored
