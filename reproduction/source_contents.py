@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluation.summary import ScoreSummary
 from source_attribution.confusion import ClassRow
-from source_attribution.source_evaluation import UNKNOWN, OpenSetRow
+from source_attribution.source_evaluation import UNKNOWN
 from utils.tables import read_rows
 
 _SCRIPT = "src/attribute_source.py att test"
@@ -27,7 +28,7 @@ class SourceContents:
 
     name: str
     classes: Sequence[ClassRow]
-    open_set: Sequence[OpenSetRow]
+    open_set: Sequence[ScoreSummary]
     confusion: Path
     evidence: Path | None
 
@@ -56,7 +57,7 @@ def read_sources(root: Path) -> list[SourceContents]:
             SourceContents(
                 folder.name,
                 read_rows(table, ClassRow, made_by=_SCRIPT),
-                read_rows(opened, OpenSetRow, made_by=_SCRIPT) if opened.is_file() else [],
+                read_rows(opened, ScoreSummary, made_by=_SCRIPT) if opened.is_file() else [],
                 folder / "ATT.png",
                 page if page.is_file() else None,
             )

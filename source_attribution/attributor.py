@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,20 @@ from torch import Tensor, nn
 
 from cr_ud.training_data import Loaded, Loader
 from detectors.attribution_networks import own_layers, shared_layers
+from detectors.devices import use_device
 from images.sets import ImageItem, ImageSet
-from source_attribution.keras_files import read_keras
-from source_attribution.options import ModelType
+from source_attribution.keras_files import is_keras, read_keras
+from source_attribution.options import Asking, ModelType
 from source_attribution.preparation import Preparation
 from source_attribution.registry import primary_path, read_primary, read_secondaries
+from source_attribution.source_scores import Scores
 from source_attribution.source_sets import ArrayReader
 from source_attribution.spectra import Statistics
-from source_attribution.stored import PRIMARY, SECONDARY, Stored, check_belongs, read_stored
+from source_attribution.stored import PRIMARY, SECONDARY, Stored, digest, read_stored
 from utils.cli import progress
 from utils.errors import UserError
-
-FAKE_COLUMN = "fake"
+from utils.files import sha256_file
+from utils.provenance import Origin
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,12 @@ class Attributor:
         self, parts: Sequence[Stored], device: torch.device | None = None, *, single_precision: bool = False
     ) -> None:
         self.parts, self.device = list(parts), device or torch.device("cpu")
-        self.side = parts[0].description.side
         self.columns = [name for part in parts for name in part.description.classes]
-        self._transform = parts[0].transform(single_precision=single_precision)
+        description = parts[0].description
+        self.side = description.side
+        self._transform = description.transform(parts[0].statistics, single_precision=single_precision)
         for part in parts:
             part.network.to(self.device)
-
-    @property
-    def sources(self) -> list[str]:
-        """What is attributed."""
-        return [name for part in self.parts for name in part.description.sources]
 
     def inputs(self, images: Tensor) -> Tensor:
         """Images (N, 3, side, side) uint8 to what the networks read; what is that already as it is.
@@ -89,41 +87,44 @@ class Attributor:
         start = shared_layers(self.parts[0].network)(inputs) if shares else inputs
         return [_answer(own_layers(part.network) if shares else part.network, start) for part in self.parts]
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """(N, columns) float64."""
-        return torch.cat([answer.probabilities for answer in self.answers(self.inputs(images))], dim=1)
+    def origin(self, computation: int, weights: Path, images: ImageSet, **facts: object) -> Origin:
+        """Of what is computed from these networks, as they are in a file, and images."""
+        facts |= {"columns": self.columns, "parts": [digest(part.network) for part in self.parts]}
+        return Origin(computation, {"weights": sha256_file(weights), "images": images.digest()}, facts)
 
 
-def answers_for(
-    attributor: Attributor,
-    images: ImageSet,
-    *,
-    bsize: int,
-    num_workers: int = 0,
-    skip_bad_images: bool = False,
-    dct: bool = False,
-) -> Iterator[tuple[Loaded, list[Answer]]]:
-    """Prepared images batch by batch, and what the networks say of them.
+def ask(
+    attributor: Attributor, images: ImageSet, asking: Asking, keep: Callable[[Loaded, list[Answer]], None] | None = None
+) -> tuple[ImageSet, Scores]:
+    """The images that can be used, and their probabilities.
 
     Args:
         attributor: The networks.
         images: With labels or without.
-        bsize: Images in a batch.
-        num_workers, skip_bad_images: Of reading.
-        dct: Whether arrays of floats among them are spectra.
+        asking: How images are read; with `dct` arrays of floats among them are spectra.
+        keep: Takes each batch, prepared, with all that the networks say of it.
 
     Raises:
-        UserError: An image cannot be used and bad ones are not skipped.
+        UserError: An image cannot be used and bad ones are not skipped, or none can.
     """
-    loader = Loader(Preparation(attributor.side), _no_target, num_workers, skip_bad_images, ArrayReader(dct))
+    reader, workers = ArrayReader(asking.dct), asking.num_workers
+    loader = Loader(Preparation(attributor.side), _no_target, workers, asking.skip_bad_images, reader)
+    positions: list[int] = []
+    values = []
     with progress(total=len(images), description="images") as bar:
-        for loaded in loader.validation(images, bsize):
+        for loaded in loader.validation(images, asking.batch_size):
             for failure in loaded.failures:
                 sys.stderr.write(f"skipped: {failure}\n")
             if loaded.positions:
-                pixels = torch.from_numpy(loaded.images).permute(0, 3, 1, 2)
-                yield loaded, attributor.answers(attributor.inputs(pixels))
+                answers = attributor.answers(attributor.inputs(torch.from_numpy(loaded.images).permute(0, 3, 1, 2)))
+                positions += loaded.positions
+                values.append(torch.cat([answer.probabilities for answer in answers], dim=1).cpu().numpy())
+                if keep is not None:
+                    keep(loaded, answers)
             bar.update(len(loaded.positions) + len(loaded.failures))
+    if not positions:
+        raise UserError(f"no image of {images.root} can be used: see the lines above")
+    return images.subset(positions), Scores(attributor.columns, np.concatenate(values))
 
 
 def _no_target(item: ImageItem) -> np.float32:
@@ -134,10 +135,8 @@ def load_attributor(
     weights: Path,
     model_type: ModelType,
     sources: Sequence[str] = (),
+    asking: Asking | None = None,
     *,
-    dct: bool = False,
-    normstats: Path | None = None,
-    device: torch.device | None = None,
     single_precision: bool = False,
 ) -> Attributor:
     """The networks in or beside a file of weights: published `.h5`, a primary of a registry, or one of its secondaries.
@@ -146,47 +145,42 @@ def load_attributor(
         weights: The file.
         model_type: `det` for the primary alone.
         sources: Which secondaries; none: all.
-        dct, normstats: What a published file does not say itself.
-        device, single_precision: As of `Attributor`.
+        asking: Device, and what a published file does not say itself.
+        single_precision: As of `Attributor`.
 
     Raises:
         UserError: Files do not fit each other, or lack something.
     """
-    statistics = None if normstats is None else Statistics.read(normstats)
-    if weights.suffix.lower() in (".h5", ".hdf5"):
-        if dct and statistics is None:
-            raise UserError(f"{weights} does not hold the statistics of its spectra: give --normstats DIR")
+    asking = asking or Asking()
+    if is_keras(weights):
         if len(sources) > 1:
             raise UserError(f"{weights} knows one source: give one name to --source")
-        name = sources[0] if sources else weights.stem
-        parts = read_keras(weights, dct=dct, statistics=statistics, source=name)
+        parts = read_keras(weights, asking, sources[0] if sources else weights.stem)
     else:
         parts = _registered(weights, sources, alone=model_type == "det")
-        if statistics is not None and dct:
-            parts = [Stored(part.description, part.network, statistics) for part in parts]
         reads = parts[0].description.input
-        if dct and reads != "dct":
+        if asking.dct and reads != "dct":
             raise UserError(f"{weights} reads {reads} images, no spectra: leave out --dct")
+        if asking.dct and asking.normstats is not None:
+            parts = [replace(part, statistics=Statistics.read(asking.normstats)) for part in parts]
     if model_type == "det":
         parts = [part for part in parts if not part.description.sources]
     elif not any(part.description.sources for part in parts):
         raise UserError(f"{weights} holds a primary module only, which attributes to no source: use det")
     if not parts:
         raise UserError(f"{weights} attributes, and does not tell generated from real: use att")
-    return Attributor(parts, device, single_precision=single_precision)
+    return Attributor(parts, use_device(asking.device, "fp32"), single_precision=single_precision)
 
 
 def _registered(weights: Path, sources: Sequence[str], *, alone: bool) -> list[Stored]:
     first = read_stored(weights)
-    if first.description.kind == PRIMARY:
-        return [first, *([] if alone else read_secondaries(weights, first, sources))]
-    if first.description.kind != SECONDARY:
+    if first.description.kind not in (PRIMARY, SECONDARY):
         return [first]
-    primary = read_primary(primary_path(weights))
-    check_belongs(first, primary, weights)
-    if alone or sources:
-        return [primary, *([] if alone else read_secondaries(primary_path(weights), primary, sources))]
-    return [primary, first.with_source(weights.stem)]
+    path = weights if first.description.kind == PRIMARY else primary_path(weights)
+    primary = read_primary(path)
+    if first.description.kind == SECONDARY:
+        sources = sources or [weights.stem]
+    return [primary] if alone else [primary, *read_secondaries(path, primary, sources)]
 
 
 def _answer(layers: nn.Sequential, x: Tensor) -> Answer:

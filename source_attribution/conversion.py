@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from source_attribution.keras_files import read_keras, write_keras
+from source_attribution.keras_files import is_keras, read_keras, write_keras
 from source_attribution.options import Conversion
-from source_attribution.registry import SUFFIX, add_secondary, primary_path, read_primary
-from source_attribution.spectra import Statistics
-from source_attribution.stored import PRIMARY, SECONDARY, check_belongs, digest, read_stored, write_stored
+from source_attribution.registry import SUFFIX, add, add_secondary, primary_path, read_primary
+from source_attribution.stored import PRIMARY, SECONDARY, check_belongs, read_stored
 from utils.cli import say
 from utils.errors import UserError
 from utils.files import safe_join
-
-_KERAS = (".h5", ".hdf5")
 
 
 def convert(options: Conversion, *, overwrite: bool = False) -> list[Path]:
@@ -26,28 +23,24 @@ def convert(options: Conversion, *, overwrite: bool = False) -> list[Path]:
         UserError: The weights cannot be used, or other ones are there already.
     """
     weights = options.weights
-    written = _to_registry(options, overwrite) if weights.suffix.lower() in _KERAS else _to_keras(weights, options)
+    written = _to_registry(options, overwrite) if is_keras(weights) else _to_keras(weights, options)
     for path in written:
         say(str(path))
     return written
 
 
 def _to_registry(options: Conversion, overwrite: bool) -> list[Path]:
-    statistics = None if options.normstats is None else Statistics.read(options.normstats)
-    if options.dct and statistics is None:
+    first, *others = read_keras(options.weights, options, options.source)
+    if options.dct and first.statistics is None:
         raise UserError(f"{options.weights} does not hold the statistics of its spectra: give --normstats DIR")
-    first, *others = read_keras(options.weights, dct=options.dct, statistics=statistics, source=options.source)
     path = safe_join(options.output, (options.name or options.weights.stem) + SUFFIX)
-    if not path.exists() or overwrite:
-        write_stored(path, first)
-    elif first.description.kind != PRIMARY or digest(read_primary(path).network) != digest(first.network):
-        raise UserError(f"{path} is another network: give --overwrite, another --name, or another folder")
+    add(path, first, overwrite=overwrite)
     return [path, *(add_secondary(path, first, secondary, overwrite=overwrite) for secondary in others)]
 
 
 def _to_keras(weights: Path, options: Conversion) -> list[Path]:
     stored = read_stored(weights)
-    if options.output.suffix.lower() not in _KERAS:
+    if not is_keras(options.output):
         raise UserError(f"{options.output} is no name of a Keras file: give one that ends in .h5")
     if stored.description.kind not in (PRIMARY, SECONDARY, "notl"):
         raise UserError(f"{weights} is a {stored.description.kind} network, of which no Keras files are known")

@@ -19,7 +19,7 @@ from source_attribution.source_sets import LABELS, SOURCES, source_of
 from source_attribution.spectra import Statistics, log_spectrum, spectrum, spectrum_statistics
 from utils.cli import progress, say
 from utils.errors import UserError
-from utils.files import atomic_path, safe_join
+from utils.files import atomic_path, safe_join, write_npy
 
 _MODES = ("blur", "crop", "jpeg", "noise", "multi")
 Labelled = tuple[Path, int, str]
@@ -79,9 +79,8 @@ def split(fake: Path, real: Path, options: DataPreparation) -> dict[str, list[La
 
 
 def _sources(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: give a folder with a folder for each source")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = root.iterdir() if root.is_dir() else ()
+    folders = sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise UserError(f"no folders of sources in {root}: give a folder with a folder for each source")
     return folders
@@ -140,8 +139,7 @@ def _arrays(options: DataPreparation, run: RunOptions) -> list[Path]:
     statistics, largest = None, None
     if not options.raw and options.normalize:
         training = (_grey(path) for path, _, _ in lists["train"])
-        given = options.normstats
-        statistics = spectrum_statistics(training) if given is None else Statistics.read(given)
+        statistics = Statistics.given(options.normstats) or spectrum_statistics(training)
     if options.abs:
         half = lists["train"][: max(1, len(lists["train"]) // 2)]
         largest = np.max([np.abs(_spectrum(path, replace(options, abs=False), None, None)) for path, _, _ in half], 0)
@@ -163,14 +161,9 @@ def _arrays(options: DataPreparation, run: RunOptions) -> list[Path]:
 def write_arrays(folder: Path, arrays: Iterator[np.ndarray], entries: Sequence[Labelled]) -> None:
     """Write `<number>.npy`, and then `labels.npy` and `source_labels.npy`, which say that all are there."""
     for number, values in enumerate(progress(arrays, total=len(entries), description=folder.name)):
-        _write_array(folder / f"{number}.npy", values, durable=False)
-    _write_array(folder / SOURCES, np.array([source for _, _, source in entries]))
-    _write_array(folder / LABELS, np.array([label for _, label, _ in entries]))
-
-
-def _write_array(path: Path, values: np.ndarray, *, durable: bool = True) -> None:
-    with atomic_path(path, durable=durable) as temporary:
-        np.save(temporary, values)
+        write_npy(folder / f"{number}.npy", values, durable=False)
+    write_npy(folder / SOURCES, np.array([source for _, _, source in entries]))
+    write_npy(folder / LABELS, np.array([label for _, label, _ in entries]))
 
 
 def _pixels(path: Path, options: DataPreparation) -> np.ndarray:

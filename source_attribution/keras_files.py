@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from detectors.attribution_networks import STRIDE
-from source_attribution.options import Input
+from source_attribution.options import Input, Spectra
 from source_attribution.spectra import Statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, from_state
 from utils.errors import UserError
@@ -35,15 +35,17 @@ _TENSORS = {
 _LEAST_CELLS = 64  # inputs of a dense layer from which on they are places, not averages over them
 
 
-def read_keras(
-    path: Path, *, dct: bool = False, statistics: Statistics | None = None, source: str = "source"
-) -> list[Stored]:
+def is_keras(path: Path) -> bool:
+    """Whether a file is called as those of Keras are."""
+    return path.suffix.lower() in (".h5", ".hdf5")
+
+
+def read_keras(path: Path, spectra: Spectra | None = None, source: str = "source") -> list[Stored]:
     """The primary of a file, and the secondary module or the network without transfer if there is one.
 
     Args:
         path: An HDF5 file of `model.save` or `model.save_weights`.
-        dct: Whether a network of one channel reads spectra, not grey pixels.
-        statistics: Of the spectra.
+        spectra: Whether a network of one channel reads spectra, not grey pixels, and their statistics.
         source: What the attribution is called.
 
     Raises:
@@ -72,9 +74,11 @@ def read_keras(
     flat = decision.shape[1] > _LEAST_CELLS
     if flat:
         side = round((decision.shape[1] // 32) ** 0.5) * STRIDE
-    if dct != (flat and channels == 1):
+    spectra = spectra or Spectra()
+    if spectra.dct != (flat and channels == 1):
         raise UserError(f"{path} reads {'spectra: give' if flat else 'pixels: leave out'} --dct")
-    reads: Input = "dct" if dct else "grey" if channels == 1 else "pixel"
+    statistics = Statistics.given(spectra.normstats)
+    reads: Input = "dct" if spectra.dct else "grey" if channels == 1 else "pixel"
     side, parts = side or 128, []
     if "aConv_01" not in weights and "aDecision" in weights:
         return [from_state(Description("notl", side, reads, (source,)), state, path, statistics)]
@@ -142,11 +146,7 @@ def _permuted(array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(3, 2, 0, 1)
     elif array.ndim == 2:
-        inputs, outputs = array.shape
-        if inputs > _LEAST_CELLS:
-            side = round((inputs // 32) ** 0.5)
-            array = array.reshape(side, side, 32, outputs).transpose(2, 0, 1, 3).reshape(inputs, outputs)
-        array = array.T
+        array = array[_places(len(array))].T
     return np.ascontiguousarray(array)
 
 
@@ -156,9 +156,11 @@ def _as_keras(tensor: Tensor) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
     elif array.ndim == 2:
-        outputs, inputs = array.shape
-        array = array.T
-        if inputs > _LEAST_CELLS:
-            side = round((inputs // 32) ** 0.5)
-            array = array.reshape(32, side, side, outputs).transpose(1, 2, 0, 3).reshape(inputs, outputs)
+        array = array.T[np.argsort(_places(array.shape[1]))]
     return np.ascontiguousarray(array)
+
+
+def _places(inputs: int) -> np.ndarray:
+    """Where each input of a dense layer over C, H, W is in one over H, W, C; without places where it is."""
+    side = round((inputs // 32) ** 0.5) if inputs > _LEAST_CELLS else 1
+    return np.arange(inputs).reshape(side, side, -1).transpose(2, 0, 1).ravel()

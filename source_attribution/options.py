@@ -17,12 +17,32 @@ _SIDE = 128
 
 
 @dataclass(frozen=True)
-class LooseAttribution:
-    """Attribution of loose images.
+class Spectra:
+    """Spectra as input.
 
     Attributes:
         dct: Needs `normstats` with weights that do not hold the statistics themselves (.h5).
     """
+
+    dct: bool = flag(False, "the network reads grey log spectra", short="f")
+    normstats: Path | None = flag(
+        None, "folder of mean.npy and std_dev.npy of spectra; absent: of the network, or the images", metavar="DIR"
+    )
+
+
+@dataclass(frozen=True)
+class Asking(Spectra):
+    """Reading of images."""
+
+    batch_size: int = flag(256, "images of a step, or in a batch", parse=positive, short="b")
+    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
+    num_workers: int = flag(0, "processes that decode images", parse=count, recorded=False)
+    skip_bad_images: bool = flag(False, "leave out images that cannot be used, and report them")
+
+
+@dataclass(frozen=True)
+class LooseAttribution(Asking):
+    """Attribution of loose images."""
 
     model_type: ModelType = flag("det", "det: real or generated; att: by which source, too", positional=True)
     weights: Path = flag(
@@ -40,15 +60,9 @@ class LooseAttribution:
         parse=plain_name,
         metavar="NAME",
     )
-    dct: bool = flag(False, "the network reads grey log spectra")
-    normstats: Path | None = flag(None, "folder of mean.npy and std_dev.npy of the spectra", metavar="DIR")
     look: Literal["signed", "published"] = flag(
         "signed", "of maps: evidence for (orange) and against (purple), or as published"
     )
-    bsize: int = flag(32, "images in a batch", parse=positive)
-    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
-    num_workers: int = flag(0, "processes that decode images", parse=count, recorded=False)
-    skip_bad_images: bool = flag(False, "leave out images that cannot be decoded, and report them")
 
     def __post_init__(self) -> None:
         if self.model_type == "det" and self.source:
@@ -56,7 +70,7 @@ class LooseAttribution:
 
 
 @dataclass(frozen=True)
-class Attributing:
+class Attributing(Asking):
     """Source attribution.
 
     Names, letters and meanings of the flags are those of the published `classifier.py`, as far as it has them. What
@@ -74,7 +88,6 @@ class Attributing:
     model_class: ModelClass = flag(
         "default", "default: primary and secondaries; notl: no transfer; two baselines", short="c"
     )
-    dct: bool = flag(False, "the network reads grey log spectra", short="f")
     greyscale: bool = flag(False, "the network reads grey pixels", short="g")
     seed: int = flag(2021, "of weights, order and augmentation", parse=count, short="s", metavar="N")
     source: str | None = flag(None, "att: the source of interest", short="l", metavar="NAME")
@@ -91,11 +104,6 @@ class Attributing:
     test_size: int | None = flag(None, "first N test images of each; absent: all", parse=positive)
     real_size_factor: float = flag(1.0, "times as many real images", parse=positive_number, short="r")
     image_size: int = flag(_SIDE, "side of the squares that a new network reads, pixels", parse=positive, short="i")
-    batch_size: int = flag(256, "images of a step", parse=positive, short="b")
-    normstats: Path | None = flag(None, "statistics of spectra; absent: of the training images", metavar="DIR")
-    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
-    num_workers: int = flag(0, "processes that decode images", parse=count, recorded=False)
-    skip_bad_images: bool = flag(False, "leave out images that cannot be used, and report them")
     allow_growth: bool = flag(False, "accepted, and means nothing here", short="a", recorded=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +142,7 @@ class AttributionTraining:
     fixed_norms: bool = flag(
         False, "batch norms use their running statistics in training, too: for a last epoch after small batches"
     )
+    zero_bias: bool = flag(False, "no bias in the last layer, so that a yes needs evidence, which can be ranked")
     model: Path | None = flag(None, "start from this network instead of random weights", short="m", metavar="FILE")
     model_id: str | None = flag(None, "name of the network; absent: class and type", parse=plain_name, short="j")
     instance_id: str | None = flag(None, "name of the run; absent: that of the network", parse=plain_name, short="k")
@@ -154,15 +163,13 @@ class AttributionTraining:
 
 
 @dataclass(frozen=True)
-class Conversion:
+class Conversion(Spectra):
     """Conversion of weights."""
 
     weights: Path = flag(Path(), "Keras weights (.h5), or a network of a registry", positional=True, metavar="FILE")
     output: Path = flag(Path(), "registry folder, or .h5 file", positional=True, metavar="OUT")
     source: str = flag("source", "what the secondary module of an .h5 file attributes to", parse=plain_name)
     name: str | None = flag(None, "of the primary in the registry; absent: that of the file", parse=plain_name)
-    dct: bool = flag(False, "the network reads grey log spectra", short="f")
-    normstats: Path | None = flag(None, "folder of mean.npy and std_dev.npy of the spectra", metavar="DIR")
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,13 @@ def compare_sources(options: Overlap, output_dir: Path) -> list[Path]:
     Raises:
         UserError: A ranking is missing, or of a network without shared layers.
     """
-    layers, omega = _shared_maps(), {}
-    for name, path in options.named():
-        omega[name] = shares_of_shared(read_ranking(path), layers, path)
-    maps = [FeatureMap(layer, index, channels) for layer, channels in layers.items() for index in range(channels)]
+    maps = [
+        FeatureMap(layer, index, convolution.out_channels)
+        for layer, convolution in shared_layers(primary_network()).named_children()
+        if isinstance(convolution, nn.Conv2d)
+        for index in range(convolution.out_channels)
+    ]
+    omega = {name: shares_of_shared(read_ranking(path), maps, path) for name, path in options.named()}
     if not 1 <= options.topk <= len(maps):
         raise UserError(f"--topk {options.topk}: the shared layers have {len(maps)} maps")
     rows = overlaps(omega, maps, options.topk)
@@ -86,26 +89,17 @@ def compare_sources(options: Overlap, output_dir: Path) -> list[Path]:
     return tables
 
 
-def _shared_maps() -> dict[str, int]:
-    """Number of maps of each shared convolution."""
-    layers = shared_layers(primary_network()).named_children()
-    return {name: layer.out_channels for name, layer in layers if isinstance(layer, nn.Conv2d)}
-
-
-def shares_of_shared(ranking: Ranking, layers: Mapping[str, int], path: Path) -> np.ndarray:
+def shares_of_shared(ranking: Ranking, maps: Sequence[FeatureMap], path: Path) -> np.ndarray:
     """Omega of all maps of the shared layers, in their order, as a multiple of the mean of its layer, float64.
 
     Raises:
         UserError: The ranking lacks one of them.
     """
-    omega = {(entry.layer, entry.index): value for entry, value in zip(ranking.maps, ranking.values, strict=True)}
-    parts = []
-    for layer, channels in layers.items():
-        if (layer, channels - 1) not in omega:
-            raise UserError(f"{path} ranks no map {layer}.#{channels - 1}: give rankings of attribution networks")
-        values = np.array([omega[layer, index] for index in range(channels)], np.float64)
-        parts.append(values / (values.mean() or 1.0))
-    return np.concatenate(parts)
+    omega = dict(zip(ranking.maps, ranking.values.tolist(), strict=True))
+    if missing := [entry.key for entry in maps if entry not in omega]:
+        raise UserError(f"{path} ranks no map {missing[0]}: give rankings of attribution networks")
+    means = {row.layer: row.mean or 1.0 for row in ranking.per_layer_summary()}
+    return np.array([omega[entry] / means[entry.layer] for entry in maps])
 
 
 def overlaps(omega: Mapping[str, np.ndarray], maps: Sequence[FeatureMap], k: int) -> list[OverlapRow]:
@@ -149,7 +143,7 @@ def draw_overlap(
     starts = [place for place, entry in enumerate(maps) if entry.index == 0]
     for start in starts[1:]:
         all_maps.axvline(start - 0.5, color="black", linewidth=1)
-    all_maps.set_xticks(starts, [maps[start].layer for start in starts], ha="left")
+    all_maps.set_xticks(starts, [maps[start].layer for start in starts], rotation=40, ha="right")
     all_maps.set_yticks(range(len(names)), names)
     all_maps.set(title="relevance of each shared map", xlabel="feature maps")
     figure.colorbar(shown, ax=all_maps, label="times the mean of its layer")
@@ -164,7 +158,7 @@ def draw_overlap(
     pairs.set_xticks(range(len(names)), names, rotation=40, ha="right")
     pairs.set_yticks(range(len(names)), names)
     pairs.set(
-        title=f"of the top {rows[0].k} maps in common", xlabel="below: common (bold: beyond chance); above: chance"
+        title=f"of the top {rows[0].k} maps in common", xlabel="below: common (bold: beyond chance)\nabove: by chance"
     )
     for axes in (all_maps, pairs):
         axes.grid(visible=False)

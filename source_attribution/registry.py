@@ -64,15 +64,25 @@ def read_secondaries(path: Path, primary: Stored, sources: Sequence[str] = ()) -
     return found
 
 
-def add_secondary(path: Path, primary: Stored, secondary: Stored, *, overwrite: bool = False) -> Path:
-    """Write the secondary module of a source into the registry of a primary; where it is.
+def add(path: Path, stored: Stored, *, overwrite: bool = False) -> Path:
+    """Write a network into a registry, unless it is there already; where it is.
 
     Raises:
-        UserError: It belongs to another primary, or there is another one of this name.
+        UserError: There is another one of this name.
+    """
+    if overwrite or not path.exists():
+        write_stored(path, stored)
+    elif digest(read_stored(path).network) != digest(stored.network):
+        raise UserError(f"{path} is there already, and another network: give --overwrite, or another name or folder")
+    return path
+
+
+def add_secondary(path: Path, primary: Stored, secondary: Stored, *, overwrite: bool = False) -> Path:
+    """Write the secondary module of a source into the registry of a primary, as `add`.
+
+    Raises:
+        UserError: It belongs to another primary.
     """
     target = secondary_path(path, secondary.description.sources[0])
     check_belongs(secondary, primary, target)
-    if target.exists() and not overwrite and digest(read_stored(target).network) != digest(secondary.network):
-        raise UserError(f"{target} is there already: give --overwrite, or another name of the source")
-    write_stored(target, secondary)
-    return target
+    return add(target, secondary, overwrite=overwrite)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-from detectors.devices import use_device
-from images.sets import ImageSet, find_loose_images
+from cr_ud.training_data import Loaded
+from images.sets import find_loose_images
 from passes.options import RunOptions
-from source_attribution.attributor import FAKE_COLUMN, Attributor, answers_for, load_attributor
+from source_attribution.attributor import Answer, ask, load_attributor
 from source_attribution.options import LooseAttribution
+from source_attribution.source_scores import NONE, Scores
 from source_attribution.spectra import log_spectrum
-from source_attribution.stored import digest
 from utils.cli import say
-from utils.errors import UserError
 from utils.figures import save_picture
-from utils.files import read_npz, safe_join, safe_name, sha256_file, write_csv, write_npz
+from utils.files import read_npz, safe_join, safe_name, write_csv, write_npz
 from utils.heatmaps import LOOKS
 from utils.pictures import ContactSheets
-from utils.provenance import Origin, is_current, write_record
+from utils.provenance import is_current, write_record
 from utils.settings import plain
 from utils.tables import percent, read_table
 
 _COMPUTATION = 1
-_THRESHOLD = 0.5
 _SHOWN = ("being generated", "the most probable source")
 NOBODY = "none of these"
 
@@ -39,61 +34,34 @@ def attribute_images(options: LooseAttribution, run: RunOptions) -> Path:
     Raises:
         UserError: Weights or images cannot be used.
     """
-    device = use_device(options.device, "fp32")
     attributor = load_attributor(
-        options.weights,
-        options.model_type,
-        options.source,
-        dct=options.dct,
-        normstats=options.normstats,
-        device=device,
-        single_precision=run.published,
+        options.weights, options.model_type, options.source, options, single_precision=run.published
     )
     images = find_loose_images([options.images])
     table = options.output / "scores.csv"
-    facts = {
-        "columns": attributor.columns,
-        "parts": [digest(part.network) for part in attributor.parts],
-        "compat": run.compat,
-        "look": options.look,
-    }
-    origin = Origin(_COMPUTATION, {"weights": sha256_file(options.weights), "images": images.digest()}, facts)
+    origin = attributor.origin(_COMPUTATION, options.weights, images, compat=run.compat, look=options.look)
     if is_current([table], origin) and not run.overwrite:
         say(f"{table}: done before, nothing to compute")
         return table
-    rows = _scores(attributor, images, options)
-    write_csv(table, ("path", *(f"p_{name}" for name in attributor.columns)), rows)
-    for line in _summary(attributor, rows):
-        say(line)
+    is_spectral = np.array(attributor.parts[0].description.input == "dct")
+
+    def keep(loaded: Loaded, answers: list[Answer]) -> None:
+        maps = [None if answer.evidence is None else answer.evidence.cpu().numpy() for answer in answers]
+        for row, position in enumerate(loaded.positions):
+            path = arrays_path(options.output, images.items[position].name)
+            own = {f"map_{number}": batch[row] for number, batch in enumerate(maps) if batch is not None}
+            write_npz(path, image=loaded.images[row], dct=is_spectral, **own)
+
+    used, scores = ask(attributor, images, options, keep)
+    rows = ([item.name, *values] for item, values in zip(used.items, scores.values.tolist(), strict=True))
+    write_csv(table, ("path", *(f"p_{name}" for name in scores.columns)), rows)
+    _summarise(scores)
     sheets = draw_sheets(table, options.look)
     # last, so that it tells that all is there
-    write_record([table], origin, settings=plain(options, run), device=device, images=len(rows))
+    write_record([table], origin, settings=plain(options, run), device=attributor.device, images=len(used))
     for path in [table, *sheets]:
         say(str(path))
     return table
-
-
-def _scores(attributor: Attributor, images: ImageSet, options: LooseAttribution) -> list[list[Any]]:
-    """Path and probabilities of each image; its maps go into a file each on the way."""
-    rows: list[list[Any]] = []
-    is_spectral = np.array(attributor.parts[0].description.input == "dct")
-    for loaded, answers in answers_for(
-        attributor,
-        images,
-        bsize=options.bsize,
-        num_workers=options.num_workers,
-        skip_bad_images=options.skip_bad_images,
-    ):
-        values = torch.cat([answer.probabilities for answer in answers], dim=1).cpu().numpy()
-        maps = [None if answer.evidence is None else answer.evidence.cpu().numpy() for answer in answers]
-        for row, position in enumerate(loaded.positions):
-            name = images.items[position].name
-            rows.append([name, *values[row].tolist()])
-            own = {f"map_{number}": batch[row] for number, batch in enumerate(maps) if batch is not None}
-            write_npz(arrays_path(options.output, name), image=loaded.images[row], dct=is_spectral, **own)
-    if not rows:
-        raise UserError(f"no image below {options.images} can be used: see the lines above")
-    return rows
 
 
 def arrays_path(output: Path, name: str) -> Path:
@@ -101,27 +69,17 @@ def arrays_path(output: Path, name: str) -> Path:
     return safe_join(output, "arrays", f"{safe_name(name.replace('/', '-'))}.npz")
 
 
-def verdict(sources: Sequence[str], probabilities: Sequence[float]) -> str:
-    """The most probable of the sources that are at least as probable as not, or nobody."""
-    best = max(range(len(sources)), key=lambda place: probabilities[place])
-    return sources[best] if probabilities[best] >= _THRESHOLD else NOBODY
-
-
-def _summary(attributor: Attributor, rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = []
-    count, columns = len(rows), attributor.columns
-    fakes = [row[1] >= _THRESHOLD for row in rows] if columns[0] == FAKE_COLUMN else []
-    if fakes:
-        lines.append(f"called generated: {sum(fakes)} of {count} images ({percent(sum(fakes) / count)} %)")
-    first = len(columns) - len(attributor.sources)
-    if attributor.sources:
-        made_by = [verdict(attributor.sources, row[1 + first :]) for row in rows]
-        for name in [*attributor.sources, NOBODY]:
-            lines.append(f"attributed to {name}: {made_by.count(name)} ({percent(made_by.count(name) / count)} %)")
-        odd = sum(name != NOBODY and not fake for name, fake in zip(made_by, fakes, strict=False))
-        if odd:
-            lines.append(f"warning: {odd} images are attributed to a source although they are called real")
-    return lines
+def _summarise(scores: Scores) -> None:
+    count = len(scores.values)
+    if scores.fake is not None:
+        found = int(scores.fake.sum())
+        say(f"called generated: {found} of {count} images ({percent(found / count)} %)")
+    if scores.sources:
+        found_by = np.bincount(scores.said(), minlength=len(scores.answers)).tolist()
+        for name, found in zip(scores.answers, found_by, strict=True):
+            say(f"attributed to {NOBODY if name == NONE else name}: {found} ({percent(found / count)} %)")
+    if odd := scores.contradictions():
+        say(f"warning: {odd} images are attributed to a source although they are called real")
 
 
 def draw_sheets(table: Path, look: str) -> list[Path]:
@@ -130,41 +88,40 @@ def draw_sheets(table: Path, look: str) -> list[Path]:
     Drawn from the table of scores and the arrays beside it; overlays go into `pictures/`, sheets beside the table.
     """
     header, lines = read_table(table, made_by="src/run_attribution.py")
-    names = [name.removeprefix("p_") for name in header[1:]]
-    first = int(names[0] == FAKE_COLUMN)
-    panels = 1 + first + (len(names) > first)
-    shown_first = _SHOWN[1 - first :]
+    values = np.array([cells for _, *cells in lines], np.float64)
+    scores = Scores([name.removeprefix("p_") for name in header[1:]], values)
+    # the columns whose maps are shown, for each image
+    shown = [] if scores.fake is None else [np.zeros(len(lines), int)]
+    if scores.sources:
+        shown.append(scores.of_sources.argmax(1) + len(scores.columns) - len(scores.sources))
+    panels = 1 + len(shown)
+    evidence = [name for name, there in zip(_SHOWN, (scores.fake is not None, scores.sources), strict=True) if there]
     sheets = ContactSheets(
         table.parent / "sheet",
         panels=panels,
         caption_lines=3,
         columns=6 // panels,
         rows=5,
-        title="Evidence for " + " and for ".join(shown_first[: panels - 1]),
+        title=f"Evidence for {' and for '.join(evidence)}",
         legend=LOOKS["signed"].legend() if look == "signed" else None,
     )
-    for path, *cells in lines:
-        values = list(map(float, cells))
+    for row, (path, *_) in enumerate(lines):
         arrays = read_npz(arrays_path(table.parent, path))
         ground = _spectrum_picture(arrays["image"], look) if bool(arrays["dct"]) else arrays["image"]
-        sources = names[first:]
-        best = first + int(np.argmax(values[first:])) if sources else 0
-        shown = [*([0] if first else []), *([best] if sources else [])]
-        overlays = [_overlay(ground, arrays.get(f"map_{number}"), look) for number in shown]
-        stem = arrays_path(table.parent, path).stem
-        save_picture(safe_join(table.parent, "pictures", f"{stem}.png"), np.concatenate(overlays, axis=1))
-        sheets.add([arrays["image"], *overlays], _caption(path, names, values, first))
+        overlays = [_overlay(ground, arrays.get(f"map_{columns[row]}"), look) for columns in shown]
+        picture = arrays_path(table.parent, path).with_suffix(".png").name
+        save_picture(safe_join(table.parent, "pictures", picture), np.concatenate(overlays, axis=1))
+        sheets.add([arrays["image"], *overlays], _caption(path, Scores(scores.columns, values[row : row + 1])))
     return sheets.finish()
 
 
-def _caption(path: str, names: Sequence[str], values: Sequence[float], first: int) -> list[str]:
-    fake = f"p(fake) {percent(values[0])} %" if first else ""
-    sources = names[first:]
-    if not sources:
-        return [path, f"{'FAKE' if values[0] >= _THRESHOLD else 'REAL'}: {fake}"]
-    who = verdict(sources, values[first:])
-    best = max(range(len(sources)), key=lambda place: values[first + place])
-    return [path, fake, f"{who}: p({sources[best]}) {percent(values[first + best])} %"]
+def _caption(path: str, scores: Scores) -> list[str]:
+    fake = "" if scores.fake is None else f"p(fake) {percent(scores.values[0, 0])} %"
+    if not scores.sources:
+        return [path, f"{'FAKE' if scores.fake else 'REAL'}: {fake}"]
+    answer, best = scores.answers[scores.said()[0]], scores.of_sources[0].argmax()
+    who = NOBODY if answer == NONE else answer
+    return [path, fake, f"{who}: p({scores.sources[best]}) {percent(scores.of_sources[0, best])} %"]
 
 
 def _overlay(image: np.ndarray, evidence: np.ndarray | None, look: str) -> np.ndarray:

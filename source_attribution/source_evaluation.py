@@ -3,56 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from detectors.devices import use_device
-from evaluation.summary import summarise_columns
+from evaluation.summary import ScoreSummary, summarise_columns
 from images.sets import FAKE, ImageSet
 from passes.options import RunOptions
-from source_attribution.attributor import FAKE_COLUMN, Attributor, answers_for, load_attributor
+from source_attribution.attributor import ask, load_attributor
 from source_attribution.confusion import ClassRow, Confusion
 from source_attribution.options import Attributing
+from source_attribution.source_scores import FAKE as FAKE_NAME
+from source_attribution.source_scores import REAL, THRESHOLD, Scores
 from source_attribution.source_sets import find_sources, read_source_list, source_of
-from source_attribution.stored import digest
 from utils.cli import say
-from utils.errors import UserError
-from utils.files import atomic_path, safe_join, safe_name, sha256_file, write_csv
-from utils.provenance import Origin, is_current, write_record
+from utils.files import safe_join, safe_name, write_csv, write_npy
+from utils.provenance import is_current, write_record
 from utils.settings import plain
 from utils.tables import percent, percent_range, write_rows
 
-_COMPUTATION = 1
-_THRESHOLD = 0.5
-NONE, UNKNOWN, REAL = "none", "unknown", "real"
-
-
-@dataclass(frozen=True)
-class OpenSetRow:
-    """How well the largest probability of any source answers a question; `_low` and `_high` bound 95 % intervals.
-
-    Attributes:
-        question: `known`: which fakes are of a source that has a secondary; `none`: which images are of none.
-        images, positives: How many, and for how many the answer is yes.
-        roc_auc: Area under the ROC curve; 0.5 by chance.
-        ece: Expected calibration error of the largest probability (`none`: of 1 less it).
-        acc: Accuracy at 0.5.
-    """
-
-    question: str
-    images: int
-    positives: int
-    roc_auc: float
-    roc_auc_low: float
-    roc_auc_high: float
-    ece: float
-    ece_low: float
-    ece_high: float
-    acc: float
-    acc_low: float
-    acc_high: float
+_COMPUTATION = 2
+UNKNOWN = "unknown"
+KNOWN_OR_NOT, NONE_OR_NOT = "known", "none"
+"""Questions of an open set: which fakes are of a source that has a secondary; which images are of none."""
+_TITLES = {"DET": "generated or real", "ATT": "made by which source"}
 
 
 def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
@@ -62,14 +36,7 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
         UserError: Network or images cannot be used.
     """
     model = options.first
-    attributor = load_attributor(
-        model,
-        options.model_type,
-        _asked(options),
-        dct=options.dct,
-        normstats=options.normstats,
-        device=use_device(options.device, "fp32"),
-    )
+    attributor = load_attributor(model, options.model_type, _asked(options), options)
     images = find_sources(
         options.second,
         options.folders,
@@ -78,25 +45,11 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
         arch_level=options.arch_level,
     )
     folder = safe_join(run.output_dir, "test_results", safe_name(model.absolute().parent.name), safe_name(model.stem))
-    facts = {"columns": attributor.columns, "parts": [digest(part.network) for part in attributor.parts]}
-    origin = Origin(_COMPUTATION, {"weights": sha256_file(model), "images": images.digest()}, facts)
+    origin = attributor.origin(_COMPUTATION, model, images)
     if is_current([folder / "scores.csv"], origin) and not run.overwrite:
         say(f"{folder}: done before, nothing to compute")
         return [folder / "scores.csv"]
-    paths, scores = [], []
-    for loaded, answers in answers_for(
-        attributor,
-        images,
-        bsize=options.batch_size,
-        num_workers=options.num_workers,
-        skip_bad_images=options.skip_bad_images,
-        dct=options.dct,
-    ):
-        paths += list(loaded.positions)
-        scores.append(np.concatenate([answer.probabilities.cpu().numpy() for answer in answers], axis=1))
-    if not paths:
-        raise UserError(f"no image of {options.second} can be used: see the lines above")
-    tables = _written(folder, attributor, images.subset(paths), np.concatenate(scores))
+    tables = _write(folder, *ask(attributor, images, options))
     write_record(tables, origin, settings=plain(options, run), seed=run.seed, device=attributor.device)
     return tables
 
@@ -108,110 +61,79 @@ def _asked(options: Attributing) -> list[str]:
     return [] if options.source_list is None else read_source_list(options.source_list)
 
 
-def _written(folder: Path, attributor: Attributor, images: ImageSet, scores: np.ndarray) -> list[Path]:
-    matrices = confusions(attributor.columns, images, scores)
-    known = attributor.sources
-    labels = np.array([item.label for item in images.items])
-    header = ("path", "label", "source", *(f"p_{name}" for name in attributor.columns))
-    rows = [(item.name, item.label, item.generator, *row) for item, row in zip(images.items, scores, strict=True)]
+def _write(folder: Path, images: ImageSet, scores: Scores) -> list[Path]:
+    header = ("path", "label", "source", *(f"p_{name}" for name in scores.columns))
+    rows = [
+        (item.name, item.label, item.generator, *row) for item, row in zip(images.items, scores.values, strict=True)
+    ]
     tables = [folder / "scores.csv"]
     write_csv(tables[0], header, rows)
     pictures: list[Path] = []
-    for kind, confusion in matrices.items():
+    for kind, confusion in confusions(images, scores).items():
         tables += [folder / f"{kind}_confusion.csv", folder / f"{kind}_classes.csv"]
         counted = ((name, *row.tolist()) for name, row in zip(confusion.truths, confusion.counts, strict=True))
         write_csv(tables[-2], ("truth", *confusion.answers), counted)
         write_rows(tables[-1], confusion.rows(), ClassRow)
-        note = _invalid(attributor.columns, scores) if kind == "ATT" else ""
-        pictures += confusion.draw(folder / kind, f"{folder.name}: {_TITLES[kind]}", note)
+        odd = ""
+        if kind == "ATT" and scores.fake is not None:
+            odd = f"attributed although called real: {scores.contradictions()} of {int((~scores.fake).sum())}"
+        pictures += confusion.draw(folder / kind, f"{folder.name}: {_TITLES[kind]}", odd)
         for row in confusion.rows():
             say(f"{kind} {row.name}: {percent(row.recall)} {percent_range(row.recall_low, row.recall_high)} % right")
-    opened = open_set(images, scores, attributor.columns)
-    if opened:
+    if opened := open_set(images, scores):
         tables.append(folder / "open_set.csv")
-        write_rows(tables[-1], opened, OpenSetRow)
+        write_rows(tables[-1], opened)
         for entry in opened:
             bounds = f"[{entry.roc_auc_low:.3f}, {entry.roc_auc_high:.3f}]"
-            say(f"open set, {entry.question}: AUROC {entry.roc_auc:.3f} {bounds}, ECE {entry.ece:.3f}")
-    said = [_decided(attributor.columns, scores)[0]] if known else [(scores[:, 0] >= _THRESHOLD).astype(int)]
-    truth = [_truth(known, images)] if known else [labels]
-    arrays = {"predictions": np.stack(said).astype(np.int8), "raw_predictions": scores.T}
-    for name, values in {**arrays, "ground_truth": np.stack(truth).astype(np.int8)}.items():
-        with atomic_path(folder / f"{name}.npy") as temporary:
-            np.save(temporary, values)
+            say(f"open set, {entry.variant}: AUROC {entry.roc_auc:.3f} {bounds}, ECE {entry.ece:.3f}")
+    said = scores.said() if scores.sources else scores.values[:, 0] >= THRESHOLD
+    arrays = {"predictions": said[None].astype(np.int8), "ground_truth": truth(scores.sources, images)[None]}
+    for name, values in {**arrays, "raw_predictions": scores.values.T}.items():
+        write_npy(folder / f"{name}.npy", values)
     for path in [*tables, *pictures]:
         say(str(path))
     return tables
 
 
-_TITLES = {"DET": "generated or real", "ATT": "made by which source"}
+def truth(sources: Sequence[str], images: ImageSet) -> np.ndarray:
+    """0 real, 1.. the sources, one more for fakes of any other generator, (n,) int8."""
+    numbers = {name: number for number, name in enumerate(sources, start=1)}
+    other = len(sources) + 1
+    return np.array([numbers.get(i.generator, other) if i.label == FAKE else 0 for i in images.items], np.int8)
 
 
-def confusions(columns: Sequence[str], images: ImageSet, scores: np.ndarray) -> Mapping[str, Confusion]:
+def confusions(images: ImageSet, scores: Scores) -> Mapping[str, Confusion]:
     """`DET`: generated or real, if the primary was asked; `ATT`: by which source, if any was.
 
-    Of one secondary: its source, or others. Of several: the most probable of those at 0.5 or above, else none, as is
-    right for reals and fakes of other generators. Of a network of several classes the most probable one.
+    Of one secondary: its source, or others. Of several, none is right for reals and for fakes of other generators.
     """
     found = {}
-    labels = np.array([item.label for item in images.items])
-    if columns[0] == FAKE_COLUMN:
-        said = (scores[:, 0] >= _THRESHOLD).astype(int)
-        found["DET"] = Confusion.of(labels, said, (REAL, FAKE_COLUMN), (REAL, FAKE_COLUMN))
-    sources = [name for name in columns if name not in (FAKE_COLUMN, REAL)]
+    if scores.fake is not None:
+        names = (REAL, FAKE_NAME)
+        found["DET"] = Confusion.of(truth([], images), scores.fake.astype(int), names, names)
+    sources = scores.sources
+    numbers = truth(sources, images)
     if len(sources) == 1:
-        truth = np.array([item.generator == sources[0] and item.label == FAKE for item in images.items]).astype(int)
         names = ("others", sources[0])
-        found["ATT"] = Confusion.of(truth, (scores[:, -1] >= _THRESHOLD).astype(int), names, names)
+        found["ATT"] = Confusion.of((numbers == 1).astype(int), scores.said(), names, names)
     elif sources:
-        said, nobody = _decided(columns, scores)
-        truth = _truth(sources, images)
-        truths = [REAL, *sources, *([UNKNOWN] if (truth > len(sources)).any() else [])]
-        found["ATT"] = Confusion.of(truth, said, truths, (nobody, *sources))
+        truths = [REAL, *sources, *([UNKNOWN] if (numbers > len(sources)).any() else [])]
+        found["ATT"] = Confusion.of(numbers, scores.said(), truths, scores.answers)
     return found
 
 
-def _truth(sources: Sequence[str], images: ImageSet) -> np.ndarray:
-    """0 real, 1.. the sources, one more for fakes of any other generator."""
-    numbers = {name: number for number, name in enumerate(sources, start=1)}
-    return np.array(
-        [numbers.get(item.generator, len(sources) + 1) if item.label == FAKE else 0 for item in images.items]
-    )
+def open_set(images: ImageSet, scores: Scores) -> list[ScoreSummary]:
+    """Whether the largest probability of any source tells its fakes from those of generators nobody modelled.
 
-
-def _decided(columns: Sequence[str], scores: np.ndarray) -> tuple[np.ndarray, str]:
-    """0 for none or real, 1.. for the sources; and how 0 is called."""
-    if columns[0] == REAL:
-        return scores.argmax(1), REAL
-    first = int(columns[0] == FAKE_COLUMN)
-    best = scores[:, first:].argmax(1)
-    return np.where(scores[:, first:].max(1) >= _THRESHOLD, best + 1, 0), NONE
-
-
-def _invalid(columns: Sequence[str], scores: np.ndarray) -> str:
-    """How many images are attributed although the primary calls them real."""
-    if columns[0] != FAKE_COLUMN:
-        return ""
-    real = scores[:, 0] < _THRESHOLD
-    odd = int((real & (scores[:, 1:].max(1) >= _THRESHOLD)).sum())
-    return f"attributed although called real: {odd} of {int(real.sum())}"
-
-
-def open_set(images: ImageSet, scores: np.ndarray, columns: Sequence[str]) -> list[OpenSetRow]:
-    """Whether the largest probability of any source tells its fakes from those of generators nobody modelled."""
-    if columns[0] == REAL or len(columns) < 2:
+    A row for each question, with the share of right answers at 0.5 and the calibration of the probability.
+    """
+    numbers, unknown = truth(scores.sources, images), len(scores.sources) + 1
+    known = (numbers > 0) & (numbers < unknown)
+    if scores.columns[0] == REAL or not known.any() or not (numbers == unknown).any():
         return []
-    first = int(columns[0] == FAKE_COLUMN)
-    truth, largest = _truth(columns[first:], images), scores[:, first:].max(1)
-    known, unknown = (truth > 0) & (truth <= len(columns) - first), truth > len(columns) - first
-    if not known.any() or not unknown.any():
-        return []
-    fakes = known | unknown
-    questions = {"known": (known[fakes], largest[fakes]), "none": (~known, 1.0 - largest)}
-    rows = []
-    for question, (labels, values) in questions.items():
-        (found,) = summarise_columns(labels.astype(int), {question: values}, {question: [question]})[:1]
-        names = [f"{name}{end}" for name in ("roc_auc", "ece", "acc") for end in ("", "_low", "_high")]
-        numbers = [getattr(found, name) for name in names]
-        rows.append(OpenSetRow(question, len(labels), int(labels.sum()), *numbers))
-    return rows
+    fakes, largest = numbers > 0, scores.of_sources.max(1)
+    questions = {KNOWN_OR_NOT: (known[fakes], largest[fakes]), NONE_OR_NOT: (~known, 1.0 - largest)}
+    return [
+        summarise_columns(labels.astype(int), {question: values}, {question: [question]})[0]
+        for question, (labels, values) in questions.items()
+    ]

@@ -13,6 +13,7 @@ import numpy as np
 from images.decoding import decode_image
 from images.sets import FAKE, REAL, ImageItem, ImageSet, find_image_set
 from utils.errors import UserError
+from utils.files import read_npy
 
 LABELS, SOURCES = "labels.npy", "source_labels.npy"
 ARRAY = ".npy"
@@ -119,10 +120,7 @@ class ArrayReader:
         """
         if path.suffix != ARRAY:
             return decode_image(path)
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is damaged or missing: make it anew, or use --skip_bad_images") from error
+        values = read_npy(path)
         planes = values[..., None] if values.ndim == 2 else values
         if planes.ndim != 3 or planes.shape[2] not in (1, 3):
             raise UserError(f"{path} has shape {values.shape}, not (H, W) or (H, W, 3): make it anew")
@@ -136,13 +134,9 @@ class ArrayReader:
 
 
 def _arrays(root: Path, size: int | None, reals: int | None, *, arch_level: bool) -> ImageSet:
-    try:
-        labels = np.load(root / LABELS, allow_pickle=False).ravel()
-        names = np.load(root / SOURCES, allow_pickle=False).ravel()
-        if len(labels) != len(names) or not set(labels.tolist()) <= {REAL, FAKE}:
-            raise ValueError("labels and sources do not belong together")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{root}: {LABELS} and {SOURCES} cannot be read together: make the folder anew") from error
+    labels, names = (read_npy(root / name).ravel() for name in (LABELS, SOURCES))
+    if len(labels) != len(names) or not set(labels.tolist()) <= {REAL, FAKE}:
+        raise UserError(f"{root}: {LABELS} and {SOURCES} do not belong together: make the folder anew")
     taken: Counter[str] = Counter()
     items = []
     for number, (label, name) in enumerate(zip(labels.tolist(), names.tolist(), strict=True)):

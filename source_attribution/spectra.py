@@ -13,7 +13,7 @@ from torch import Tensor
 
 from images.distortions import to_grayscale
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import read_npy, write_npy
 
 _LEAST = 1e-12  # so that the logarithm of a coefficient that is zero stays finite
 _FILES = ("mean", "std_dev", "variance")
@@ -40,22 +40,21 @@ class Statistics:
             raise UserError(f"{folder / 'std_dev.npy'} has values that are not positive: make it anew")
         return cls(mean, std)
 
+    @classmethod
+    def given(cls, folder: Path | None) -> Statistics | None:
+        """As `read`, if a folder is named."""
+        return None if folder is None else cls.read(folder)
+
     def write(self, folder: Path) -> list[Path]:
         """Write `mean.npy`, `std_dev.npy` and `variance.npy` into a folder."""
         paths = [folder / f"{name}.npy" for name in _FILES]
         for path, values in zip(paths, (self.mean, self.std, self.std**2), strict=True):
-            with atomic_path(path) as temporary:
-                np.save(temporary, values)
+            write_npy(path, values)
         return paths
 
 
 def _read_map(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"no {path}: give --normstats the folder of mean.npy and std_dev.npy") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged or no plain array: make it anew") from error
+    values = read_npy(path)
     if values.ndim != 2 or values.dtype.kind != "f" or not np.isfinite(values).all():
         raise UserError(f"{path} is no map (H, W) of finite numbers: make it anew")
     return values.astype(np.float64)

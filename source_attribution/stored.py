@@ -103,10 +103,6 @@ class Stored:
     network: nn.Sequential
     statistics: Statistics | None = None
 
-    def transform(self, *, single_precision: bool = False) -> Callable[[Tensor], Tensor]:
-        """From uint8 images to the input of the network."""
-        return self.description.transform(self.statistics, single_precision=single_precision)
-
     def with_source(self, name: str) -> Stored:
         """The same, under the name of a source."""
         return replace(self, description=replace(self.description, sources=(name,)))

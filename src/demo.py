@@ -116,8 +116,8 @@ def show_patches(root: Path, images: Path, demo: Demo) -> None:
 
 
 def show_sources(root: Path, data: Path, demo: Demo) -> None:
-    """Which generator made it: those with a network of their own, and one that nobody knows."""
-    primary, unknown = shipped_weights("attribution", TAG), ANALYSED[0]
+    """Which generator made it: those with a network of their own, and images of a way that none of them has seen."""
+    primary, unknown = shipped_weights("attribution", TAG), SCORED[0]
     known = sorted(path.stem for path in primary.with_suffix("").glob("*.safetensors"))
     where = ["--device", demo.device, "--output_dir", str(root)]
     run("attribute_source.py", ["att", "test", str(primary), str(data), "--folders", *known, unknown, *where])

@@ -20,7 +20,7 @@ from source_attribution.attributor import Attributor, load_attributor
 from source_attribution.baselines import gdaconv, postpool
 from source_attribution.conversion import convert
 from source_attribution.keras_files import read_keras, write_keras
-from source_attribution.options import Conversion
+from source_attribution.options import Asking, Conversion, Spectra
 from source_attribution.registry import add_secondary, read_secondaries
 from source_attribution.spectra import LogSpectrum, Statistics
 from source_attribution.stored import Description, Stored, digest, read_stored, write_stored
@@ -67,7 +67,7 @@ def made(kind: str, seed: int = 0, side: int = 32, primary: Stored | None = None
 def test_published_outputs(name: str, published: Path) -> None:
     golden = np.load(published / f"golden_{name}.npz")
     x = torch.from_numpy(golden["x"]).permute(0, 3, 1, 2).contiguous()
-    parts = read_keras(published / f"{name}.h5", dct=name.endswith("dct"))
+    parts = read_keras(published / f"{name}.h5", Spectra(name.endswith("dct")))
     answers = Attributor(parts).answers(x)
     for part, answer, kind in zip(parts, answers, ("det", "att"), strict=False):
         np.testing.assert_allclose(answer.probabilities[:, 0], golden[f"pred_{kind}"], atol=1e-5)
@@ -85,30 +85,30 @@ def test_published_spectra(published: Path) -> None:
     statistics = Statistics.read(published / "ganfp_dctnorm")
     images = torch.from_numpy(golden["image_u8"]).permute(0, 3, 1, 2)
     np.testing.assert_array_equal(LogSpectrum(statistics)(images).permute(0, 2, 3, 1), golden["x"])
-    single = load_attributor(
-        published / "primary_ganfp_dct.h5",
-        "det",
-        dct=True,
-        normstats=published / "ganfp_dctnorm",
-        single_precision=True,
-    )
+    asking = Asking(dct=True, normstats=published / "ganfp_dctnorm")
+    single = load_attributor(published / "primary_ganfp_dct.h5", "det", (), asking, single_precision=True)
+    (answer,) = single.answers(single.inputs(images))
     # coefficients that are nearly zero are rounding errors in float32, which differ between libraries
-    np.testing.assert_allclose(single.probabilities(images)[:, 0], golden["pred_det_float32_graph_dct"], atol=2e-3)
+    np.testing.assert_allclose(answer.probabilities[:, 0], golden["pred_det_float32_graph_dct"], atol=2e-3)
 
 
 def test_published_attributions_share_a_primary(published: Path, tmp_path: Path) -> None:
     for source in ("progan", "cramergan"):
-        convert(Conversion(published / f"attribution_ganfp_{source}.h5", tmp_path, source, "ganfp"))
+        convert(
+            Conversion(
+                weights=published / f"attribution_ganfp_{source}.h5", output=tmp_path, source=source, name="ganfp"
+            )
+        )
     attributor = load_attributor(tmp_path / "ganfp.safetensors", "att")
     assert attributor.columns == ["fake", "cramergan", "progan"]
     back = tmp_path / "back.h5"
-    convert(Conversion(tmp_path / "ganfp" / "progan.safetensors", back))
+    convert(Conversion(weights=tmp_path / "ganfp" / "progan.safetensors", output=back))
     with h5py.File(published / "attribution_ganfp_progan.h5") as first, h5py.File(back) as second:
         arrays = [_arrays(file["model_weights"]) for file in (first, second)]
     assert arrays[0].keys() == arrays[1].keys()
     assert all(np.array_equal(value, arrays[1][name]) for name, value in arrays[0].items())
     with pytest.raises(UserError, match="another network"):
-        convert(Conversion(published / "primary_ganfp.h5", tmp_path, name="ganfp"))
+        convert(Conversion(weights=published / "primary_ganfp.h5", output=tmp_path, name="ganfp"))
 
 
 def _arrays(group: h5py.Group) -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ def test_files_hold_what_was_written(facts: dict[str, str], tmp_path: Path) -> N
         assert digest(found.network) == digest(stored.network)
         assert (found.statistics is None) == (stored.statistics is None)
     write_keras(tmp_path / "a.h5", primary, secondary)
-    again = read_keras(tmp_path / "a.h5", dct=facts.get("input") == "dct", source="g")
+    again = read_keras(tmp_path / "a.h5", Spectra(facts.get("input") == "dct"), "g")
     assert [digest(part.network) for part in again] == [digest(primary.network), digest(secondary.network)]
     assert again[1].description.primary == digest(primary.network)
 

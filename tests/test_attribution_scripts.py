@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from ranking_runs import Run, Scripts
 from test_attribution_networks import made
+from torch import nn
 
 from detectors.attribution_networks import own_layers, shared_layers
 from fmap_ranking.ranking import Ranking
@@ -17,8 +18,9 @@ from source_attribution.confusion import Confusion
 from source_attribution.options import DataPreparation
 from source_attribution.overlap import overlaps
 from source_attribution.source_evaluation import confusions, open_set
+from source_attribution.source_scores import Scores
 from source_attribution.source_sets import find_sources, sources_in
-from source_attribution.source_training import Branches, EarlyStopping, OneVersusRest
+from source_attribution.source_tasks import Branches, EarlyStopping, OneVersusRest
 from source_attribution.stored import read_stored, write_stored
 from utils.provenance import read_record
 from utils.tables import read_table
@@ -153,7 +155,7 @@ def test_secondaries_leave_the_primary_as_it_is() -> None:
     primary = made("primary", side=SIDE)
     before = {name: value.clone() for name, value in primary.network.state_dict().items()}
     branch = own_layers(made("secondary", 1, SIDE, primary, sources=("a",)).network)
-    model = Branches(shared_layers(primary.network), [branch], fixed_norms=False).train()
+    model = Branches(shared_layers(primary.network), [branch]).train()
     assert any(module.training for module in branch if isinstance(module, torch.nn.BatchNorm2d))
     fixed = Branches(shared_layers(primary.network), [branch], fixed_norms=True).train()
     assert not any(module.training for module in fixed.modules() if isinstance(module, torch.nn.BatchNorm2d))
@@ -163,6 +165,17 @@ def test_secondaries_leave_the_primary_as_it_is() -> None:
     task.losses(model(torch.randn(4, 3, SIDE, SIDE)), torch.ones(4, 1)).sum().backward()
     optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in primary.network.state_dict().items())
+
+
+def test_a_yes_without_bias_needs_evidence() -> None:
+    branch = own_layers(made("secondary", 1, SIDE, sources=("a",)).network)
+    nn.init.ones_(branch[-1].get_parameter("bias"))
+    model = Branches(None, [branch], zero_bias=True)
+    maps = torch.randn(4, 16, SIDE // 4, SIDE // 4)
+    OneVersusRest(["a"]).losses(model(maps), torch.ones(4, 1)).sum().backward()
+    torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=1.0).step()
+    evidence = branch[:-1](maps) @ branch[-1].get_parameter("weight").T
+    torch.testing.assert_close(model(maps), evidence)
 
 
 def test_early_stopping() -> None:
@@ -180,7 +193,7 @@ def test_loose_images(data: Path, registry: Path, scripts: Scripts, tmp_path: Pa
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["path", "p_fake", "p_a_x", "p_b"]
     assert len(rows) == 12
-    one = scripts("run_attribution", "att", registry, data / "a_x", "one", "--source", "b", "--bsize", 1)
+    one = scripts("run_attribution", "att", registry, data / "a_x", "one", "--source", "b", "-b", 1)
     assert one.code == 0, one.err
     with (tmp_path / "one" / "scores.csv").open() as file:
         single = list(csv.DictReader(file))
@@ -239,11 +252,11 @@ def test_confusions_and_unknown_generators(data: Path) -> None:
     truth = [item.generator for item in images.items]
     assert truth.count("") == 6  # the same reals lie in three folders
     scores = np.array([[0.9, 0.8 if name == "a_x" else 0.1, 0.9 if name == "b" else 0.2] for name in truth])
-    matrices = confusions(["fake", "a_x", "b"], images, scores)
+    matrices = confusions(images, Scores(["fake", "a_x", "b"], scores))
     attributed = matrices["ATT"]
     assert attributed.truths == ("real", "a_x", "b", "unknown")
     assert attributed.correct() == len(images)
-    known, none = open_set(images, scores, ["fake", "a_x", "b"])
+    known, none = open_set(images, Scores(["fake", "a_x", "b"], scores))
     assert (known.roc_auc, none.roc_auc) == (1.0, 1.0)
     assert matrices["DET"].rows()[0].recall == 0.0
 

@@ -157,6 +157,27 @@ def write_npz(path: str | Path, **arrays: Any) -> None:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
+def write_npy(path: str | Path, array: np.ndarray, *, durable: bool = True) -> None:
+    """Write one array, atomically; `durable` as in `atomic_path`."""
+    with atomic_path(path, durable=durable) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Read one array; never unpickles.
+
+    Raises:
+        UserError: missing, damaged, or holding objects.
+    """
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"no {path}: check the path") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged or no plain array: make it anew") from error
+    return array
+
+
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Read all arrays of an .npz; never unpickles.
 
