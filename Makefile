@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed ## All analyses on bundled photos, and a report (ARCH=resnet50 for the other detector; TORCH=cpu)
+demo: $(VENV)/.installed ## All analyses on bundled photos, and a report (ARCH=efb0 for the other detector; TORCH=cpu)
 	$(BIN)/python src/demo.py $(if $(ARCH),--arch $(ARCH))
 
 # One torch thread a worker: more only compete for the cores.

@@ -21,7 +21,8 @@ from utils.settings import flag, positive, read_settings
 from utils.tables import percent
 
 TAG = "mini"
-COLOUR_ROBUST = ("efb0", "mini_cr")
+# Scored beside whatever is analysed, by the names that tables have them under.
+SHIPPED = {"resnet50": ("resnet50", TAG), "efb0": ("efb0", TAG), "efb0_cr": ("efb0", "mini_cr")}
 PATCHES = "patchforensics-xception_block2"
 NOTE = (
     "mini-ForenSynths: reals are photographs; fakes are the same photographs made anew by published super-resolution\n"
@@ -32,8 +33,8 @@ UNSEEN = "nearest"  # by the classifier of patches
 # Of each family the generator that detectors were trained on, and some that they were not.
 ANALYSED = ("x4plus-anime", "animevideo-x2", "transposed4", "pixelshuffle", "skip")
 SCORED = ("animevideo-re4", "x4plus-anime-luma", "x4plus-anime-chroma", "transposed4-chroma")
-# Chosen with find_topk.py on both_val (docs/mini_forensynths.md); of others the paper's.
-TOPK = {"efb0": 12}
+# Chosen with find_topk.py on both_val (docs/mini_forensynths.md).
+TOPK = {"efb0": 12, "resnet50": 16}
 COLUMNS = {"baseline": "all maps", "top-k": "no top k", "random-k": "no random k"}
 COLUMNS |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale": "greyscale"}
 
@@ -42,7 +43,7 @@ COLUMNS |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale"
 class Demo:
     """Demo."""
 
-    arch: tuple[str, ...] = flag(("efb0",), "detectors to analyse: efb0, resnet50", metavar="ARCH")
+    arch: tuple[str, ...] = flag(("resnet50",), "detectors to analyse: resnet50, efb0", metavar="ARCH")
     photos: Path | None = flag(None, "folder of your own photographs; absent: bundled ones", metavar="DIR")
     output_dir: Path = flag(PROJECT_ROOT / "output" / "demo", "where results go", metavar="DIR")
     patches: int = flag(3, "patches of each feature map", parse=positive)
@@ -52,8 +53,7 @@ class Demo:
 
 
 def main() -> None:
-    (demo,) = read_settings(__doc__ or "", "python src/demo.py --arch efb0", Demo)
-    from evaluation.published import paper_topk
+    (demo,) = read_settings(__doc__ or "", "python src/demo.py --arch resnet50 efb0", Demo)
     from mini_forensynths.sets import CONTROLS, SWAPPED
 
     archs = list(dict.fromkeys(demo.arch))
@@ -66,11 +66,8 @@ def main() -> None:
     # tiles of one photograph are alike: intervals are over photographs
     common = ["--dataset_dir", str(data), "--cluster", r"^(.+)_\d+\.png$"]
     common += ["--device", demo.device, "--bsize", str(demo.bsize), "--output_dir", str(root)]
-    detectors = [f"{arch}={arch}:{path}" for arch, path in weights.items()]
-    robust, tag = COLOUR_ROBUST
-    if robust in weights:
-        detectors.append(f"{robust}_cr={robust}:{shipped_weights(robust, tag)}")
-    detectors.append(f"patches={PATCHES}:{shipped_weights(PATCHES, TAG)}")
+    scored = {**SHIPPED, "patches": (PATCHES, TAG)}
+    detectors = [f"{name}={arch}:{shipped_weights(arch, tag)}" for name, (arch, tag) in scored.items()]
     run("evaluate_detector.py", ["--detectors", *detectors, "--gan_name", *fakes, *CONTROLS, "--resume", *common])
     show_patches(root, data / UNSEEN, demo)
     show_sources(root, data, demo)
@@ -85,14 +82,13 @@ def main() -> None:
             *("--arch", *archs),
             *("--weights", *(f"{arch}={path}" for arch, path in weights.items())),
             *("--relevances", *(f"{arch}={path}" for arch, path in rankings.items())),
-            *("--topk", *(f"{arch}={TOPK.get(arch) or paper_topk()[arch]}" for arch in archs)),
+            *("--topk", *(f"{arch}={TOPK[arch]}" for arch in archs)),
             *("--blur_jpg", TAG, "--gan_name", *ANALYSED),
             *("--patches", str(demo.patches), "--maps_drawn", str(demo.maps_drawn), "--pdf", "False"),
             *common,
         ],
     )
-    names = [detector.partition("=")[0] for detector in detectors]
-    print_results(root, names, fakes, list(CONTROLS))
+    print_results(root, list(scored), fakes, list(CONTROLS))
 
 
 def show_patches(root: Path, images: Path, demo: Demo) -> None:
