@@ -1,6 +1,7 @@
 """The demo and what it is made of: its images, its seeded detectors, and the whole script."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from demo_images import demo_fakes, repeated
 from ranking_runs import Scripts
 
 from images.decoding import decode_image
+from mini_forensynths.photos import find_photos
 from mini_forensynths.sets import CONTROLS, SWAPPED, TRAINING
 
 ANALYSED = ["x4plus-anime", "animevideo-x2", "transposed4", "pixelshuffle", "skip"]
@@ -46,25 +48,31 @@ def in_this_process(
 
 @pytest.mark.slow
 def test_demo_end_to_end_and_again(tmp_path: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--arch", "efb0", "--patches", "1", "--maps_drawn", "1", "--output_dir", str(tmp_path)]
+    photos = tmp_path / "photos"  # half of the bundled ones: all of them are used in test_docs_commands.py
+    photos.mkdir()
+    for photo in find_photos(None)[:5]:
+        shutil.copy(photo.path, photos)
+    output = tmp_path / "output"
+    arguments = ["--arch", "efb0", "--patches", "1", "--maps_drawn", "1", "--output_dir", str(output)]
+    arguments += ["--photos", str(photos)]
     first = scripts("demo", *arguments)
     assert first.code == 0, first.err
     assert "called fake" in first.out
-    written = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()}
+    written = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.rglob("*") if path.is_file()}
     assert {"report.html", "summary.csv", "tables.md", "montage.png"} <= {path.name for path in written}
-    with (tmp_path / "summary.csv").open(newline="") as table:
+    with (output / "summary.csv").open(newline="") as table:
         rows = {row["generator"]: row for row in csv.DictReader(table)}
     assert list(rows) == ANALYSED
     for name in TRAINING:  # on other photographs
         assert float(rows[name]["ap_baseline"]) > 0.7
-    with (tmp_path / "evaluation" / "summary.csv").open(newline="") as table:
+    with (output / "evaluation" / "summary.csv").open(newline="") as table:
         found = {row["set"]: row for row in csv.DictReader(table) if row["variant"] == "rgb"}
     assert 0.35 < float(found["null"]["ap"]) < 0.65  # nothing to be seen
     assert float(found[SWAPPED]["ap"]) < 0.5
     assert {*ANALYSED, *CONTROLS} <= set(found)
-    assert int(found[SWAPPED]["clusters"]) == 8  # photographs
-    assert list((tmp_path / "lrp" / "efb0").glob("*/contact_sheet_001.png"))
-    assert 'id="examples"' in (tmp_path / "report.html").read_text()
+    assert int(found[SWAPPED]["clusters"]) == 4  # photographs
+    assert list((output / "lrp" / "efb0").glob("*/contact_sheet_001.png"))
+    assert 'id="examples"' in (output / "report.html").read_text()
     monkeypatch.setattr(subprocess, "run", partial(in_this_process, scripts, subprocess.run))
     again = scripts("demo", *arguments)
     assert again.code == 0, again.err
