@@ -26,24 +26,10 @@ class ChannelStatistics:
     def of(cls, relevance: Tensor, *, scale: float = 1.0) -> ChannelStatistics:
         """Statistics of a relevance map (N, C, H, W) divided by `scale`, in float64."""
         dtype = torch.promote_types(relevance.dtype, torch.float32)
-        if relevance.device.type == "cpu":
-            total, positive = _sums_by_sample(relevance, dtype)
-        else:
-            total, positive = (part.sum((2, 3), dtype=dtype).double() for part in (relevance, relevance.clamp(min=0)))
+        total, positive = (part.sum((2, 3), dtype=dtype).double() for part in (relevance, relevance.clamp(min=0)))
         # sum abs = 2 sum max(., 0) - sum: no third pass over the map, and no cancellation, as both parts count
         absolute = (2.0 * positive - total).sum(1)
         return cls(total / scale, positive / scale, absolute / scale)
-
-
-def _sums_by_sample(relevance: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sums over pixels of R and of max(R, 0), (N, C) float64: one sample after the other stays in the cache."""
-    total, positive = torch.empty((2, *relevance.shape[:2]), dtype=dtype)
-    upper = torch.empty_like(relevance[:1])
-    for index, sample in enumerate(relevance.split(1)):
-        torch.clamp(sample, min=0, out=upper)
-        torch.sum(sample, (2, 3), dtype=dtype, out=total[index : index + 1])
-        torch.sum(upper, (2, 3), dtype=dtype, out=positive[index : index + 1])
-    return total.double(), positive.double()
 
 
 @dataclass(frozen=True)
