@@ -35,11 +35,11 @@ def strongest_maps(
     shares = torch.cat([part.positive / total for part, total in zip(parts, whole, strict=True)], 1)
     # stable, so that of equal shares the first layers' come first
     shares, maps = (values[:, :number].cpu() for values in torch.sort(shares, stable=True, dim=1, descending=True))
-    names = [(layer, channel) for layer, count in explainer.layers for channel in range(count)]
+    names = _names(explainer)
     rank = {
         (sample, *names[fmap]): place
-        for sample, of_sample in enumerate(maps.tolist())
-        for place, fmap in enumerate(of_sample)
+        for sample, strongest in enumerate(maps.tolist())
+        for place, fmap in enumerate(strongest)
     }
     wanted: dict[str, list[tuple[int, int]]] = {}
     for sample, layer, channel in rank:
@@ -48,16 +48,21 @@ def strongest_maps(
     for found in explainer.explain_feature_maps(inputs, wanted):
         relevance = found.relevance.float().sum(1).cpu().numpy()
         for sample, channel, pixels in zip(found.samples.tolist(), found.channels.tolist(), relevance, strict=True):
-            boxes[sample, rank[sample, found.layer, channel]] = torch.tensor(
-                astuple(bounding_box(pixels)), dtype=boxes.dtype
-            )
+            # an image whose relevance is not finite is refused afterwards, by its name
+            box = astuple(bounding_box(np.nan_to_num(pixels)))
+            boxes[sample, rank[sample, found.layer, channel]] = torch.tensor(box, dtype=boxes.dtype)
     return {"maps": maps, "map_shares": shares, "map_boxes": boxes}
 
 
 def patches_of_maps(explainer: Explainer, arrays: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     """Name and share of each map, and its patch, uint8 (h, w, 3), from the arrays of an image."""
-    names = [f"{layer} #{channel}" for layer, count in explainer.layers for channel in range(count)]
+    names = [f"{layer} #{channel}" for layer, channel in _names(explainer)]
     return [
         (f"{names[int(number)]} ({percent(float(share), 0)} %)", Box(*map(int, box)).cut(arrays["image"]))
         for number, share, box in zip(arrays["maps"], arrays["map_shares"], arrays["map_boxes"], strict=True)
     ]
+
+
+def _names(explainer: Explainer) -> list[tuple[str, int]]:
+    """Layer and index of every map, as they are counted."""
+    return [(layer, channel) for layer, count in explainer.layers for channel in range(count)]
