@@ -13,12 +13,14 @@ if sys.argv[1] == "kept":
     keep_freed_memory()
 def fill():
     torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
-for _ in range(8):
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+counts = []
+for _ in range(60):
+    before = faults()
     fill()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
-    fill()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    counts.append(faults() - before)
+print(sorted(counts)[30])
 """
 
 
@@ -26,6 +28,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_pages_of_freed_tensors_are_used_again() -> None:
     run = [subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True) for how in ("", "kept")]
     default, kept = (int(one.stdout) for one in run)
-    # a huge page counts once
+    # The median: the heap grows for some rounds until freed pieces fit together. A huge page counts as one fault.
     assert kept < default / 4
-    assert kept < 100
