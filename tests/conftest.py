@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,25 @@ import torch
 from hypothesis import settings
 from ranking_runs import Scripts, tuned_model, write_images
 
+from utils.figures import figure_formats
+
 # The same examples in every run, and no time limit for one: machines are busy at times.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def png_only() -> Iterator[None]:
+    """PDFs take longer than all else about a figure: in this process only tests with `pdf_too` draw them."""
+    with figure_formats("png"):
+        yield
+
+
+@pytest.fixture
+def pdf_too(png_only: None) -> Iterator[None]:
+    """Figures in the formats that users get."""
+    with figure_formats("png", "pdf"):
+        yield
 
 
 @pytest.fixture(scope="session")

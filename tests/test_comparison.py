@@ -10,7 +10,6 @@ from fmap_ranking.comparison import compare_rankings
 from fmap_ranking.figures import plot_comparison
 from fmap_ranking.ranking import Ranking, read_ranking
 from utils.errors import UserError
-from utils.figures import figure_formats
 
 LAYERS = [("conv1", 10), ("conv2", 30)]
 
@@ -78,6 +77,7 @@ def test_k_out_of_range(k: int) -> None:
         compare_rankings(make_ranking(0), make_ranking(1), [5, k])
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_figure_has_the_same_bytes_every_time(tmp_path: Path) -> None:
     comparison = compare_rankings(make_ranking(0), make_ranking(1), [5, 20])
     first, second = (plot_comparison(comparison, tmp_path / name / "figure", 5) for name in "ab")
@@ -89,10 +89,7 @@ def test_figure_has_the_same_bytes_every_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["fmap_relevances/efb0/both_val_mini", "results/of-many-runs/" * 6])
 def test_long_names_leave_room_for_the_axes(folder: str, tmp_path: Path) -> None:
     comparison = compare_rankings(make_ranking(0), make_ranking(1), [5, 20])
-    with figure_formats("png"):
-        plot_comparison(
-            comparison, tmp_path / "figure", 5, (f"output/{folder}/both_val-fake", f"{folder}/both_val-fake")
-        )
+    plot_comparison(comparison, tmp_path / "figure", 5, (f"output/{folder}/both_val-fake", f"{folder}/both_val-fake"))
 
 
 def test_published_rankings_of_fake_and_real(shared_dir: Path) -> None:

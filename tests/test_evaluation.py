@@ -241,6 +241,7 @@ def test_tables_hold_earlier_evaluations_under_the_same_settings(
     assert there() == [("resnet18_0.5", "gan")]
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_pictures_are_drawn_from_the_files(
     scripts: Scripts, small_images: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

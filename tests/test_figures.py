@@ -37,6 +37,7 @@ def test_equal_figures_give_equal_bytes_in_another_process(tmp_path: Path) -> No
         assert first == second, name
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_dots_in_the_name_are_kept(tmp_path: Path) -> None:
     paths = save_figure(new_figure(1, 1)[0], tmp_path / "new" / "blur_jpg_prob0.5")
     assert [path.name for path in paths] == ["blur_jpg_prob0.5.png", "blur_jpg_prob0.5.pdf"]
@@ -173,6 +174,7 @@ def test_pictures_keep_their_shape_in_a_grid(tmp_path: Path) -> None:
         assert tuple(places.max(0) - places.min(0) + 1) == shape
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_grids_are_reproducible(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     written = [

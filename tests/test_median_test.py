@@ -27,7 +27,6 @@ from lrp.canonise import build_program, explained_layers
 from passes.one_pass import run_pass
 from passes.shared_forward import SharedForward
 from utils.errors import UserError
-from utils.figures import figure_formats
 from utils.files import write_npz
 from utils.tables import read_rows, write_rows
 
@@ -258,8 +257,7 @@ def run(
         if name == MEDIAN:
             given += ["--weights", small_weights, "--dataset_dir", small_images, "--device", "cpu", "--bsize", 4]
             given += ["--relevances", ranking, "--topk", 3, "--histograms", "none"]
-        with figure_formats("png"):
-            done = scripts(name, *given, *more)
+        done = scripts(name, *given, *more)
         assert done.code == code, done.err
         return done
 
@@ -373,10 +371,9 @@ def test_figures(tmp_path: Path) -> None:
     sample = pairs([[1, 1, 1], [1, 2, 3]], [[1, 1, 1], [5, 6, 7]])
     tests = median_tests(sample)
     share = colour_share("gan", tests)
-    with figure_formats("png"):
-        drawn = plot_histogram(sample, 0, tests[0], tmp_path / "one", "title")
-        drawn += plot_overview(sample, tests, tmp_path / "all", "title")
-        drawn += plot_overview(random_pairs(9, 5), median_tests(random_pairs(9, 5)), tmp_path / "some", "title", most=3)
-        drawn += plot_shares([share, share], tmp_path / "shares", "title")
+    drawn = plot_histogram(sample, 0, tests[0], tmp_path / "one", "title")
+    drawn += plot_overview(sample, tests, tmp_path / "all", "title")
+    drawn += plot_overview(random_pairs(9, 5), median_tests(random_pairs(9, 5)), tmp_path / "some", "title", most=3)
+    drawn += plot_shares([share, share], tmp_path / "shares", "title")
     assert len(drawn) == 4
     assert all(path.stat().st_size > 5000 for path in drawn)

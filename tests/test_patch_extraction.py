@@ -452,6 +452,7 @@ def test_damaged_tables_are_named(tmp_path: Path, name: str, old: str, new: str,
     assert "extract_max_activation_patches.py" in str(error.value)
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_overview_takes_as_many_pages_as_it_needs(tmp_path: Path) -> None:
     files = PatchFiles(tmp_path / "p", "0.5")
     for number in range(11):

@@ -55,6 +55,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_writes_rankings_tables_provenance_and_figures(
     scripts: Scripts, arguments: list[object], small_images: Path, small_weights: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_several_generators(scripts: Scripts, arguments: list[object], small_ima
     assert (folder / "gan_0.5" / "gan-fake.csv").read_bytes() == both["gan-fake.csv"]
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_one_label_alone(scripts: Scripts, arguments: list[object], small_images: Path) -> None:
     shutil.copytree(small_images / "gan" / "1_fake", Path("data") / "gan" / "1_fake")
     run = scripts("rank_fmaps", *arguments, "--dataset_dir", "data", "--labels", "fake", "--output_dir", "out")
@@ -188,6 +190,7 @@ def test_zero_means_all_images(scripts: Scripts, arguments: list[object]) -> Non
     assert "gan: 1 of 1 fake images used" in run.out
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_label_without_confident_images_has_no_ranking(scripts: Scripts, arguments: list[object]) -> None:
     """Nor one of an earlier run beside the new one of the other label."""
     assert scripts("rank_fmaps", *arguments, "--output_dir", "out").code == 0

@@ -288,6 +288,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.usefixtures("pdf_too")
 @pytest.mark.parametrize("kind", ["omega", "layers"])
 def test_figures_have_the_same_bytes_every_time(tmp_path: Path, kind: str) -> None:
     ranking = make_ranking()

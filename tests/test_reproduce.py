@@ -46,7 +46,7 @@ def detector(small_weights: Path) -> list[object]:
     """Arguments of a small run."""
     return [
         *("--arch", "resnet18", "--weights", small_weights, "--topk", K, "--draws", 2, "--patches", 2),
-        *("--crop", "none", "--bsize", 4, "--device", "cpu", "--output_dir", "out"),
+        *("--crop", "none", "--bsize", 4, "--device", "cpu", "--output_dir", "out", "--pdf", "False"),
     ]
 
 
@@ -235,23 +235,26 @@ def test_report_shows_every_map_on_every_generator(finished: Path) -> None:
     generators = [entry for fmap in data["maps"] for entry in fmap["generators"]]
     assert len(generators) == K * 2
     assert all(entry["histogram"] is not None and len(entry["patches"]) == 2 for entry in generators)
-    addresses = [*data["files"], *(entry["collage"] for entry in generators)]
-    assert all((finished / unquote(address)).is_file() for address in addresses)
+    assert all((finished / unquote(address)).is_file() for address in data["files"])
     assert HOSTILE not in (finished / "report.html").read_text()
     assert any(HOSTILE in patch["name"] for entry in generators for patch in entry["patches"])
 
 
-def test_figures_of_some_maps_as_png_only(scripts: Scripts, arguments: list[object]) -> None:
-    run = scripts("reproduce", *arguments, "--maps_drawn", 1, "--pdf", "False")
+def test_figures_of_some_maps(finished: Path, scripts: Scripts, arguments: list[object]) -> None:
+    assert not list(finished.rglob("*.pdf"))
+    run = scripts("reproduce", *arguments, "--maps_drawn", 1, "--pdf", "True")
     assert run.code == 0, run.err
     drawn = sorted(Path("out").rglob("*.png"))
-    assert not list(Path("out").rglob("*.pdf"))
+    histograms = {path.stem for path in drawn if path.parts[1] == "activation_histograms"}
+    assert {path.stem for path in Path("out").rglob("*.pdf")} > histograms
     for folder in ("collages", "activation_histograms"):
         maps = {path.parent.name for path in drawn if path.parts[1] == folder} - {"0.5"}
         assert len(maps) == 1
     data = data_of(Path("out", "report.html"))
-    histograms = [entry["histogram"] for fmap in data["maps"] for entry in fmap["generators"]]
-    assert [address is None for address in histograms] == [False, False, True, True, True, True]
+    generators = [entry for fmap in data["maps"] for entry in fmap["generators"]]
+    for name in ("histogram", "collage"):
+        assert [entry[name] is None for entry in generators] == [False, False, True, True, True, True]
+    assert all(Path("out", unquote(entry["collage"])).is_file() for entry in generators[:2])
 
 
 def test_report_is_drawn_from_files(again: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,6 @@ from sensitivity_assessment.topk import curves_of, next_number, smallest_below
 from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP, make_variants
 from sensitivity_assessment.whiskers import chosen_fakes, plot_whiskers
 from utils.errors import UserError
-from utils.figures import figure_formats
 
 PROBABILITIES = {name: 1 / (1 + np.exp(-logit)) for name, logit in LOGITS.items()}
 
@@ -378,10 +377,9 @@ def summarised(columns: Sequence[str], draws: dict[str, list[str]], seed: int = 
 
 
 def test_figures_of_one_and_of_several_sets(tmp_path: Path) -> None:
-    with figure_formats("png"):
-        for number, results in enumerate(([result("a")], [result("a"), result("b", 1)])):
-            (path,) = plot_sensitivity(results, tmp_path / str(number), "title")
-            assert path.stat().st_size > 5000
+    for number, results in enumerate(([result("a")], [result("a"), result("b", 1)])):
+        (path,) = plot_sensitivity(results, tmp_path / str(number), "title")
+        assert path.stat().st_size > 5000
 
 
 def test_curves_over_k_and_their_figure(tmp_path: Path) -> None:
@@ -392,10 +390,9 @@ def test_curves_over_k_and_their_figure(tmp_path: Path) -> None:
     curves = curves_of(rows)
     assert {name: list(points) for name, points in curves.items()} == {name: [2, 20] for name in (TOP, RANDOM, LOW)}
     assert curves[RANDOM][20] is rows[f"{RANDOM}@20"]
-    with figure_formats("png"):
-        for chosen in (2, None):
-            (path,) = plot_topk(curves, rows[BASELINE], chosen, tmp_path / "topk", "title")
-            assert path.stat().st_size > 5000
+    for chosen in (2, None):
+        (path,) = plot_topk(curves, rows[BASELINE], chosen, tmp_path / "topk", "title")
+        assert path.stat().st_size > 5000
 
 
 def scores(rgb: list[float], grayscale: list[float], labels: list[int]) -> Scores:
@@ -407,6 +404,5 @@ def test_boxes_hold_the_fakes_that_look_fake_in_colour(tmp_path: Path) -> None:
     high = scores([0.9, 0.9, 0.19], [0.1, 0.3, 0.9], [0, 1, 1])
     assert {key: values.tolist() for key, values in chosen_fakes(high).items()} == {"rgb": [90.0], "grayscale": [30.0]}
     none = scores([0.1, 0.1], [0.9, 0.9], [0, 1])
-    with figure_formats("png"):
-        (path,) = plot_whiskers({"one": {"high": high, "none": none}, "two": {"high": high}}, tmp_path / "w", "title")
+    (path,) = plot_whiskers({"one": {"high": high, "none": none}, "two": {"high": high}}, tmp_path / "w", "title")
     assert path.stat().st_size > 5000

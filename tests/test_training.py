@@ -83,6 +83,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.usefixtures("pdf_too")
 def test_training_learns_and_leaves_everything_behind(data: Path, tmp_path: Path) -> None:
     folder = train(data, tmp_path, "--epochs", "8", "--val_every", "4", "--blur_jpg", "0", "--export_fp16", arch="tiny")
     rows = read_log(folder / "log.csv")
