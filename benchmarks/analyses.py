@@ -1,10 +1,12 @@
 """Cost of the analyses in plain forward passes, all in one process, and peak memory at several numbers of images.
 
-One unit is the detector's own forward pass over the images, decoded and normalised beforehand. The analyses are timed
-as the scripts run them, decoding included.
+One unit is the detector's own forward pass in fp32 over the images, decoded and normalised beforehand. The analyses are
+timed as the scripts run them, decoding included.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -87,7 +89,7 @@ def plain_pass(detector: Detector, images: ImageSet, batch: int) -> Callable[[],
 
 
 def make_contenders(detector: Detector, images: ImageSet, batch: int, only: str) -> Mapping[str, Contender]:
-    """The plain pass, then the analyses with `only` in their names."""
+    """The analyses with `only` in their names; the detector's precision stands in front."""
 
     def analysis(collectors: Collectors) -> Callable[[], object]:
         workers = 0 if detector.device.type == "cpu" else 4
@@ -100,25 +102,29 @@ def make_contenders(detector: Detector, images: ImageSet, batch: int, only: str)
             num_workers=workers,
         )
 
-    contenders = {PLAIN: Contender(len(images), lambda: plain_pass(detector, images, batch))}
-    for name, collectors in analyses(detector, images).items():
-        if only in name:
-            contenders[name] = Contender(len(images), lambda collectors=collectors: analysis(collectors))
-    return contenders
+    return {
+        f"{detector.precision}: {name}": Contender(len(images), partial(analysis, collectors))
+        for name, collectors in analyses(detector, images).items()
+        if only in name
+    }
 
 
 def main() -> None:
     parser = make_parser(__doc__, batch=16, rounds=3)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--only", default="", help="time analyses with this in their name only")
     parser.add_argument("--memory", type=int, nargs="*", default=[50, 100, 200], help="numbers of images; none: skip")
     args = parser.parse_args()
     rows, peaks = [], []
     with demo_fakes() as fakes:
         for arch in args.arch:
-            detector = seeded_detector(arch, args.device, args.precision)
-            contenders = make_contenders(detector, repeated(fakes, args.images), args.batch, args.only)
+            images = repeated(fakes, args.images)
+            network = seeded_detector(arch, args.device)
+            contenders = {PLAIN: Contender(len(images), partial(plain_pass, network, images, args.batch))}
+            for precision in args.precision:
+                detector = replace(network, precision=precision)
+                contenders |= make_contenders(detector, images, args.batch, args.only)
             measured, failed = compare(contenders, args, "--arch", arch)
             assert not failed, failed
             rows += [
@@ -126,7 +132,7 @@ def main() -> None:
                 for one in measured
             ]
             for number in args.memory:
-                flags = ("--arch", arch, "--images", number, "--only", ALL, "--peak_of", ALL)
+                flags = ("--arch", arch, "--images", number, "--only", ALL, "--peak_of", f"{args.precision[0]}: {ALL}")
                 peaks.append((arch, number, f"{peak_megabytes(*flags):.0f}"))
     lines = table(("detector", "analysis", "plain forward passes", "ms an image", "peak memory, MB"), rows)
     if peaks:
