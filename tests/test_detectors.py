@@ -46,6 +46,12 @@ from lrp.rules import PassThrough, ZBox
 from utils.errors import UserError
 from utils.settings import read_settings
 
+# Parameters of the ImageNet classifiers, in thousands: torchvision's documentation of the models
+PARAMETERS = {
+    **{"resnet18": 11_690, "resnet34": 21_798, "resnet50": 25_557, "resnet101": 44_549, "resnet152": 60_193},
+    **{"efb0": 5_289, "efb1": 7_794, "efb2": 9_110, "efb3": 12_233, "efb4": 19_342, "efb5": 30_390},
+    **{"efb6": 43_041, "efb7": 66_348},
+}
 PUBLISHED = [
     "resnet50-nodown",
     "npr",
@@ -123,6 +129,13 @@ def test_efficientnet_can_be_differentiated_twice() -> None:
     x = torch.rand(1, 3, 32, 32, requires_grad=True)
     (gradient,) = torch.autograd.grad(build_model("efb0").eval()(x).sum(), x, create_graph=True)
     assert gradient.grad_fn is not None
+
+
+@pytest.mark.parametrize("arch", PARAMETERS)
+def test_networks_have_as_many_parameters_as_published(arch: str) -> None:
+    with torch.device("meta"):
+        model = build_model(arch, outputs=1000)
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1000) == PARAMETERS[arch]
 
 
 @pytest.mark.parametrize("spelling", ["efb0", "EFB0", "efficientnet-b0", "EfficientNet-B0"])

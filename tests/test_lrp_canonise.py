@@ -53,7 +53,7 @@ def test_tiny_networks_compute_the_same(network: str) -> None:
 
 
 # Others have tests of their own: transformers in test_transformer_detectors, patch classifiers in test_patch_networks.
-# Between two networks of the same blocks that are here.
+# Between two networks of the same blocks that are here; test_detectors counts their parameters.
 BETWEEN = {"resnet101", *(f"efb{number}" for number in range(1, 7))}
 HERE = [
     name for name in architectures() if name.startswith(("resnet", "efb", "npr", "ladeda9")) and name not in BETWEEN
