@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from evaluation.summary import ScoreSummary, summarise_columns
 from images.sets import FAKE, ImageSet
@@ -22,7 +23,7 @@ from utils.provenance import is_current, write_record
 from utils.settings import plain
 from utils.tables import percent, percent_range, write_rows
 
-_COMPUTATION = 2
+_COMPUTATION = 3
 UNKNOWN = "unknown"
 KNOWN_OR_NOT, NONE_OR_NOT = "known", "none"
 """Questions of an open set: which fakes are of a source that has a secondary; which images are of none."""
@@ -125,13 +126,13 @@ def confusions(images: ImageSet, scores: Scores) -> Mapping[str, Confusion]:
 def open_set(images: ImageSet, scores: Scores) -> list[ScoreSummary]:
     """Whether the largest probability of any source tells its fakes from those of generators nobody modelled.
 
-    A row for each question, with the share of right answers at 0.5 and the calibration of the probability.
+    Thresholds stand at 0.5 first. A row for each question, with the share of right answers and the calibration.
     """
     numbers, unknown = truth(scores.sources, images), len(scores.sources) + 1
     known = (numbers > 0) & (numbers < unknown)
     if scores.columns[0] == REAL or not known.any() or not (numbers == unknown).any():
         return []
-    fakes, largest = numbers > 0, scores.of_sources.max(1)
+    fakes, largest = numbers > 0, expit(scores.margins.max(1))
     questions = {KNOWN_OR_NOT: (known[fakes], largest[fakes]), NONE_OR_NOT: (~known, 1.0 - largest)}
     return [
         summarise_columns(labels.astype(int), {question: values}, {question: [question]})[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Adam
@@ -27,13 +28,14 @@ from images.distortions import grayscale
 from images.sets import REAL, ImageSet, shared_images
 from passes.options import RunOptions
 from passes.processes import process_group
-from source_attribution.attributor import Attributor
+from source_attribution.attributor import Attributor, ask
 from source_attribution.keras_files import is_keras, read_keras
-from source_attribution.options import Attributing, AttributionTraining
+from source_attribution.options import Asking, Attributing, AttributionTraining
 from source_attribution.preparation import Preparation, square
 from source_attribution.registry import SUFFIX, add, read_primary, secondary_path
+from source_attribution.source_scores import calibrated_threshold
 from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, read_source_list, sources_in, told_apart
-from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest
+from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest, Telling, class_weights
 from source_attribution.spectra import Statistics, spectrum_statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, read_stored
 from utils.cli import say
@@ -78,11 +80,23 @@ class _Trainee(Attributor):
         model = Branches(shared, branches, fixed_norms=training.fixed_norms, zero_bias=training.zero_bias)
         self.model: nn.Module = model.to(device)
 
-    def write(self, trained: RunFiles, run: RunOptions) -> None:
-        """The best weights into the registry; `published`: the last ones if no early stopping ended the training."""
+    def load(self, trained: RunFiles, run: RunOptions) -> None:
+        """The best weights; `published`: the last ones if no early stopping ended the training."""
         ended = torch.load(trained.checkpoint, map_location="cpu", weights_only=True)["progress"]["finished"]
         self.model.load_state_dict(read_state(trained.final if run.published and not ended else trained.best))
         self.model.eval()
+
+    def calibrate(self, images: ImageSet, asking: Asking, most_false: float) -> None:
+        """Attribute at most this share of the real images to a source, and of those of other sources."""
+        used, scores = ask(self, images, asking)
+        made_by = np.array([item.generator for item in used.items])
+        for place, (source, values) in enumerate(zip(self.columns, scores.values.T, strict=True)):
+            others = [values[made_by == ""], values[(made_by != "") & (made_by != source)]]
+            threshold = calibrated_threshold(others, most_false)
+            self.parts[place] = self.parts[place].with_description(threshold=threshold)
+
+    def write(self, run: RunOptions) -> None:
+        """Into the registry."""
         for path, network in zip(self.files, self.parts, strict=True):
             add(path, network, overwrite=run.overwrite or run.resume)
 
@@ -108,6 +122,8 @@ class _Job:
     def done(self) -> list[Path]:
         """Train; the files written."""
         options, training, run, trainee = self.options, self.training, self.run, self.trainee
+        if (training.class_weights or training.most_false) and not (self.sources and self.is_binary):
+            raise UserError("--class_weights and --most_false are for secondaries, and networks of one source")
         for path in trainee.files:
             if path.exists() and not (run.overwrite or run.resume):
                 raise UserError(
@@ -138,7 +154,10 @@ class _Job:
                 inputs=inputs,
                 images=images,
             )
-        trainee.write(files, run)
+        trainee.load(files, run)
+        if training.most_false is not None:
+            trainee.calibrate(validation, options, training.most_false)
+        trainee.write(run)
         origin, device = Origin(_COMPUTATION, inputs, {"arguments": determining}), trainee.device
         write_record(trainee.files, origin, settings=settings, seed=options.seed, device=device, images=images)
         for path in trainee.files:
@@ -147,8 +166,10 @@ class _Job:
 
     def _training(self, order: EpochOrder, validation: ImageSet, arguments: Mapping[str, str]) -> Training:
         options, training, trainee = self.options, self.training, self.trainee
-        kind = OneOfAll if len(trainee.parts) < len(self.sources) else OneVersusRest
-        task = kind(self.sources)
+        task: Telling = OneOfAll(self.sources)
+        if self.is_binary:
+            weights = class_weights(self.sources, order.image_set) if training.class_weights else None
+            task = OneVersusRest(self.sources, weights)
         rate = training.learning_rate or (1e-4 if trainee.primary else 1e-3)
         schedule: Schedule = EarlyStopping(rate, training.early_stopping)
         if training.schedule == "cosine":
@@ -212,6 +233,11 @@ class _Job:
         words = [*(["dct"] if options.dct else []), *(["multiclass"] if options.multiclass else self.sources)]
         return self.training.model_id or "_".join((options.model_class, options.model_type, *words))
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether each output is an answer of its own."""
+        return len(self.trainee.parts) >= len(self.sources)
+
     @cached_property
     def trainee(self) -> _Trainee:
         """What is trained: secondaries of a primary, or a network of its own."""
@@ -234,8 +260,8 @@ class _Job:
         """A network with weights from the seed, or those of a network of the same kind."""
         training = self.training
         if training.model is not None:
-            given = read_stored(training.model)
-            if replace(given.description, sources=description.sources) != description:
+            given = read_stored(self._start(training.model, description))
+            if given.with_description(sources=description.sources, threshold=0.5).description != description:
                 raise UserError(f"--model is another kind of {given.description.kind}: give one like the new network")
             return given.network
         with torch.random.fork_rng(devices=[]):
@@ -250,6 +276,10 @@ class _Job:
                     if isinstance(module, nn.BatchNorm2d):
                         module.momentum = _MOMENTUM
             return network
+
+    def _start(self, model: Path, description: Description) -> Path:
+        """The network that another one starts from: in a folder that of its source."""
+        return secondary_path(model, description.sources[0]) if model.is_dir() else model
 
     def _primary(self, registry: Path) -> tuple[Path, Stored]:
         """The primary of secondaries, in the registry that they go to."""

@@ -39,6 +39,7 @@ class Description:
         input: `pixel`, `grey`, or `dct`: grey log spectra, whose head is a dense layer on all places.
         sources: What is attributed: none (real or fake), one (made by it, or not), or several (real or one of them).
         primary: Digest of the primary that a secondary belongs to.
+        threshold: From which probability on an image is attributed to the source, if there is one.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Description:
     input: Input = "pixel"
     sources: tuple[str, ...] = ()
     primary: str = ""
+    threshold: float = 0.5
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -84,6 +86,8 @@ class Description:
             known = description.kind in (PRIMARY, SECONDARY, *MODEL_CLASSES[1:])
             if not known or description.input not in ("pixel", "grey", "dct") or not 8 <= description.side <= 4096:
                 raise ValueError
+            if not 0.0 < description.threshold < 1.0:
+                raise ValueError
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path}: what the file says of its network cannot be read: make it anew") from error
         return description
@@ -103,9 +107,9 @@ class Stored:
     network: nn.Sequential
     statistics: Statistics | None = None
 
-    def with_source(self, name: str) -> Stored:
-        """The same, under the name of a source."""
-        return replace(self, description=replace(self.description, sources=(name,)))
+    def with_description(self, **changed: Any) -> Stored:
+        """The same, described otherwise."""
+        return replace(self, description=replace(self.description, **changed))
 
 
 def from_state(
