@@ -12,7 +12,7 @@ from utils.settings import count, flag, plain_name, positive, positive_number, r
 ModelType = Literal["det", "att"]
 ModelClass = Literal["default", "notl", "gdaconv", "postpool"]
 Input = Literal["pixel", "grey", "dct"]
-MODEL_CLASSES: tuple[ModelClass, ...] = ("default", "notl", "gdaconv", "postpool")
+Augmentation = Literal["none", "blur", "crop", "jpeg", "noise", "multi"]
 _SIDE = 128
 
 
@@ -164,7 +164,7 @@ class AttributionTraining:
     )
     class_bal: bool = flag(False, "draw both classes equally often, with replacement (det, and att of one source)")
     pairs: bool = flag(False, "det: a real image and the fake of the same name in one step, where there are such")
-    augment: Literal["none", "blur", "crop", "jpeg", "noise", "multi"] = flag(
+    augment: Augmentation = flag(
         "none", "augmentation of training images; multi: each of the four with probability 0.5"
     )
     class_weights: bool = flag(

@@ -16,7 +16,7 @@ from source_attribution.attributor import Answer, ask, load_attributor
 from source_attribution.options import LooseAttribution
 from source_attribution.source_scores import NONE, Scores
 from source_attribution.spectra import log_spectrum
-from utils.cli import say
+from utils.cli import say, say_files
 from utils.figures import save_picture
 from utils.files import read_npz, safe_join, safe_name, write_csv, write_npz
 from utils.heatmaps import LOOKS
@@ -61,8 +61,7 @@ def attribute_images(options: LooseAttribution, run: RunOptions) -> Path:
     sheets = _draw_sheets(options, [item.name for item in used.items], scores)
     # last, so that it tells that all is there
     write_record([table], origin, settings=plain(options, run), device=attributor.device, images=len(used))
-    for path in [table, *sheets]:
-        say(str(path))
+    say_files([table, *sheets])
     return table
 
 

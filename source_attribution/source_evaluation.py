@@ -17,7 +17,7 @@ from source_attribution.options import Attributing
 from source_attribution.source_scores import FAKE as FAKE_NAME
 from source_attribution.source_scores import REAL, THRESHOLD, Scores
 from source_attribution.source_sets import find_sources, read_source_list, source_of
-from utils.cli import say
+from utils.cli import say, say_files
 from utils.files import safe_join, safe_name, write_csv, write_npy
 from utils.provenance import is_current, write_record
 from utils.settings import plain
@@ -91,8 +91,7 @@ def _write(folder: Path, images: ImageSet, scores: Scores) -> list[Path]:
     arrays = {"predictions": said[None].astype(np.int8), "ground_truth": truth(scores.sources, images)[None]}
     for name, values in {**arrays, "raw_predictions": scores.values.T}.items():
         write_npy(folder / f"{name}.npy", values)
-    for path in [*tables, *pictures]:
-        say(str(path))
+    say_files([*tables, *pictures])
     return tables
 
 

@@ -81,9 +81,10 @@ def calibrated_threshold(others: Sequence[np.ndarray], most_false: float) -> flo
         others: Probabilities of images that are not of the source; real ones and other sources are a group each.
         most_false: The share.
     """
-    threshold = THRESHOLD
-    for values in others:
-        refused = np.append(np.sort(values)[::-1], 0.0)[int(most_false * len(values))]
-        if refused >= threshold:
-            threshold = float(refused + values[values > refused].min(initial=1.0)) / 2
-    return min(threshold, _HIGHEST)
+    refused = max(np.append(np.sort(values)[::-1], 0.0)[int(most_false * len(values))] for values in others)
+    if refused < THRESHOLD:
+        return THRESHOLD
+    values = np.concatenate(others)
+    middle = (refused + values[values > refused].min(initial=1.0)) / 2
+    # two probabilities may be neighbours as floating-point numbers, too
+    return float(min(max(middle, np.nextafter(refused, 1.0)), _HIGHEST))

@@ -55,11 +55,7 @@ def find_sources(
     reals = None if size is None else max(1, round(size * real_factor))
     if (root / LABELS).is_file():
         return _arrays(root, size, reals, arch_level=arch_level)
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: give a folder of source folders, each with 0_real and 1_fake")
-    names = list(folders) or sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
-        raise UserError(f"no source folders in {root}: give a folder of folders, each with 0_real and 1_fake")
+    names = list(folders) or [path.name for path in source_folders(root)]
     sets = [find_image_set(root, name, num_real=reals, num_fake=size) for name in names]
     seen: set[bytes] = set()
     items = []
@@ -71,6 +67,20 @@ def find_sources(
             source = source_of(item.generator, arch_level=arch_level) if item.label == FAKE else ""
             items.append(replace(item, generator=source, class_name=item.generator if twins else item.class_name))
     return ImageSet(root, tuple(items), tuple(line for image_set in sets for line in image_set.warnings))
+
+
+def source_folders(root: Path) -> list[Path]:
+    """The folders in a folder, sorted.
+
+    Raises:
+        UserError: There are none.
+    """
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: give a folder with a folder for each source")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise UserError(f"no source folders in {root}: give a folder with a folder for each source")
+    return folders
 
 
 def sources_in(images: ImageSet) -> list[str]:

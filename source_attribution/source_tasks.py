@@ -116,16 +116,12 @@ class OneVersusRest(Telling):
 def class_weights(sources: Sequence[str], images: ImageSet) -> dict[str, dict[str, float]]:
     """Of `OneVersusRest`: a source counts as much as all else, and real images as much as the other sources."""
     counts = Counter(item.generator for item in images.items)
+    total, real = len(images), max(1, counts.pop("", 0))
     found = {}
     for source in sources:
-        others = [[""], [name for name in counts if name not in ("", source)]]
-        groups = [group for group in ([source], *others) if any(counts[name] for name in group)]
-        shares = [0.5, *[0.5 / max(1, len(groups) - 1)] * (len(groups) - 1)]
-        found[source] = {
-            name: share * len(images) / sum(counts[each] for each in group)
-            for group, share in zip(groups, shares, strict=True)
-            for name in group
-        }
+        own, others = counts[source], sum(number for name, number in counts.items() if name != source)
+        weights = dict.fromkeys(counts, total / max(1, 4 * others))
+        found[source] = weights | {source: total / (2 * own), "": total / ((4 if others else 2) * real)}
     return found
 
 

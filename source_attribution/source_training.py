@@ -38,7 +38,7 @@ from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, rea
 from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest, Telling, class_weights
 from source_attribution.spectra import Statistics, spectrum_statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, read_stored
-from utils.cli import say
+from utils.cli import say_files
 from utils.errors import UserError
 from utils.files import safe_join
 from utils.layout import Layout
@@ -160,8 +160,7 @@ class _Job:
         trainee.write(run)
         origin, device = Origin(_COMPUTATION, inputs, {"arguments": determining}), trainee.device
         write_record(trainee.files, origin, settings=settings, seed=options.seed, device=device, images=images)
-        for path in trainee.files:
-            say(str(path))
+        say_files(trainee.files)
         return list(trainee.files)
 
     def _training(self, order: EpochOrder, validation: ImageSet, arguments: Mapping[str, str]) -> Training:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detectors.attribution_networks import SYMMETRIC, primary_network, secondary_network, shared_layers
 from images.distortions import to_grayscale
 from source_attribution.baselines import gdaconv, postpool
-from source_attribution.options import MODEL_CLASSES, Input
+from source_attribution.options import Input, ModelClass
 from source_attribution.spectra import LogSpectrum, Statistics
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -83,10 +83,9 @@ class Description:
         try:
             values = json.loads(text)
             description = cls(**{**values, "sources": tuple(values["sources"])})
-            known = description.kind in (PRIMARY, SECONDARY, *MODEL_CLASSES[1:])
-            if not known or description.input not in ("pixel", "grey", "dct") or not 8 <= description.side <= 4096:
-                raise ValueError
-            if not 0.0 < description.threshold < 1.0:
+            known = description.kind in (PRIMARY, SECONDARY, *get_args(ModelClass)[1:])
+            known = known and description.input in get_args(Input)
+            if not known or not 8 <= description.side <= 4096 or not 0.0 < description.threshold < 1.0:
                 raise ValueError
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path}: what the file says of its network cannot be read: make it anew") from error
