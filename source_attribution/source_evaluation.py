@@ -16,7 +16,7 @@ from source_attribution.confusion import ClassRow, Confusion
 from source_attribution.options import Attributing
 from source_attribution.source_scores import FAKE as FAKE_NAME
 from source_attribution.source_scores import REAL, THRESHOLD, Scores
-from source_attribution.source_sets import find_sources, read_source_list, source_of
+from source_attribution.source_sets import find_sources, named_sources
 from utils.cli import say, say_files
 from utils.files import safe_join, safe_name, write_csv, write_npy
 from utils.provenance import is_current, write_record
@@ -37,7 +37,7 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
         UserError: Network or images cannot be used.
     """
     model = options.first
-    attributor = load_attributor(model, options.model_type, _asked(options), options)
+    attributor = load_attributor(model, options.model_type, named_sources(options), options)
     images = find_sources(
         options.second,
         options.folders,
@@ -53,13 +53,6 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
     tables = _write(folder, *ask(attributor, images, options))
     write_record(tables, origin, settings=plain(options, run), seed=run.seed, device=attributor.device)
     return tables
-
-
-def _asked(options: Attributing) -> list[str]:
-    """The sources that the options name, as secondaries are called."""
-    if options.source is not None:
-        return [source_of(options.source, arch_level=True) if options.arch_level else options.source]
-    return [] if options.source_list is None else read_source_list(options.source_list)
 
 
 def _write(folder: Path, images: ImageSet, scores: Scores) -> list[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from images.decoding import decode_image
 from images.sets import FAKE, REAL, ImageItem, ImageSet, find_image_set
+from source_attribution.options import Attributing
 from utils.errors import UserError
 from utils.files import read_npy
 
@@ -92,6 +93,13 @@ def told_apart(images: ImageSet, source: str) -> ImageSet:
     """The same images, labelled by whether they are of the source."""
     items = (replace(item, label=int(item.generator == source)) for item in images.items)
     return replace(images, items=tuple(items))
+
+
+def named_sources(options: Attributing) -> list[str]:
+    """The sources that the options name, as secondaries are called; none: all."""
+    if options.source is not None:
+        return [source_of(options.source, arch_level=True) if options.arch_level else options.source]
+    return [] if options.source_list is None else read_source_list(options.source_list)
 
 
 def read_source_list(path: Path) -> list[str]:

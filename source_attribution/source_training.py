@@ -34,7 +34,7 @@ from source_attribution.options import Asking, Attributing, AttributionTraining
 from source_attribution.preparation import Preparation, square
 from source_attribution.registry import SUFFIX, add, read_primary, secondary_path
 from source_attribution.source_scores import calibrated_threshold
-from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, read_source_list, sources_in, told_apart
+from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, named_sources, sources_in, told_apart
 from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest, Telling, class_weights
 from source_attribution.spectra import Statistics, spectrum_statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, read_stored
@@ -84,7 +84,9 @@ class _Trainee(Attributor):
         """The best weights; `published`: the last ones if no early stopping ended the training."""
         ended = torch.load(trained.checkpoint, map_location="cpu", weights_only=True)["progress"]["finished"]
         self.model.load_state_dict(read_state(trained.final if run.published and not ended else trained.best))
-        self.model.eval()
+        # the shared layers that the parts have of their own, too
+        for part in self.parts:
+            part.network.eval()
 
     def calibrate(self, images: ImageSet, asking: Asking, most_false: float) -> None:
         """Attribute at most this share of the real images to a source, and of those of other sources."""
@@ -215,10 +217,7 @@ class _Job:
         if options.model_type == "det":
             return []
         there = sources_in(self.train)
-        if options.source is not None:
-            wanted = [options.source.partition("_")[0] if options.arch_level else options.source]
-        else:
-            wanted = there if options.source_list is None else read_source_list(options.source_list)
+        wanted = named_sources(options) or there
         if odd := sorted(_NO_SOURCES.intersection(wanted)):
             raise UserError(f"a source cannot be called {odd[0]}, which stands for something else: rename its folder")
         if missing := [name for name in wanted if name not in there]:

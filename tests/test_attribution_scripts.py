@@ -74,7 +74,8 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     primary = tmp_path / "output" / "attribution" / "p.safetensors"
     before = primary.read_bytes()
     for source in ("a_x", "b"):
-        run = attribute(scripts, "att", "train", data, data, *TRAIN, "--source", source, "--det_model", primary)
+        words = ("--source", source, "--det_model", primary, "--most_false", 0.2)
+        run = attribute(scripts, "att", "train", data, data, *TRAIN, *words)
         assert run.code == 0, run.err
     files = sorted(path.name for path in primary.with_suffix("").glob("*.safetensors"))
     assert files == ["a_x.safetensors", "b.safetensors"]
@@ -96,7 +97,7 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     assert shown.unknown is not None
     assert (shown.unknown.images, shown.classes[-1].images, len(shown.open_set)) == (6, 24, 2)
     # all at once: the same files, refused unless they are to be replaced
-    both = ("att", "train", data, data, *TRAIN, "--multiclass", "--det_model", primary)
+    both = ("att", "train", data, data, *TRAIN, "--multiclass", "--det_model", primary, "--most_false", 0.2)
     run = attribute(scripts, *both)
     assert run.code == 2
     assert "is there already" in run.err
