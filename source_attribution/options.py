@@ -147,10 +147,7 @@ class AttributionTraining:
     )
     zero_bias: bool = flag(False, "no bias in the last layer, so that a yes needs evidence, which can be ranked")
     model: Path | None = flag(
-        None,
-        "start from this network instead of random weights; secondaries: or from those of their sources in this folder",
-        short="m",
-        metavar="FILE",
+        None, "start from this network, or those of the sources in a folder, not from random weights", short="m"
     )
     model_id: str | None = flag(None, "name of the network; absent: class and type", parse=plain_name, short="j")
     instance_id: str | None = flag(None, "name of the run; absent: that of the network", parse=plain_name, short="k")
@@ -171,13 +168,13 @@ class AttributionTraining:
         False, "att: in the loss a source counts as much as all else, and real images as much as the other sources"
     )
     most_false: float | None = flag(
-        None,
-        "att: calibrate each source: attribute at most this share of the real validation images to it, and of those of "
-        "other sources",
-        parse=rate,
-        metavar="SHARE",
+        None, "att: calibrate, so that at most this share of real images and of others is attributed to it", parse=rate
     )
     debug: bool = flag(False, "accepted, and means nothing here", short="d", recorded=False)
+
+    def __post_init__(self) -> None:
+        if self.class_bal and self.class_weights:
+            raise UserError("--class_bal and --class_weights exclude each other: both balance the classes")
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,12 @@ def told_apart(images: ImageSet, source: str) -> ImageSet:
     return replace(images, items=tuple(items))
 
 
+def chosen_images(options: Attributing, root: Path, size: int | None, *, twins: bool = False) -> ImageSet:
+    """As `find_sources`, of the folders that the options choose."""
+    factor, level = options.real_size_factor, options.arch_level
+    return find_sources(root, options.folders, size=size, real_factor=factor, arch_level=level, twins=twins)
+
+
 def named_sources(options: Attributing) -> list[str]:
     """The sources that the options name, as secondaries are called; none: all."""
     if options.source is not None:

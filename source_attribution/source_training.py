@@ -34,7 +34,7 @@ from source_attribution.options import Asking, Attributing, AttributionTraining
 from source_attribution.preparation import Preparation, square
 from source_attribution.registry import SUFFIX, add, read_primary, secondary_path
 from source_attribution.source_scores import calibrated_threshold
-from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, named_sources, sources_in, told_apart
+from source_attribution.source_sets import ARRAY, ArrayReader, chosen_images, named_sources, sources_in, told_apart
 from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest, Telling, class_weights
 from source_attribution.spectra import Statistics, spectrum_statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, read_stored
@@ -131,7 +131,7 @@ class _Job:
                 raise UserError(
                     f"{path} is there already: give --resume to go on, --overwrite, another --model_id or --registry"
                 )
-        train, validation = self.train, self._find(options.second, options.val_size)
+        train, validation = self.train, chosen_images(options, options.second, options.val_size)
         if shared := shared_images(train, validation):
             sys.stderr.write(f"warning: {shared} validation images are among the training images, by content\n")
         if len(self.sources) == 1:
@@ -190,16 +190,11 @@ class _Job:
             arguments,
         )
 
-    def _find(self, folder: Path, size: int | None, *, twins: bool = False) -> ImageSet:
-        options = self.options
-        factor, level = options.real_size_factor, options.arch_level
-        return find_sources(folder, options.folders, size=size, real_factor=factor, arch_level=level, twins=twins)
-
     @cached_property
     def train(self) -> ImageSet:
         """The training images; their sources are as many as the user expects."""
         options = self.options
-        images = self._find(options.first, options.train_size, twins=self.training.pairs)
+        images = chosen_images(options, options.first, options.train_size, twins=self.training.pairs)
         found = len(sources_in(images))
         if options.num_sources not in (None, found):
             raise UserError(

@@ -352,6 +352,8 @@ def test_numbers_of_classes() -> None:
         (("att", "train", "DATA", "DATA", "--source", "b", "--det_model", "PRIMARY", "--dct"), "match --dct"),
         (("det", "train", "DATA", "DATA", "--source", "b"), "--source and --multiclass are for att"),
         (("det", "train", "DATA", "DATA", "--most_false", "0.1"), "are for secondaries"),
+        (("det", "train", "DATA", "DATA", "--class_bal", "--class_weights"), "exclude each other"),
+        (("att", "test", "PRIMARY", "DATA", "--threshold", "1"), "between 0 and 1"),
         (("det", "train", "absent", "DATA"), "no folder absent"),
         (("det", "train", "DATA", "DATA", "-n", "2"), "has 3 sources"),
         (("det", "train", "DATA", "DATA", "-i", "20"), "multiple of 8"),
