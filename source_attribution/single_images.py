@@ -14,7 +14,7 @@ from images.sets import find_loose_images
 from passes.options import RunOptions
 from source_attribution.attributor import Answer, ask, load_attributor
 from source_attribution.options import LooseAttribution
-from source_attribution.source_scores import NONE, Scores
+from source_attribution.source_scores import NONE, THRESHOLD, Scores
 from source_attribution.spectra import log_spectrum
 from utils.cli import say, say_files
 from utils.figures import save_picture
@@ -25,7 +25,7 @@ from utils.provenance import is_current, write_record
 from utils.settings import plain
 from utils.tables import percent
 
-_COMPUTATION = 1
+_COMPUTATION = 2
 _SHOWN = ("being generated", "the likeliest source")
 NOBODY = "none of these"
 
@@ -120,8 +120,9 @@ def _caption(path: str, scores: Scores) -> list[str]:
     if not scores.sources:
         return [path, f"{'FAKE' if scores.fake else 'REAL'}: {fake}"]
     answer, best = scores.answers[scores.said()[0]], scores.likeliest[0]
-    who = NOBODY if answer == NONE else answer
-    return [path, fake, f"{who}: p({scores.sources[best]}) {percent(scores.of_sources[0, best])} %"]
+    who, source = NOBODY if answer == NONE else answer, scores.sources[best]
+    needed = percent(scores.thresholds.get(source, THRESHOLD))
+    return [path, fake, f"{who}: p({source}) {percent(scores.of_sources[0, best])} %, needs {needed} %"]
 
 
 def _overlay(image: np.ndarray, evidence: np.ndarray | None, look: str) -> np.ndarray:
