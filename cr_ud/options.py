@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.errors import UserError
-from utils.settings import count, flag, plain, plain_name, positive, positive_number, share
+from utils.settings import count, flag, plain, plain_name, positive, positive_number, rate, share
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,6 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _rate(text: str) -> float:
-    if not 0.0 < (value := share(text)) < 1.0:
-        raise ValueError(f"{text!r} is not a number between 0 and 1")
-    return value
-
-
 @dataclass(frozen=True)
 class TrainingImages:
     """Images."""
@@ -48,7 +42,7 @@ class TrainingImages:
     train_dir: Path = flag(None, "folder with [<class>/]{0_real,1_fake}", metavar="DIR")
     val_dir: Path | None = flag(None, "validation images in the same layout", metavar="DIR")
     val_share: float | None = flag(
-        None, "instead: hold out this share of each class and label", parse=_rate, metavar="SHARE"
+        None, "instead: hold out this share of each class and label", parse=rate, metavar="SHARE"
     )
     no_validation: bool = flag(False, "instead: no validation, learning rate constant unless --schedule cosine")
     classes: tuple[str, ...] = flag(
@@ -156,14 +150,14 @@ class Optimisation:
     accumulate: int = flag(1, "micro-batches of a step and process", parse=positive)
     class_bal: bool = flag(False, "draw real and fake equally often, with replacement")
     pairs: bool = flag(False, "real and fake of one name in the same step, augmented alike")
-    lr: float = flag(1e-4, "learning rate of Adam", parse=_rate)
-    beta1: float = flag(0.9, "of Adam", parse=_rate)
+    lr: float = flag(1e-4, "learning rate of Adam", parse=rate)
+    beta1: float = flag(0.9, "of Adam", parse=rate)
     clip_norm: float | None = flag(None, "largest norm of the gradient; absent: any", parse=positive_number)
     schedule: Literal["plateau", "cosine"] = flag(
         "plateau", "of the learning rate; cosine: rising, then falling to 0 within --max_steps"
     )
     patience: int = flag(5, "epochs without progress until lr / 10", parse=positive)
-    least_lr: float = flag(1e-6, "training ends instead of going below", parse=_rate)
+    least_lr: float = flag(1e-6, "training ends instead of going below", parse=rate)
     epochs: int | None = flag(None, "at most; absent: until lr runs out", parse=positive)
     max_steps: int | None = flag(None, "at most", parse=positive)
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = flag(

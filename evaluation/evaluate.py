@@ -27,7 +27,7 @@ from passes.analysis import Subject, draw_once
 from passes.one_pass import PassReport
 from passes.options import RunOptions
 from passes.running import run_analyses, subjects, tracked
-from utils.cli import say
+from utils.cli import say_files
 from utils.files import safe_join
 from utils.layout import Layout
 from utils.provenance import describes, in_common, read_record
@@ -135,8 +135,7 @@ def evaluate(
             evaluations = [Evaluation(subject, options) for subject in found]
             run_analyses(evaluations, ranks=ranks, tracker=tracker)
             if ranks.is_first:
-                for path in draw_evaluations(evaluations):
-                    say(str(path))
+                say_files(draw_evaluations(evaluations))
     return evaluations
 
 

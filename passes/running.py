@@ -30,7 +30,7 @@ from passes.one_pass import (
 from passes.options import RunOptions
 from passes.processes import Ranks, SeparateJob, process_group
 from passes.shared_forward import SharedForward
-from utils.cli import announce, say
+from utils.cli import announce, say, say_files
 from utils.errors import Finished, UserError
 from utils.layout import Layout
 from utils.provenance import refuse_other_weights
@@ -326,8 +326,7 @@ def _by_detector(analyses: Sequence[AnyAnalysis]) -> list[list[AnyAnalysis]]:
 
 
 def _show(paths: Sequence[Path], tracker: Tracker, name: str) -> None:
-    for path in paths[:_SHOWN]:
-        say(str(path))
+    say_files(paths[:_SHOWN])
     if len(paths) > _SHOWN:
         say(f"and {len(paths) - _SHOWN} more")
     for path in paths:

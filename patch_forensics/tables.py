@@ -15,7 +15,7 @@ from patch_forensics.averages import FULL
 from patch_forensics.experiments import GROUPS
 from patch_forensics.figures import draw_runs
 from patch_forensics.options import GroupTest, PatchTest
-from utils.cli import say
+from utils.cli import say_files
 from utils.errors import UserError
 from utils.files import write_text
 from utils.provenance import describes, read_record
@@ -72,8 +72,7 @@ def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
         )
         test_patches(test, run)
     written = write_tables(results)
-    for path in written:
-        say(str(path))
+    say_files(written)
     return written
 
 

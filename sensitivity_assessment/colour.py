@@ -19,7 +19,7 @@ from passes.options import RunOptions
 from passes.running import run_analyses, subjects, tracked
 from sensitivity_assessment.options import ColourOptions
 from sensitivity_assessment.whiskers import plot_whiskers
-from utils.cli import say
+from utils.cli import say_files
 from utils.errors import UserError
 
 
@@ -87,8 +87,7 @@ def ablate_colour(
             if len(choices) > 1 and ranks.is_first:
                 first = colours[0].layout
                 stem = first.whiskers(f"{first.tag}_and_{options.second_tag}")
-                for path in draw_side_by_side(colours, stem):
-                    say(str(path))
+                say_files(draw_side_by_side(colours, stem))
     return colours
 
 

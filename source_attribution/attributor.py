@@ -64,6 +64,7 @@ class Attributor:
         description = parts[0].description
         self.side = description.side
         self._transform = description.transform(parts[0].statistics, single_precision=single_precision)
+        self.thresholds = {name: part.description.threshold for part in parts for name in part.description.sources}
         for part in parts:
             part.network.to(self.device)
 
@@ -89,7 +90,8 @@ class Attributor:
 
     def origin(self, computation: int, weights: Path, images: ImageSet, **facts: object) -> Origin:
         """Of what is computed from these networks, as they are in a file, and images."""
-        facts |= {"columns": self.columns, "parts": [digest(part.network) for part in self.parts]}
+        parts = [digest(part.network) for part in self.parts]
+        facts |= {"columns": self.columns, "parts": parts, "thresholds": self.thresholds}
         return Origin(computation, {"weights": sha256_file(weights), "images": images.digest()}, facts)
 
 
@@ -124,7 +126,7 @@ def ask(
             bar.update(len(loaded.positions) + len(loaded.failures))
     if not positions:
         raise UserError(f"no image of {images.root} can be used: see the lines above")
-    return images.subset(positions), Scores(attributor.columns, np.concatenate(values))
+    return images.subset(positions), Scores(attributor.columns, np.concatenate(values), attributor.thresholds)
 
 
 def _no_target(item: ImageItem) -> np.float32:
@@ -167,6 +169,8 @@ def load_attributor(
         parts = [part for part in parts if not part.description.sources]
     elif not any(part.description.sources for part in parts):
         raise UserError(f"{weights} holds a primary module only, which attributes to no source: use det")
+    if asking.threshold is not None:
+        parts = [part.with_description(threshold=asking.threshold) for part in parts]
     if not parts:
         raise UserError(f"{weights} attributes, and does not tell generated from real: use att")
     return Attributor(parts, use_device(asking.device, "fp32"), single_precision=single_precision)

@@ -8,7 +8,7 @@ from source_attribution.keras_files import is_keras, read_keras, write_keras
 from source_attribution.options import Conversion
 from source_attribution.registry import SUFFIX, add, add_secondary, primary_path, read_primary
 from source_attribution.stored import PRIMARY, SECONDARY, check_belongs, read_stored
-from utils.cli import say
+from utils.cli import say_files
 from utils.errors import UserError
 from utils.files import safe_join
 
@@ -24,8 +24,7 @@ def convert(options: Conversion, *, overwrite: bool = False) -> list[Path]:
     """
     weights = options.weights
     written = _to_registry(options, overwrite) if is_keras(weights) else _to_keras(weights, options)
-    for path in written:
-        say(str(path))
+    say_files(written)
     return written
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -13,15 +14,14 @@ from images.decoding import decode_image
 from images.distortions import grayscale
 from images.sets import EXTENSIONS, FAKE, REAL
 from passes.options import RunOptions
-from source_attribution.options import DataPreparation
+from source_attribution.options import Augmentation, DataPreparation
 from source_attribution.preparation import augmented, celeba_face, square
-from source_attribution.source_sets import LABELS, SOURCES, source_of
+from source_attribution.source_sets import LABELS, SOURCES, source_folders, source_of
 from source_attribution.spectra import Statistics, log_spectrum, spectrum, spectrum_statistics
-from utils.cli import progress, say
+from utils.cli import progress, say_files
 from utils.errors import UserError
 from utils.files import atomic_path, safe_join, write_npy
 
-_MODES = ("blur", "crop", "jpeg", "noise", "multi")
 Labelled = tuple[Path, int, str]
 """An image, its label, its source."""
 
@@ -34,8 +34,7 @@ def prepare(options: DataPreparation, run: RunOptions) -> list[Path]:
     """
     steps = {"crop": _crop, "augment": _augment, "arrays": _arrays, "statistics": _statistics}
     written = steps[options.step](options, run)
-    for path in written:
-        say(str(path))
+    say_files(written)
     return written
 
 
@@ -65,7 +64,7 @@ def split(fake: Path, real: Path, options: DataPreparation) -> dict[str, list[La
     sizes = {"train": options.train_size, "val": options.val_size, "test": options.test_size}
     lists: dict[str, list[Labelled]] = {part: [] for part in sizes}
     for root, label, factor in ((fake, FAKE, 1.0), (real, REAL, options.real_factor)):
-        for folder in _sources(root):
+        for folder in source_folders(root):
             counts = {part: int(size * factor) for part, size in sizes.items()}
             paths = numbered(folder, sum(counts.values()))
             start = 0
@@ -76,14 +75,6 @@ def split(fake: Path, real: Path, options: DataPreparation) -> dict[str, list[La
     for entries in lists.values():
         generator.shuffle(entries)  # type: ignore[arg-type]
     return lists
-
-
-def _sources(root: Path) -> list[Path]:
-    found = root.iterdir() if root.is_dir() else ()
-    folders = sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise UserError(f"no folders of sources in {root}: give a folder with a folder for each source")
-    return folders
 
 
 def _crop(options: DataPreparation, run: RunOptions) -> list[Path]:
@@ -100,11 +91,11 @@ def _augment(options: DataPreparation, run: RunOptions) -> list[Path]:
     """Of `<input>/<class>/<source>/` to the same folders of the output."""
     source, output = options.paths
     generator = np.random.default_rng(options.seed)
-    for folder in (folder for group in _sources(source) for folder in _sources(group)):
+    for folder in (folder for group in source_folders(source) for folder in source_folders(group)):
         target = safe_join(output, *folder.relative_to(source).parts)
         for path in progress(numbered(folder)[: options.size], description=folder.name):
             image = decode_image(path)
-            for mode in _MODES if options.mode == "all" else (options.mode,):
+            for mode in get_args(Augmentation)[1:] if options.mode == "all" else (options.mode,):
                 altered, done = augmented(image, mode, generator, published=run.published)
                 _save(target, path.stem + done, altered, jpeg=options.jpeg_output)
     return [output]
@@ -118,7 +109,7 @@ def _save(folder: Path, stem: str, image: np.ndarray, *, jpeg: bool) -> None:
 def _statistics(options: DataPreparation, run: RunOptions) -> list[Path]:
     fake, real, output = options.paths
     sizes = ((fake, options.input_size_pos), (real, options.input_size_neg))
-    paths = [path for root, size in sizes for folder in _sources(root) for path in numbered(folder)[:size]]
+    paths = [path for root, size in sizes for folder in source_folders(root) for path in numbered(folder)[:size]]
     return spectrum_statistics(map(_grey, progress(paths, description="statistics"))).write(output)
 
 
@@ -133,7 +124,7 @@ def _arrays(options: DataPreparation, run: RunOptions) -> list[Path]:
         size = None if options.full_test_only else options.test_size
         lists["test_only"] = [
             (path, FAKE, source_of(folder.name))
-            for folder in _sources(options.test_only_directory)
+            for folder in source_folders(options.test_only_directory)
             for path in numbered(folder)[:size]
         ]
     statistics, largest = None, None
@@ -176,4 +167,4 @@ def _spectrum(
 ) -> np.ndarray:
     values = log_spectrum(_grey(path)) if options.log else spectrum(_grey(path))
     values = values if largest is None else values / largest
-    return values if statistics is None else (values - statistics.mean) / statistics.std
+    return values if statistics is None else statistics.normalised(values)

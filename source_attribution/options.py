@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from utils.errors import UserError
-from utils.settings import count, flag, plain_name, positive, positive_number
+from utils.settings import count, flag, plain_name, positive, positive_number, rate
 
 ModelType = Literal["det", "att"]
 ModelClass = Literal["default", "notl", "gdaconv", "postpool"]
 Input = Literal["pixel", "grey", "dct"]
-MODEL_CLASSES: tuple[ModelClass, ...] = ("default", "notl", "gdaconv", "postpool")
+Augmentation = Literal["none", "blur", "crop", "jpeg", "noise", "multi"]
 _SIDE = 128
 
 
@@ -38,6 +38,9 @@ class Asking(Spectra):
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
     num_workers: int = flag(0, "processes that decode images", parse=count, recorded=False)
     skip_bad_images: bool = flag(False, "leave out images that cannot be used, and report them")
+    threshold: float | None = flag(
+        None, "att: attribute from this probability on; absent: as calibrated in training, else 0.5", parse=rate
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ class AttributionTraining:
         False, "batch norms use their running statistics in training, too: for a last epoch after small batches"
     )
     zero_bias: bool = flag(False, "no bias in the last layer, so that a yes needs evidence, which can be ranked")
-    model: Path | None = flag(None, "start from this network instead of random weights", short="m", metavar="FILE")
+    model: Path | None = flag(
+        None, "start from this network, or those of the sources in a folder, not from random weights", short="m"
+    )
     model_id: str | None = flag(None, "name of the network; absent: class and type", parse=plain_name, short="j")
     instance_id: str | None = flag(None, "name of the run; absent: that of the network", parse=plain_name, short="k")
     epochs: int = flag(100, "at most", parse=positive, short="e")
@@ -156,10 +161,20 @@ class AttributionTraining:
     )
     class_bal: bool = flag(False, "draw both classes equally often, with replacement (det, and att of one source)")
     pairs: bool = flag(False, "det: a real image and the fake of the same name in one step, where there are such")
-    augment: Literal["none", "blur", "crop", "jpeg", "noise", "multi"] = flag(
+    augment: Augmentation = flag(
         "none", "augmentation of training images; multi: each of the four with probability 0.5"
     )
+    class_weights: bool = flag(
+        False, "att: in the loss a source counts as much as all else, and real images as much as the other sources"
+    )
+    most_false: float | None = flag(
+        None, "att: calibrate, so that at most this share of real images and of others is attributed to it", parse=rate
+    )
     debug: bool = flag(False, "accepted, and means nothing here", short="d", recorded=False)
+
+    def __post_init__(self) -> None:
+        if self.class_bal and self.class_weights:
+            raise UserError("--class_bal and --class_weights exclude each other: both balance the classes")
 
 
 @dataclass(frozen=True)

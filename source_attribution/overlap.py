@@ -21,7 +21,7 @@ from detectors.attribution_networks import primary_network, shared_layers
 from fmap_ranking.names import FeatureMap
 from fmap_ranking.ranking import Ranking, read_ranking
 from source_attribution.options import Overlap
-from utils.cli import say
+from utils.cli import say, say_files
 from utils.errors import UserError
 from utils.figures import house_style, new_figure, save_figure
 from utils.files import sha256_file, write_csv
@@ -84,8 +84,7 @@ def compare_sources(options: Overlap, output_dir: Path) -> list[Path]:
             f"{row.first} and {row.second}: {row.common} of the top {row.k} maps in common, {row.by_chance:.1f} by "
             f"chance (97.5 %: {row.most_by_chance}); correlation within layers {row.correlation:.2f}"
         )
-    for path in [*tables, *pictures]:
-        say(str(path))
+    say_files([*tables, *pictures])
     return tables
 
 

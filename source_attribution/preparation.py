@@ -13,13 +13,13 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
 from images.distortions import jpeg
+from source_attribution.options import Augmentation
 from utils.errors import UserError
 
 _CELEBA = (slice(57, 185), slice(25, 153))
 """Rows and columns of an aligned CelebA image, 128 x 128 around the face."""
 _CELEBA_SIZE = (218, 178)
 _ROUNDING = 1e-9
-AUGMENTATIONS = ("none", "blur", "crop", "jpeg", "noise", "multi")
 _PROBABILITY = 0.5
 _KERNELS = (3, 5, 7, 9)
 _CUT = (0.05, 0.2)
@@ -104,7 +104,7 @@ def augmented(
 
     Args:
         image: uint8 (H, W, 3).
-        mode: One of `AUGMENTATIONS`.
+        mode: Which, `multi` for each of them.
         generator: Of all random choices.
         published: As the published code runs, not as it is described: blur of sigma 4 whatever its kernel, JPEG of
             quality 95 with red and blue exchanged.
@@ -126,12 +126,12 @@ class Preparation:
 
     Attributes:
         crop_size: Side of the square, pixels.
-        augmentation: One of `AUGMENTATIONS`, in training only.
+        augmentation: In training only.
         published: As the published code augments.
     """
 
     crop_size: int
-    augmentation: str = "none"
+    augmentation: Augmentation = "none"
     published: bool = False
 
     def training(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:

@@ -60,7 +60,7 @@ def read_secondaries(path: Path, primary: Stored, sources: Sequence[str] = ()) -
         if secondary.description.kind != SECONDARY:
             raise UserError(f"{secondary_path(path, name)} is no secondary module: remove it")
         check_belongs(secondary, primary, secondary_path(path, name))
-        found.append(secondary.with_source(name))
+        found.append(secondary.with_description(sources=(name,)))
     return found
 
 

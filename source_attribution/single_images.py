@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,19 +14,19 @@ from images.sets import find_loose_images
 from passes.options import RunOptions
 from source_attribution.attributor import Answer, ask, load_attributor
 from source_attribution.options import LooseAttribution
-from source_attribution.source_scores import NONE, Scores
+from source_attribution.source_scores import NONE, THRESHOLD, Scores
 from source_attribution.spectra import log_spectrum
-from utils.cli import say
+from utils.cli import say, say_files
 from utils.figures import save_picture
 from utils.files import read_npz, safe_join, safe_name, write_csv, write_npz
 from utils.heatmaps import LOOKS
 from utils.pictures import ContactSheets
 from utils.provenance import is_current, write_record
 from utils.settings import plain
-from utils.tables import percent, read_table
+from utils.tables import percent
 
-_COMPUTATION = 1
-_SHOWN = ("being generated", "the most probable source")
+_COMPUTATION = 2
+_SHOWN = ("being generated", "the likeliest source")
 NOBODY = "none of these"
 
 
@@ -56,11 +58,10 @@ def attribute_images(options: LooseAttribution, run: RunOptions) -> Path:
     rows = ([item.name, *values] for item, values in zip(used.items, scores.values.tolist(), strict=True))
     write_csv(table, ("path", *(f"p_{name}" for name in scores.columns)), rows)
     _summarise(scores)
-    sheets = draw_sheets(table, options.look)
+    sheets = _draw_sheets(options, [item.name for item in used.items], scores)
     # last, so that it tells that all is there
     write_record([table], origin, settings=plain(options, run), device=attributor.device, images=len(used))
-    for path in [table, *sheets]:
-        say(str(path))
+    say_files([table, *sheets])
     return table
 
 
@@ -82,22 +83,20 @@ def _summarise(scores: Scores) -> None:
         say(f"warning: {odd} images are attributed to a source although they are called real")
 
 
-def draw_sheets(table: Path, look: str) -> list[Path]:
-    """Of each image the picture, the evidence for being generated, and that for the most probable source.
+def _draw_sheets(options: LooseAttribution, names: Sequence[str], scores: Scores) -> list[Path]:
+    """Of each image the picture, the evidence for being generated, and that for the likeliest source.
 
-    Drawn from the table of scores and the arrays beside it; overlays go into `pictures/`, sheets beside the table.
+    Drawn from the arrays of the images; overlays go into `pictures/`, sheets beside the table.
     """
-    header, lines = read_table(table, made_by="src/run_attribution.py")
-    values = np.array([cells for _, *cells in lines], np.float64)
-    scores = Scores([name.removeprefix("p_") for name in header[1:]], values)
+    look = options.look
     # the columns whose maps are shown, for each image
-    shown = [] if scores.fake is None else [np.zeros(len(lines), int)]
+    shown = [] if scores.fake is None else [np.zeros(len(names), int)]
     if scores.sources:
-        shown.append(scores.of_sources.argmax(1) + len(scores.columns) - len(scores.sources))
+        shown.append(scores.likeliest + len(scores.columns) - len(scores.sources))
     panels = 1 + len(shown)
     evidence = [name for name, there in zip(_SHOWN, (scores.fake is not None, scores.sources), strict=True) if there]
     sheets = ContactSheets(
-        table.parent / "sheet",
+        options.output / "sheet",
         panels=panels,
         caption_lines=3,
         columns=6 // panels,
@@ -105,13 +104,14 @@ def draw_sheets(table: Path, look: str) -> list[Path]:
         title=f"Evidence for {' and for '.join(evidence)}",
         legend=LOOKS["signed"].legend() if look == "signed" else None,
     )
-    for row, (path, *_) in enumerate(lines):
-        arrays = read_npz(arrays_path(table.parent, path))
+    for row, name in enumerate(names):
+        path = arrays_path(options.output, name)
+        arrays = read_npz(path)
         ground = _spectrum_picture(arrays["image"], look) if bool(arrays["dct"]) else arrays["image"]
         overlays = [_overlay(ground, arrays.get(f"map_{columns[row]}"), look) for columns in shown]
-        picture = arrays_path(table.parent, path).with_suffix(".png").name
-        save_picture(safe_join(table.parent, "pictures", picture), np.concatenate(overlays, axis=1))
-        sheets.add([arrays["image"], *overlays], _caption(path, Scores(scores.columns, values[row : row + 1])))
+        picture = safe_join(options.output, "pictures", path.with_suffix(".png").name)
+        save_picture(picture, np.concatenate(overlays, axis=1))
+        sheets.add([arrays["image"], *overlays], _caption(name, replace(scores, values=scores.values[[row]])))
     return sheets.finish()
 
 
@@ -119,9 +119,10 @@ def _caption(path: str, scores: Scores) -> list[str]:
     fake = "" if scores.fake is None else f"p(fake) {percent(scores.values[0, 0])} %"
     if not scores.sources:
         return [path, f"{'FAKE' if scores.fake else 'REAL'}: {fake}"]
-    answer, best = scores.answers[scores.said()[0]], scores.of_sources[0].argmax()
-    who = NOBODY if answer == NONE else answer
-    return [path, fake, f"{who}: p({scores.sources[best]}) {percent(scores.of_sources[0, best])} %"]
+    answer, best = scores.answers[scores.said()[0]], scores.likeliest[0]
+    who, source = NOBODY if answer == NONE else answer, scores.sources[best]
+    needed = percent(scores.thresholds.get(source, THRESHOLD))
+    return [path, fake, f"{who}: p({source}) {percent(scores.of_sources[0, best])} %, needs {needed} %"]
 
 
 def _overlay(image: np.ndarray, evidence: np.ndarray | None, look: str) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from evaluation.summary import ScoreSummary, summarise_columns
 from images.sets import FAKE, ImageSet
@@ -15,14 +16,14 @@ from source_attribution.confusion import ClassRow, Confusion
 from source_attribution.options import Attributing
 from source_attribution.source_scores import FAKE as FAKE_NAME
 from source_attribution.source_scores import REAL, THRESHOLD, Scores
-from source_attribution.source_sets import find_sources, read_source_list, source_of
-from utils.cli import say
+from source_attribution.source_sets import chosen_images, named_sources
+from utils.cli import say, say_files
 from utils.files import safe_join, safe_name, write_csv, write_npy
 from utils.provenance import is_current, write_record
 from utils.settings import plain
 from utils.tables import percent, percent_range, write_rows
 
-_COMPUTATION = 2
+_COMPUTATION = 3
 UNKNOWN = "unknown"
 KNOWN_OR_NOT, NONE_OR_NOT = "known", "none"
 """Questions of an open set: which fakes are of a source that has a secondary; which images are of none."""
@@ -36,14 +37,8 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
         UserError: Network or images cannot be used.
     """
     model = options.first
-    attributor = load_attributor(model, options.model_type, _asked(options), options)
-    images = find_sources(
-        options.second,
-        options.folders,
-        size=options.test_size or options.train_size,
-        real_factor=options.real_size_factor,
-        arch_level=options.arch_level,
-    )
+    attributor = load_attributor(model, options.model_type, named_sources(options), options)
+    images = chosen_images(options, options.second, options.test_size or options.train_size)
     folder = safe_join(run.output_dir, "test_results", safe_name(model.absolute().parent.name), safe_name(model.stem))
     origin = attributor.origin(_COMPUTATION, model, images)
     if is_current([folder / "scores.csv"], origin) and not run.overwrite:
@@ -52,13 +47,6 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
     tables = _write(folder, *ask(attributor, images, options))
     write_record(tables, origin, settings=plain(options, run), seed=run.seed, device=attributor.device)
     return tables
-
-
-def _asked(options: Attributing) -> list[str]:
-    """The sources that the options name, as secondaries are called."""
-    if options.source is not None:
-        return [source_of(options.source, arch_level=True) if options.arch_level else options.source]
-    return [] if options.source_list is None else read_source_list(options.source_list)
 
 
 def _write(folder: Path, images: ImageSet, scores: Scores) -> list[Path]:
@@ -90,8 +78,7 @@ def _write(folder: Path, images: ImageSet, scores: Scores) -> list[Path]:
     arrays = {"predictions": said[None].astype(np.int8), "ground_truth": truth(scores.sources, images)[None]}
     for name, values in {**arrays, "raw_predictions": scores.values.T}.items():
         write_npy(folder / f"{name}.npy", values)
-    for path in [*tables, *pictures]:
-        say(str(path))
+    say_files([*tables, *pictures])
     return tables
 
 
@@ -125,13 +112,13 @@ def confusions(images: ImageSet, scores: Scores) -> Mapping[str, Confusion]:
 def open_set(images: ImageSet, scores: Scores) -> list[ScoreSummary]:
     """Whether the largest probability of any source tells its fakes from those of generators nobody modelled.
 
-    A row for each question, with the share of right answers at 0.5 and the calibration of the probability.
+    Thresholds stand at 0.5 first. A row for each question, with the share of right answers and the calibration.
     """
     numbers, unknown = truth(scores.sources, images), len(scores.sources) + 1
     known = (numbers > 0) & (numbers < unknown)
     if scores.columns[0] == REAL or not known.any() or not (numbers == unknown).any():
         return []
-    fakes, largest = numbers > 0, scores.of_sources.max(1)
+    fakes, largest = numbers > 0, expit(scores.margins.max(1))
     questions = {KNOWN_OR_NOT: (known[fakes], largest[fakes]), NONE_OR_NOT: (~known, 1.0 - largest)}
     return [
         summarise_columns(labels.astype(int), {question: values}, {question: [question]})[0]

@@ -12,6 +12,7 @@ import numpy as np
 
 from images.decoding import decode_image
 from images.sets import FAKE, REAL, ImageItem, ImageSet, find_image_set
+from source_attribution.options import Attributing
 from utils.errors import UserError
 from utils.files import read_npy
 
@@ -55,11 +56,7 @@ def find_sources(
     reals = None if size is None else max(1, round(size * real_factor))
     if (root / LABELS).is_file():
         return _arrays(root, size, reals, arch_level=arch_level)
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: give a folder of source folders, each with 0_real and 1_fake")
-    names = list(folders) or sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
-        raise UserError(f"no source folders in {root}: give a folder of folders, each with 0_real and 1_fake")
+    names = list(folders) or [path.name for path in source_folders(root)]
     sets = [find_image_set(root, name, num_real=reals, num_fake=size) for name in names]
     seen: set[bytes] = set()
     items = []
@@ -73,6 +70,20 @@ def find_sources(
     return ImageSet(root, tuple(items), tuple(line for image_set in sets for line in image_set.warnings))
 
 
+def source_folders(root: Path) -> list[Path]:
+    """The folders in a folder, sorted.
+
+    Raises:
+        UserError: There are none.
+    """
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: give a folder with a folder for each source")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise UserError(f"no source folders in {root}: give a folder with a folder for each source")
+    return folders
+
+
 def sources_in(images: ImageSet) -> list[str]:
     """The sources of the fakes, sorted."""
     return sorted({item.generator for item in images.items if item.label == FAKE})
@@ -82,6 +93,19 @@ def told_apart(images: ImageSet, source: str) -> ImageSet:
     """The same images, labelled by whether they are of the source."""
     items = (replace(item, label=int(item.generator == source)) for item in images.items)
     return replace(images, items=tuple(items))
+
+
+def chosen_images(options: Attributing, root: Path, size: int | None, *, twins: bool = False) -> ImageSet:
+    """As `find_sources`, of the folders that the options choose."""
+    factor, level = options.real_size_factor, options.arch_level
+    return find_sources(root, options.folders, size=size, real_factor=factor, arch_level=level, twins=twins)
+
+
+def named_sources(options: Attributing) -> list[str]:
+    """The sources that the options name, as secondaries are called; none: all."""
+    if options.source is not None:
+        return [source_of(options.source, arch_level=True) if options.arch_level else options.source]
+    return [] if options.source_list is None else read_source_list(options.source_list)
 
 
 def read_source_list(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from cr_ud.schedule import Decision, Schedule
 from cr_ud.task import Task
-from images.sets import FAKE, REAL, ImageItem
+from images.sets import FAKE, REAL, ImageItem, ImageSet
 
 
 @dataclass
@@ -61,15 +62,20 @@ class Telling(Task):
 
     @abstractmethod
     def answers(self, evidence: np.ndarray) -> np.ndarray:
-        """In the form of targets."""
+        """In the form of `wanted`."""
+
+    def wanted(self, targets: np.ndarray) -> np.ndarray:
+        """The right answers."""
+        return targets
 
     def evidence(self, output: Tensor) -> Tensor:
         return output
 
     def summary(self, evidence: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         loss = self.losses(torch.from_numpy(evidence), torch.from_numpy(targets)).double().mean()
-        right = self.answers(evidence) == targets
-        balanced = float(np.mean([right[targets == number].mean() for number in np.unique(targets)]))
+        wanted = self.wanted(targets)
+        right = self.answers(evidence) == wanted
+        balanced = float(np.mean([right[wanted == number].mean() for number in np.unique(wanted)]))
         return {"loss": float(loss), "acc": float(right.mean()), "acc_balanced": balanced}
 
     def score(self, summary: Mapping[str, float]) -> float:
@@ -77,19 +83,46 @@ class Telling(Task):
 
 
 class OneVersusRest(Telling):
-    """Binary cross-entropy of each output, added up; answers at 0.5."""
+    """Binary cross-entropy of each output, added up; answers at 0.5.
+
+    A target is the weight of the image in the loss of the output, and above 0 if the answer is to be yes.
+
+    Attributes:
+        weights: For each source those of images of a generator, "" for real ones; 1 by default.
+    """
 
     loss: ClassVar = "binary cross-entropy"
 
+    def __init__(self, sources: Sequence[str], weights: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        super().__init__(sources)
+        self.weights = weights or {}
+
     def target(self, item: ImageItem) -> np.ndarray:
-        told = [item.generator == source for source in self.sources] or [item.label == FAKE]
-        return np.array(told, np.float32)
+        told = {source: item.generator == source for source in self.sources} or {"": item.label == FAKE}
+        weights = [self.weights.get(source, {}).get(item.generator, 1.0) for source in told]
+        return np.where(list(told.values()), weights, np.negative(weights)).astype(np.float32)
 
     def losses(self, output: Tensor, targets: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(output.float(), targets, reduction="none").sum(1)
+        wanted = (targets > 0).float()
+        return binary_cross_entropy_with_logits(output.float(), wanted, targets.abs(), reduction="none").sum(1)
+
+    def wanted(self, targets: np.ndarray) -> np.ndarray:
+        return targets > 0
 
     def answers(self, evidence: np.ndarray) -> np.ndarray:
         return evidence >= 0
+
+
+def class_weights(sources: Sequence[str], images: ImageSet) -> dict[str, dict[str, float]]:
+    """Of `OneVersusRest`: a source counts as much as all else, and real images as much as the other sources."""
+    counts = Counter(item.generator for item in images.items)
+    total, real = len(images), max(1, counts.pop("", 0))
+    found = {}
+    for source in sources:
+        own, others = counts[source], sum(number for name, number in counts.items() if name != source)
+        weights = dict.fromkeys(counts, total / max(1, 4 * others))
+        found[source] = weights | {source: total / (2 * own), "": total / ((4 if others else 2) * real)}
+    return found
 
 
 class OneOfAll(Telling):

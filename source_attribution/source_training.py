@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Adam
@@ -27,16 +28,17 @@ from images.distortions import grayscale
 from images.sets import REAL, ImageSet, shared_images
 from passes.options import RunOptions
 from passes.processes import process_group
-from source_attribution.attributor import Attributor
+from source_attribution.attributor import Attributor, ask
 from source_attribution.keras_files import is_keras, read_keras
-from source_attribution.options import Attributing, AttributionTraining
+from source_attribution.options import Asking, Attributing, AttributionTraining
 from source_attribution.preparation import Preparation, square
 from source_attribution.registry import SUFFIX, add, read_primary, secondary_path
-from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, read_source_list, sources_in, told_apart
-from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest
+from source_attribution.source_scores import calibrated_threshold
+from source_attribution.source_sets import ARRAY, ArrayReader, chosen_images, named_sources, sources_in, told_apart
+from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest, Telling, class_weights
 from source_attribution.spectra import Statistics, spectrum_statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, read_stored
-from utils.cli import say
+from utils.cli import say_files
 from utils.errors import UserError
 from utils.files import safe_join
 from utils.layout import Layout
@@ -78,11 +80,25 @@ class _Trainee(Attributor):
         model = Branches(shared, branches, fixed_norms=training.fixed_norms, zero_bias=training.zero_bias)
         self.model: nn.Module = model.to(device)
 
-    def write(self, trained: RunFiles, run: RunOptions) -> None:
-        """The best weights into the registry; `published`: the last ones if no early stopping ended the training."""
+    def load(self, trained: RunFiles, run: RunOptions) -> None:
+        """The best weights; `published`: the last ones if no early stopping ended the training."""
         ended = torch.load(trained.checkpoint, map_location="cpu", weights_only=True)["progress"]["finished"]
         self.model.load_state_dict(read_state(trained.final if run.published and not ended else trained.best))
-        self.model.eval()
+        # the shared layers that the parts have of their own, too
+        for part in self.parts:
+            part.network.eval()
+
+    def calibrate(self, images: ImageSet, asking: Asking, most_false: float) -> None:
+        """Attribute at most this share of the real images to a source, and of those of other sources."""
+        used, scores = ask(self, images, asking)
+        made_by = np.array([item.generator for item in used.items])
+        for place, (source, values) in enumerate(zip(self.columns, scores.values.T, strict=True)):
+            others = [values[made_by == ""], values[(made_by != "") & (made_by != source)]]
+            threshold = calibrated_threshold(others, most_false)
+            self.parts[place] = self.parts[place].with_description(threshold=threshold)
+
+    def write(self, run: RunOptions) -> None:
+        """Into the registry."""
         for path, network in zip(self.files, self.parts, strict=True):
             add(path, network, overwrite=run.overwrite or run.resume)
 
@@ -108,12 +124,14 @@ class _Job:
     def done(self) -> list[Path]:
         """Train; the files written."""
         options, training, run, trainee = self.options, self.training, self.run, self.trainee
+        if (training.class_weights or training.most_false) and not (self.sources and self.is_binary):
+            raise UserError("--class_weights and --most_false are for secondaries, and networks of one source")
         for path in trainee.files:
             if path.exists() and not (run.overwrite or run.resume):
                 raise UserError(
                     f"{path} is there already: give --resume to go on, --overwrite, another --model_id or --registry"
                 )
-        train, validation = self.train, self._find(options.second, options.val_size)
+        train, validation = self.train, chosen_images(options, options.second, options.val_size)
         if shared := shared_images(train, validation):
             sys.stderr.write(f"warning: {shared} validation images are among the training images, by content\n")
         if len(self.sources) == 1:
@@ -138,17 +156,21 @@ class _Job:
                 inputs=inputs,
                 images=images,
             )
-        trainee.write(files, run)
+        trainee.load(files, run)
+        if training.most_false is not None:
+            trainee.calibrate(validation, options, training.most_false)
+        trainee.write(run)
         origin, device = Origin(_COMPUTATION, inputs, {"arguments": determining}), trainee.device
         write_record(trainee.files, origin, settings=settings, seed=options.seed, device=device, images=images)
-        for path in trainee.files:
-            say(str(path))
+        say_files(trainee.files)
         return list(trainee.files)
 
     def _training(self, order: EpochOrder, validation: ImageSet, arguments: Mapping[str, str]) -> Training:
         options, training, trainee = self.options, self.training, self.trainee
-        kind = OneOfAll if len(trainee.parts) < len(self.sources) else OneVersusRest
-        task = kind(self.sources)
+        task: Telling = OneOfAll(self.sources)
+        if self.is_binary:
+            weights = class_weights(self.sources, order.image_set) if training.class_weights else None
+            task = OneVersusRest(self.sources, weights)
         rate = training.learning_rate or (1e-4 if trainee.primary else 1e-3)
         schedule: Schedule = EarlyStopping(rate, training.early_stopping)
         if training.schedule == "cosine":
@@ -168,16 +190,11 @@ class _Job:
             arguments,
         )
 
-    def _find(self, folder: Path, size: int | None, *, twins: bool = False) -> ImageSet:
-        options = self.options
-        factor, level = options.real_size_factor, options.arch_level
-        return find_sources(folder, options.folders, size=size, real_factor=factor, arch_level=level, twins=twins)
-
     @cached_property
     def train(self) -> ImageSet:
         """The training images; their sources are as many as the user expects."""
         options = self.options
-        images = self._find(options.first, options.train_size, twins=self.training.pairs)
+        images = chosen_images(options, options.first, options.train_size, twins=self.training.pairs)
         found = len(sources_in(images))
         if options.num_sources not in (None, found):
             raise UserError(
@@ -195,10 +212,7 @@ class _Job:
         if options.model_type == "det":
             return []
         there = sources_in(self.train)
-        if options.source is not None:
-            wanted = [options.source.partition("_")[0] if options.arch_level else options.source]
-        else:
-            wanted = there if options.source_list is None else read_source_list(options.source_list)
+        wanted = named_sources(options) or there
         if odd := sorted(_NO_SOURCES.intersection(wanted)):
             raise UserError(f"a source cannot be called {odd[0]}, which stands for something else: rename its folder")
         if missing := [name for name in wanted if name not in there]:
@@ -211,6 +225,11 @@ class _Job:
         options = self.options
         words = [*(["dct"] if options.dct else []), *(["multiclass"] if options.multiclass else self.sources)]
         return self.training.model_id or "_".join((options.model_class, options.model_type, *words))
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each output is an answer of its own."""
+        return len(self.trainee.parts) >= len(self.sources)
 
     @cached_property
     def trainee(self) -> _Trainee:
@@ -234,8 +253,8 @@ class _Job:
         """A network with weights from the seed, or those of a network of the same kind."""
         training = self.training
         if training.model is not None:
-            given = read_stored(training.model)
-            if replace(given.description, sources=description.sources) != description:
+            given = read_stored(self._start(training.model, description))
+            if given.with_description(sources=description.sources, threshold=0.5).description != description:
                 raise UserError(f"--model is another kind of {given.description.kind}: give one like the new network")
             return given.network
         with torch.random.fork_rng(devices=[]):
@@ -250,6 +269,10 @@ class _Job:
                     if isinstance(module, nn.BatchNorm2d):
                         module.momentum = _MOMENTUM
             return network
+
+    def _start(self, model: Path, description: Description) -> Path:
+        """The network that another one starts from: in a folder that of its source."""
+        return secondary_path(model, description.sources[0]) if model.is_dir() else model
 
     def _primary(self, registry: Path) -> tuple[Path, Stored]:
         """The primary of secondaries, in the registry that they go to."""

@@ -45,6 +45,11 @@ class Statistics:
         """As `read`, if a folder is named."""
         return None if folder is None else cls.read(folder)
 
+    def normalised(self, values: np.ndarray) -> np.ndarray:
+        """Log spectra (..., H, W), in their own precision."""
+        found: np.ndarray = (values - self.mean.astype(values.dtype)) / self.std.astype(values.dtype)
+        return found
+
     def write(self, folder: Path) -> list[Path]:
         """Write `mean.npy`, `std_dev.npy` and `variance.npy` into a folder."""
         paths = [folder / f"{name}.npy" for name in _FILES]
@@ -113,6 +118,5 @@ class LogSpectrum:
         grey = to_grayscale(images)[:, 0].cpu().numpy()
         values = log_spectrum(grey, single_precision=self.single_precision)
         if self.statistics is not None:
-            mean, std = self.statistics.mean.astype(values.dtype), self.statistics.std.astype(values.dtype)
-            values = (values - mean) / std
+            values = self.statistics.normalised(values)
         return torch.from_numpy(values.astype(np.float32))[:, None].to(images.device)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detectors.attribution_networks import SYMMETRIC, primary_network, secondary_network, shared_layers
 from images.distortions import to_grayscale
 from source_attribution.baselines import gdaconv, postpool
-from source_attribution.options import MODEL_CLASSES, Input
+from source_attribution.options import Input, ModelClass
 from source_attribution.spectra import LogSpectrum, Statistics
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -39,6 +39,7 @@ class Description:
         input: `pixel`, `grey`, or `dct`: grey log spectra, whose head is a dense layer on all places.
         sources: What is attributed: none (real or fake), one (made by it, or not), or several (real or one of them).
         primary: Digest of the primary that a secondary belongs to.
+        threshold: From which probability on an image is attributed to the source, if there is one.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Description:
     input: Input = "pixel"
     sources: tuple[str, ...] = ()
     primary: str = ""
+    threshold: float = 0.5
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,8 +83,9 @@ class Description:
         try:
             values = json.loads(text)
             description = cls(**{**values, "sources": tuple(values["sources"])})
-            known = description.kind in (PRIMARY, SECONDARY, *MODEL_CLASSES[1:])
-            if not known or description.input not in ("pixel", "grey", "dct") or not 8 <= description.side <= 4096:
+            known = description.kind in (PRIMARY, SECONDARY, *get_args(ModelClass)[1:])
+            known = known and description.input in get_args(Input)
+            if not known or not 8 <= description.side <= 4096 or not 0.0 < description.threshold < 1.0:
                 raise ValueError
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path}: what the file says of its network cannot be read: make it anew") from error
@@ -103,9 +106,9 @@ class Stored:
     network: nn.Sequential
     statistics: Statistics | None = None
 
-    def with_source(self, name: str) -> Stored:
-        """The same, under the name of a source."""
-        return replace(self, description=replace(self.description, sources=(name,)))
+    def with_description(self, **changed: Any) -> Stored:
+        """The same, described otherwise."""
+        return replace(self, description=replace(self.description, **changed))
 
 
 def from_state(

@@ -3,7 +3,7 @@
 from attribution.options import AttributionOptions, GradCamOptions, LrpOptions
 from detectors.choice import DetectorChoice
 from passes.command import read_step
-from utils.cli import run_script, say
+from utils.cli import run_script, say_files
 
 DESCRIPTION = (
     "What a patch classifier says of every patch of an image, beside LRP and Grad-CAM of its mean p(fake), into "
@@ -26,8 +26,7 @@ def main() -> None:
 
     (lrp,) = run_experiment(LrpHeatMaps, detector, images, reading, LrpOptions(**vars(options)), run)
     (cam,) = run_experiment(GuidedGradCamMaps, detector, images, reading, GradCamOptions(**vars(options)), run)
-    for path in draw_patch_maps(lrp, cam):
-        say(str(path))
+    say_files(draw_patch_maps(lrp, cam))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Make mini-ForenSynths: photographs, and the same passed through simulated generators, in the ForenSynths layout."""
 
 from mini_forensynths.options import DataSet, Photographs, Sizes
-from utils.cli import run_script, say
+from utils.cli import run_script, say_files
 from utils.settings import read_settings
 
 DESCRIPTION = (
@@ -15,8 +15,7 @@ def main() -> None:
     settings = read_settings(DESCRIPTION, EXAMPLE, Photographs, Sizes, DataSet)
     from mini_forensynths.build import build
 
-    for path in build(*settings):
-        say(str(path))
+    say_files(build(*settings))
 
 
 if __name__ == "__main__":

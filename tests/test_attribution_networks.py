@@ -163,9 +163,9 @@ def test_files_hold_what_was_written(facts: dict[str, str], tmp_path: Path) -> N
         primary = Stored(primary.description, primary.network, Statistics(np.zeros((32, 32)), np.ones((32, 32))))
     secondary = made("secondary", 1, primary=primary, sources=("g",), **facts)
     for stored in (primary, secondary):
-        write_stored(tmp_path / "a.safetensors", stored)
+        write_stored(tmp_path / "a.safetensors", stored.with_description(threshold=0.8))
         found = read_stored(tmp_path / "a.safetensors")
-        assert found.description == stored.description
+        assert found.description == stored.with_description(threshold=0.8).description
         assert digest(found.network) == digest(stored.network)
         assert (found.statistics is None) == (stored.statistics is None)
     write_keras(tmp_path / "a.h5", primary, secondary)
@@ -232,6 +232,9 @@ def test_files_that_are_no_networks(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             read_keras(path)
     with pytest.raises(UserError, match="damaged"):
+        read_stored(text)
+    write_stored(text, made("secondary", threshold=1.0))
+    with pytest.raises(UserError, match="cannot be read"):
         read_stored(text)
     nan = made("primary")
     next(iter(nan.network.parameters())).fill_(float("nan"))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from ranking_runs import Run, Scripts
 from test_attribution_networks import made
@@ -18,14 +20,15 @@ from source_attribution.confusion import Confusion
 from source_attribution.options import DataPreparation
 from source_attribution.overlap import overlaps
 from source_attribution.source_evaluation import confusions, open_set
-from source_attribution.source_scores import Scores
+from source_attribution.source_scores import Scores, calibrated_threshold
 from source_attribution.source_sets import find_sources, sources_in
-from source_attribution.source_tasks import Branches, EarlyStopping, OneVersusRest
+from source_attribution.source_tasks import Branches, EarlyStopping, OneVersusRest, class_weights
 from source_attribution.stored import read_stored, write_stored
 from utils.provenance import read_record
 from utils.tables import read_table
 
 SIDE = 16
+SHARES = st.floats(0, 0.999)
 TRAIN = ("--image_size", SIDE, "-b", 8, "--learning_rate", 0.01, "-e", 2, "--init", "high_pass")
 
 
@@ -71,7 +74,8 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     primary = tmp_path / "output" / "attribution" / "p.safetensors"
     before = primary.read_bytes()
     for source in ("a_x", "b"):
-        run = attribute(scripts, "att", "train", data, data, *TRAIN, "--source", source, "--det_model", primary)
+        words = ("--source", source, "--det_model", primary, "--most_false", 0.2)
+        run = attribute(scripts, "att", "train", data, data, *TRAIN, *words)
         assert run.code == 0, run.err
     files = sorted(path.name for path in primary.with_suffix("").glob("*.safetensors"))
     assert files == ["a_x.safetensors", "b.safetensors"]
@@ -93,7 +97,7 @@ def test_sources_are_added_one_by_one(data: Path, scripts: Scripts, tmp_path: Pa
     assert shown.unknown is not None
     assert (shown.unknown.images, shown.classes[-1].images, len(shown.open_set)) == (6, 24, 2)
     # all at once: the same files, refused unless they are to be replaced
-    both = ("att", "train", data, data, *TRAIN, "--multiclass", "--det_model", primary)
+    both = ("att", "train", data, data, *TRAIN, "--multiclass", "--det_model", primary, "--most_false", 0.2)
     run = attribute(scripts, *both)
     assert run.code == 2
     assert "is there already" in run.err
@@ -176,6 +180,74 @@ def test_a_yes_without_bias_needs_evidence() -> None:
     torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=1.0).step()
     evidence = branch[:-1](maps) @ branch[-1].get_parameter("weight").T
     torch.testing.assert_close(model(maps), evidence)
+
+
+def test_weighted_classes_count_as_said(data: Path) -> None:
+    images = find_sources(data)
+    weights = class_weights(["a_x", "b"], images)
+    task = OneVersusRest(["a_x", "b"], weights)
+    targets = np.stack([task.target(item) for item in images.items])
+    made_by = np.array([item.generator for item in images.items])
+    shares = {name: np.abs(targets[made_by == name]).sum(0) / len(images) for name in ("a_x", "b", "c", "")}
+    np.testing.assert_allclose(shares["a_x"], [1 / 2, 1 / 8])
+    np.testing.assert_allclose(shares["c"], [1 / 8, 1 / 8])
+    np.testing.assert_allclose(shares[""], [1 / 4, 1 / 4])
+    assert (np.sign(targets[:, 0]) == np.where(made_by == "a_x", 1, -1)).all()
+
+
+@given(st.lists(SHARES, min_size=1, max_size=40), st.lists(SHARES, max_size=9), SHARES)
+def test_calibrated_thresholds_keep_what_they_promise(reals: list[float], others: list[float], most: float) -> None:
+    groups = [np.array(reals), np.array(others)]
+    threshold = calibrated_threshold(groups, most)
+    assert 0.5 <= threshold < 1
+    for values in groups:
+        assert (values >= threshold).sum() <= most * len(values)
+    # no lower one would do
+    lower = np.append(np.concatenate(groups), 0.0)
+    lower = lower[lower < threshold].max()
+    assert threshold == 0.5 or any((values >= lower).sum() > most * len(values) for values in groups)
+
+
+def test_sources_are_compared_by_their_thresholds() -> None:
+    values = np.array([[0.9, 0.8], [0.6, 0.55], [0.3, 0.2]])
+    assert Scores(["a", "b"], values).said().tolist() == [1, 1, 0]
+    assert Scores(["a", "b"], values, {"a": 0.95, "b": 0.5}).said().tolist() == [2, 2, 0]
+    assert Scores(["a", "b"], values, {"a": 0.7, "b": 0.7}).said().tolist() == [1, 0, 0]
+
+
+def test_thresholds_are_kept_with_the_networks(data: Path, scripts: Scripts, tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    primary = made("primary", side=SIDE)
+    write_stored(path, primary)
+    for name in ("a_x", "b", "c"):
+        ready = made("secondary", 1, SIDE, primary, sources=(name,))
+        nn.init.constant_(ready.network[-1].get_parameter("bias"), 3.0)
+        write_stored(tmp_path / "p" / f"{name}.safetensors", ready)
+    words = ("att", "train", data, data, *TRAIN[:4], "-e", 1, "--learning_rate", 1e-6, "--multiclass")
+    more = (
+        "--det_model",
+        path,
+        "--model",
+        tmp_path / "p",
+        "--registry",
+        "more",
+        "--class_weights",
+        "--most_false",
+        0.01,
+    )
+    run = attribute(scripts, *words, *more)
+    assert run.code == 0, run.err
+    assert read_stored(tmp_path / "more" / "p" / "b.safetensors").description.threshold > 0.9
+    shares = []
+    for number, threshold in enumerate(((), ("--threshold", 0.5), ("--threshold", 1e-6))):
+        run = attribute(
+            scripts, "att", "test", "more/p.safetensors", data, "--output_dir", f"t{number}", *map(str, threshold)
+        )
+        assert run.code == 0, run.err
+        _, rows = read_table(next((tmp_path / f"t{number}").rglob("ATT_confusion.csv")), made_by="")
+        # of real images: none of these, or a source
+        shares.append([int(rows[0][1]), sum(map(int, rows[0][2:]))])
+    assert shares == [[6, 0], [0, 6], [0, 6]]
 
 
 def test_early_stopping() -> None:
@@ -279,6 +351,9 @@ def test_numbers_of_classes() -> None:
         (("att", "train", "DATA", "DATA", "--source", "z", "--det_model", "PRIMARY"), "no images of z"),
         (("att", "train", "DATA", "DATA", "--source", "b", "--det_model", "PRIMARY", "--dct"), "match --dct"),
         (("det", "train", "DATA", "DATA", "--source", "b"), "--source and --multiclass are for att"),
+        (("det", "train", "DATA", "DATA", "--most_false", "0.1"), "are for secondaries"),
+        (("det", "train", "DATA", "DATA", "--class_bal", "--class_weights"), "exclude each other"),
+        (("att", "test", "PRIMARY", "DATA", "--threshold", "1"), "between 0 and 1"),
         (("det", "train", "absent", "DATA"), "no folder absent"),
         (("det", "train", "DATA", "DATA", "-n", "2"), "has 3 sources"),
         (("det", "train", "DATA", "DATA", "-i", "20"), "multiple of 8"),

@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -63,6 +64,12 @@ class _Lines:
 def say(line: str) -> None:
     """A line of results, on standard output."""
     sys.stdout.write(line + "\n")
+
+
+def say_files(paths: Iterable[Path]) -> None:
+    """The files that were written, a line each."""
+    for path in paths:
+        say(str(path))
 
 
 def announce(line: str, shown: bool = True) -> None:

@@ -87,6 +87,11 @@ def share(text: str) -> float:
     return _number(text, lambda value: 0.0 <= value <= 1.0, "a number from 0 to 1")
 
 
+def rate(text: str) -> float:
+    """A number between 0 and 1."""
+    return _number(text, lambda value: 0.0 < value < 1.0, "a number between 0 and 1")
+
+
 def plain_name(text: str) -> str:
     """A word that can be part of a file name."""
     if not is_plain_name(text):
