@@ -1,9 +1,7 @@
 """Guided Grad-CAM against the published numbers and against its formula; the script from end to end."""
 
 import csv
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranking_runs import run_main
 from torch import nn
 
 from attribution.attribution import Explanation
@@ -21,8 +20,6 @@ from detectors.detector import Detector, load_detector
 from detectors.heads import Classes, Head, OneLogit
 from detectors.networks import Architecture, build_model
 from utils.errors import UserError
-
-SCRIPT = Path(__file__).resolve().parents[1] / "src" / "gradcam.py"
 
 
 class Block(nn.Module):
@@ -213,17 +210,11 @@ def test_target_label_is_each_image_s_label_else_the_decision(sign: Literal[1, -
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs the script's `main` in this process; its exit codes are tested with `utils.cli`."""
-    spec = importlib.util.spec_from_file_location("gradcam_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def run() -> Callable[..., None]:
+    """Runs the script in this process; its exit codes are tested with `utils.cli`."""
 
     def main(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), "--device", "cpu"])
-        script.main()
+        run_main("gradcam", *arguments, "--device", "cpu")
 
     return main
 

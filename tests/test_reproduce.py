@@ -2,13 +2,10 @@
 wrong."""
 
 import csv
-import importlib.util
 import json
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from ranking_runs import SOURCES, Scripts, contents
+from ranking_runs import SOURCES, Scripts, contents, run_main
 
 import passes.one_pass
 from activation_histograms.collector import ActivationPairCollector
@@ -62,19 +59,8 @@ def finished(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", [str(SOURCES / "reproduce.py"), *map(str, arguments)])
-        load_script("reproduce")()
+        run_main("reproduce", *arguments)
     return folder / "out"
-
-
-def load_script(name: str) -> Callable[[], None]:
-    spec = importlib.util.spec_from_file_location(name, SOURCES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    main: Callable[[], None] = module.main
-    return main
 
 
 @pytest.fixture
