@@ -35,6 +35,7 @@ def lrp_heatmaps(classifier: Any, arch: str) -> None:
         from passes.running import run_experiment
 
         detectors = named_detectors(detector, options.detectors)
-        run_experiment(LrpHeatMaps, detectors, images, reading, options, run, overview=draw_side_by_side)
+        overview = draw_side_by_side if len(detectors) > 1 else None
+        run_experiment(LrpHeatMaps, detectors, images, reading, options, run, overview=overview)
 
     run_script(main)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from detectors.choice import DetectorChoice
-from detectors.detector import Detector, load_detector
 from images.choice import ImageChoice, Reading
 from images.decoding import Crop
-from images.finding import find_images
 from images.sets import ImageSet
 from passes.analysis import Analysis, Subject, draw_once
 from passes.interrupts import only_writer
@@ -55,42 +53,33 @@ def run_experiment(
 ) -> list[Kind]:
     """An experiment on every set named, with the names that its script has; what was run, by detector and set.
 
-    With `overview` pictures over several detectors and sets are drawn when all is done.
+    With `overview` tables and pictures over detectors and sets are made when all is done.
 
     Raises:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
         Finished: With `--part`: the states of this part are saved.
     """
-
-    def find(choice: ImageChoice) -> dict[str, ImageSet]:
-        return analysis.choose_images(choice, options)
-
-    def load(choice: DetectorChoice) -> Detector:
-        return analysis.load_detector(choice, options)
-
-    with subjects(detector, images, reading, options, run, find=find, load=load) as (found, ranks):
+    with subjects(analysis, detector, images, reading, options, run) as (found, ranks):
         # Everything is looked for before anything is computed.
         wanted = [analysis(subject, options) for subject in found]
         with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
             run_analyses(wanted, ranks=ranks, tracker=tracker)
-            if overview is not None and len(wanted) > 1 and ranks.is_first:
+            if overview is not None and ranks.is_first:
                 _show(overview(wanted), tracker, analysis.name)
     return wanted
 
 
 @contextmanager
 def subjects(
+    analysis: type[AnyAnalysis],
     detector: DetectorChoice | Sequence[DetectorChoice],
     images: ImageChoice,
     reading: Reading,
     options: Any,
     run: RunOptions,
-    *,
-    find: Callable[[ImageChoice], dict[str, ImageSet]] = find_images,
-    load: Callable[[DetectorChoice], Detector] = load_detector,
 ) -> Iterator[tuple[list[Subject], Ranks]]:
-    """Every detector on every set named, and this process among those of `torchrun`.
+    """Every detector on every set named, as the analysis loads them, and this process among those of `torchrun`.
 
     Raises:
         UserError: A checkpoint cannot be used, or images are missing.
@@ -98,8 +87,8 @@ def subjects(
     choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
     with process_group() as ranks:
         ranks = separate(run, ranks)
-        loaded = [load(choice) for choice in choices]
-        sets = warned(find(images), ranks)
+        loaded = [analysis.load_detector(choice, options) for choice in choices]
+        sets = warned(analysis.choose_images(images, options), ranks)
         yield (
             [
                 Subject(network, choice.blur_jpg, name, image_set, reading, run, settings)
@@ -133,19 +122,13 @@ def warned(sets: dict[str, ImageSet], ranks: Ranks) -> dict[str, ImageSet]:
     return sets
 
 
-@contextmanager
-def tracked(run: RunOptions, job: str, settings: Mapping[str, Any], ranks: Ranks) -> Iterator[Tracker]:
-    """The trackers that the options ask for, at rank 0."""
-    with ExitStack() as stack:
-        yield stack.enter_context(
-            trackers(
-                wandb=run.wandb and ranks.is_first,
-                tensorboard=run.tensorboard and ranks.is_first,
-                job=job,
-                config=settings,
-                folder=run.output_dir,
-            )
-        )
+def tracked(
+    run: RunOptions, job: str, settings: Mapping[str, Any], ranks: Ranks, *, folder: Path | None = None, **more: Any
+) -> AbstractContextManager[Tracker]:
+    """The trackers that the options ask for, at rank 0; `more` is for `utils.tracking.trackers`."""
+    wandb, tensorboard = (wanted and ranks.is_first for wanted in (run.wandb, run.tensorboard))
+    place = folder or run.output_dir
+    return trackers(wandb=wandb, tensorboard=tensorboard, job=job, config=settings, folder=place, **more)
 
 
 def run_analyses(
