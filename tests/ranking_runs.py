@@ -144,11 +144,11 @@ def at_batch(number: int, do: Callable[[], None]) -> Iterator[list[int]]:
     seen = [0]
     original = passes.one_pass.PassBatch
 
-    def counted(batch: Any) -> Any:
+    def counted(**parts: Any) -> Any:
         seen[0] += 1
         if seen[0] == number:
             do()
-        return original(batch)
+        return original(**parts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passes.one_pass, "PassBatch", counted)
