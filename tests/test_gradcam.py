@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,6 +201,21 @@ def test_classes_named_by_a_target() -> None:
 def test_default_target_of_a_detector() -> None:
     assert parse_target(None, OneLogit(), default="label").name == "label"
     assert parse_target(None, head_of(1000), default="label").name == "top"
+
+
+def test_tokens_and_vectors_are_not_weighted() -> None:
+    """A transformer, whose architecture names no layer, and a layer of single numbers: LRP is named instead."""
+    detector = toy()
+    transformer = replace(detector, architecture=replace(detector.architecture, name="vit", gradcam_layer=""))
+    for one, layer, message in (
+        (transformer, None, r"^vit has no feature maps .*: explain .* src/ud_lrp\.py --arch vit$"),
+        (detector, "fc", r"^--layer fc: this layer of toy has no feature maps .* src/ud_lrp\.py --arch toy$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            explained(one, random_images(), layer=layer)
+    classifier = replace(toy(3), architecture=replace(toy(3).architecture, gradcam_layer=""))
+    with pytest.raises(UserError, match=r"src/imagenet_lrp\.py --arch toy$"):
+        explained(classifier, random_images(), "1")
 
 
 @pytest.mark.parametrize("sign", [1, -1])
