@@ -33,6 +33,12 @@ class Detectors:
     precision: Precision = flag("fp32", "of the convolutions")
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
     plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
+    backbone: tuple[str, ...] = flag(
+        (),
+        "checkpoint of what a detector stands on, where its own file holds the head alone (univfd, clipbased); else "
+        "weights/<arch>/backbone.safetensors or .pth",
+        metavar="FILE|ARCH=FILE",
+    )
 
     def choices(self) -> list[DetectorChoice]:
         """One for each detector.
@@ -44,9 +50,11 @@ class Detectors:
         weights = by_architecture("--weights", self.weights, archs, Path)
         same = [*self.fake_class] * len(archs) if len(self.fake_class) == 1 else self.fake_class
         fake = by_architecture("--fake_class", self.fake_class if "=" in "".join(same) else same, archs, int)
+        backbones = by_architecture("--backbone", self.backbone, archs, Path)
+        same_of_all = self.precision, self.device, self.plugin
         return [
             DetectorChoice(
-                arch, self.blur_jpg, weights.get(arch), fake.get(arch), self.precision, self.device, self.plugin
+                arch, self.blur_jpg, weights.get(arch), fake.get(arch), *same_of_all, backbone=backbones.get(arch)
             )
             for arch in archs
         ]

@@ -18,7 +18,7 @@ from ranking_runs import SOURCES, Scripts, contents, run_main
 import passes.one_pass
 from activation_histograms.collector import ActivationPairCollector
 from images.sets import find_image_pair
-from reproduction.options import by_architecture
+from reproduction.options import Detectors, by_architecture
 from utils.errors import UserError
 from utils.files import sha256_file
 
@@ -309,6 +309,15 @@ def test_bad_input_is_one_line(
     assert says in run.err.splitlines()[-1]
     assert "Traceback" not in run.err
     assert not Path("output").exists()
+
+
+def test_a_head_gets_its_own_backbone() -> None:
+    detectors = Detectors(arch=("univfd", "resnet50"), weights=("univfd=head.pth",), backbone=("univfd=clip.pth",))
+    found = [(choice.arch, choice.weights, choice.backbone) for choice in detectors.choices()]
+    assert found == [("univfd", Path("head.pth"), Path("clip.pth")), ("resnet50", None, None)]
+    assert Detectors(arch=("clipbased",), backbone=("clip.pth",)).choices()[0].backbone == Path("clip.pth")
+    with pytest.raises(UserError, match=r"^--backbone: 1 values for 2 architectures"):
+        Detectors(arch=("univfd", "clipbased"), backbone=("clip.pth",)).choices()
 
 
 def test_values_by_architecture() -> None:
