@@ -85,7 +85,7 @@ class RankFeatureMaps(Analysis[RankingOptions]):
         """FF-RS of the images that count."""
         options = self.options
         keep = self._keep if options.save_pt_files else None
-        return RelevanceCollector(forward, self._explainer, images, options.confidence, options.labels, keep)
+        return RelevanceCollector(forward, self._explainer, images, options, options.labels, keep)
 
     def check_overwriting(self) -> None:
         """Refuse to replace a ranking of unknown origin, such as a published one, or of other images."""
@@ -148,8 +148,8 @@ class RankFeatureMaps(Analysis[RankingOptions]):
 
     def messages(self) -> list[str]:
         """How many images counted, and the first map of each ranking."""
-        confidence = self.options.confidence
-        rules = {"fake": f"p(fake) >= {confidence.fake:g}", "real": f"p(fake) <= {confidence.real:g}"}
+        options = self.options
+        rules = {"fake": f"p(fake) >= {options.fake_confidence:g}", "real": f"p(fake) <= {options.real_confidence:g}"}
         lines = [
             f"{self.gan_name}: {counts['used']} of {counts['images']} {label} images used "
             f"({counts['correct']} classified correctly; used are those with {rules[label]})"

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from detectors.choice import DetectorChoice, Precision
 from detectors.explaining import Explaining
 from evaluation.options import AssessmentOptions
+from fmap_ranking.options import Confidence
 from utils.errors import UserError
 from utils.settings import count, flag, plain_name, positive
 
@@ -65,7 +66,7 @@ class Detectors:
 
 
 @dataclass(frozen=True)
-class Reproduction(AssessmentOptions, Explaining):
+class Reproduction(AssessmentOptions, Explaining, Confidence):
     """Analyses.
 
     Raises:
@@ -89,8 +90,6 @@ class Reproduction(AssessmentOptions, Explaining):
         parse=plain_name,
         metavar="NAME",
     )
-    fake_confidence: float = flag(0.9, "smallest p(fake) of a fake that enters the ranking")
-    real_confidence: float = flag(0.1, "largest p(fake) of a real that enters the ranking")
     draws: int = flag(5, "random choices of each kind", parse=positive)
     patches: int = flag(5, "patches of each feature map", parse=positive)
     examples: int = flag(
@@ -105,6 +104,7 @@ class Reproduction(AssessmentOptions, Explaining):
     single_file: bool = flag(False, "put all pictures into report.html, so that it can be sent alone")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.report_only and self.only:
             raise UserError("--only and --report_only exclude each other: leave one out")
         if (self.real is None) != (self.fake is None):
