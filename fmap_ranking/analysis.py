@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detectors.checkpoints import save_tensors
 from fmap_ranking.collector import RelevanceCollector
 from fmap_ranking.figures import plot_layer_summary, plot_omega_distribution
 from fmap_ranking.options import LABELS, RankingOptions
@@ -20,7 +20,7 @@ from passes.one_pass import PassReport
 from passes.shared_forward import SharedForward
 from utils.errors import UserError
 from utils.figures import save_picture
-from utils.files import safe_join, write_bytes
+from utils.files import safe_join
 from utils.heatmaps import overlay, render_heatmap
 from utils.provenance import describes, read_record, remove_with_record
 from utils.tables import write_rows
@@ -197,8 +197,5 @@ class RankFeatureMaps(Analysis[RankingOptions]):
         """
         path = safe_join(self.layout.relevance_maps(self.gan_name), f"{item.name}.pt")
         content = {"relevance": torch.from_numpy(relevance.copy()), "probability": probability, "label": item.label}
-        # By way of memory: torch writes the name of a file into it, and hides a full disk in an error of its own.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_bytes(path, buffer.getvalue())
+        save_tensors(path, content)
         save_picture(path.with_suffix(".png"), overlay(image, render_heatmap(relevance)))
