@@ -66,7 +66,7 @@ def run_experiment(
         with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
             run_analyses(wanted, ranks=ranks, tracker=tracker)
             if overview is not None and ranks.is_first:
-                _show(overview(wanted), tracker, analysis.name)
+                _show(overview(wanted), tracker, analysis.name, most=None)
     return wanted
 
 
@@ -308,16 +308,11 @@ def _by_detector(analyses: Sequence[AnyAnalysis]) -> list[list[AnyAnalysis]]:
     return list(groups.values())
 
 
-def _show(paths: Sequence[Path], tracker: Tracker, name: str) -> None:
-    for path in paths[:_SHOWN]:
+def _show(paths: Sequence[Path], tracker: Tracker, name: str, most: int | None = _SHOWN) -> None:
+    for path in paths[:most]:
         say(str(path))
-    if len(paths) > _SHOWN:
-        say(f"and {len(paths) - _SHOWN} more")
+    if left := len(paths) - len(paths[:most]):
+        say(f"and {left} more")
     for path in paths:
         if path.suffix == ".png":
             tracker.picture(f"{name}/{path.stem}", path)
-
-
-def narrowed(subject: Subject, images: ImageSet, gan_name: str | None = None) -> Subject:
-    """The same subject with other images, under another name if that is given."""
-    return replace(subject, images=images, gan_name=gan_name or subject.gan_name)
