@@ -30,7 +30,6 @@ from passes.processes import Ranks, SeparateJob, process_group
 from passes.shared_forward import SharedForward
 from utils.cli import announce, say
 from utils.errors import Finished, UserError
-from utils.layout import Layout
 from utils.provenance import refuse_other_weights
 from utils.settings import plain
 from utils.tracking import Tracker, trackers
@@ -201,8 +200,7 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         if ranks.is_first:
             say(f"{first.gan_name}: {', '.join(a.name for a in group)}: done before, nothing to compute")
         return False
-    layout = Layout(run.output_dir, first.detector.arch, first.tag)
-    path = layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
+    path = first.layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
     resume = run.resume or always_resume
     for analysis in todo if not run.overwrite else ():
         refuse_other_weights(analysis.outputs, analysis.subject.detector.sha256)
