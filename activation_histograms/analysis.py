@@ -53,9 +53,7 @@ class MedianTests(Analysis[MedianTestOptions]):
 
     def write(self, collector: ActivationPairCollector, report: PassReport) -> dict[str, object]:
         pairs = collector.result()
-        clusters = {item.name: item.cluster for item in self.images.items}
-        names = np.array([clusters[path] for path in pairs.paths])
-        write_rows(self.outputs[0], median_tests(pairs, names if any(names) else None), MedianTest)
+        write_rows(self.outputs[0], median_tests(pairs, self.images.clusters_of(pairs.paths)), MedianTest)
         pairs.write(self.outputs[1])
         return {"ranking": self.ranked.path, "warning": self.ranked.warning, "fakes": len(pairs.paths)}
 

@@ -285,12 +285,11 @@ class AttributionCollector(PerImage):
         sums = [(relevance * sign).clamp(min=0).sum((1, 2)).cpu().double() for sign in (1, -1)]
         columns = [column.cpu().double() for column in (probability, result.classes, turned)]
         self.put(batch.positions, np.stack([column.numpy() for column in (*columns, *sums)], axis=1))
-        pictures = batch.images.permute(0, 2, 3, 1).cpu().numpy()
         arrays = {name: values.float().cpu().numpy() for name, values in result.arrays.items()}
         arrays["relevance"] = relevance.cpu().numpy()
-        for row, position in enumerate(batch.positions):
+        for row, (position, image) in enumerate(zip(batch.positions, batch.pixels, strict=True)):
             path = safe_join(self.analysis.folder, self._file("arrays", position))
-            write_npz(path, image=pictures[row], **{name: values[row] for name, values in arrays.items()})
+            write_npz(path, image=image, **{name: values[row] for name, values in arrays.items()})
 
     def explain(self, batch: PassBatch) -> Explanation:
         """What the method says of a batch."""

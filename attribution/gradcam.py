@@ -22,6 +22,7 @@ from attribution.attribution import Attribution, Explanation
 from attribution.options import GradCamOptions
 from attribution.targets import Target
 from detectors.detector import Detector
+from detectors.heads import Classes
 from passes.analysis import Subject
 from utils.errors import UserError
 
@@ -110,7 +111,7 @@ def guided_gradcam(
         layer: Name of the layer that Grad-CAM weights; by default that of the architecture.
 
     Raises:
-        UserError: The network has no layer of that name.
+        UserError: The network has no layer of that name, or that layer has no feature maps.
     """
     module = gradcam_layer(detector, layer)
     x = detector.inputs(images)
@@ -121,6 +122,8 @@ def guided_gradcam(
     with torch.enable_grad():
         x.requires_grad_(True)
         cam = captum_attr().LayerGradCam(score, module).attribute(x, relu_attributions=True).detach().float()
+        if cam.ndim != 4:
+            raise _without_maps(detector, f"--layer {layer}: this layer of {detector.arch}")
         cam = interpolate(_scaled(cam), size=x.shape[2:], mode="bilinear", align_corners=False)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
@@ -134,14 +137,24 @@ def gradcam_layer(detector: Detector, name: str | None = None) -> nn.Module:
     """The layer of that name, or the architecture's own for Grad-CAM.
 
     Raises:
-        UserError: The network has no layer of that name.
+        UserError: The network has no layer of that name, or none that Grad-CAM can weight.
     """
     name = name or detector.architecture.gradcam_layer
+    if not name:
+        raise _without_maps(detector, detector.arch)
     modules = dict(detector.model.named_modules())
-    if name not in modules or not name:
+    if name not in modules:
         top = ", ".join(child for child, _ in detector.model.named_children())
         raise UserError(f"--layer {name}: {detector.arch} has no such layer; its first level is {top}")
     return modules[name]
+
+
+def _without_maps(detector: Detector, what: str) -> UserError:
+    script = "imagenet_lrp" if isinstance(detector.head, Classes) else "ud_lrp"
+    return UserError(
+        f"{what} has no feature maps over the image, which Grad-CAM weights: explain the network by relevance "
+        f"propagation, src/{script}.py --arch {detector.arch}"
+    )
 
 
 def _scaled(cam: Tensor) -> Tensor:

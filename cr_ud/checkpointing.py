@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
+from detectors.checkpoints import save_half, save_tensors
 from utils.errors import UserError
-from utils.files import atomic_path
 from utils.provenance import remove_with_record
 
 
@@ -94,28 +92,14 @@ def load_run(path: Path, arguments: Mapping[str, str]) -> dict[str, Any]:
     return saved
 
 
-def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, atomically.
-
-    Raises:
-        UserError: The disk is full or the place cannot be written to; an earlier file is left as it was.
-    """
-    # torch's own writer turns a full disk into a RuntimeError without a cause
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
 def save_network(path: Path, model: nn.Module, *, half: bool = False, key: str = RunFiles.key) -> None:
     """Write the weights in the published format ({key: state}); with `half` as float16 .safetensors.
 
     Raises:
-        UserError: As `save_tensors`.
+        UserError: As `detectors.checkpoints.save_tensors`.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    if not half:
+    if half:
+        save_half(path, state)
+    else:
         save_tensors(path, {key: state})
-        return
-    with atomic_path(path) as temporary:
-        save_file({name: v.half() if v.is_floating_point() else v for name, v in state.items()}, temporary)

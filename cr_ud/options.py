@@ -87,11 +87,9 @@ class TrainedNetwork:
     plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
 
     def __post_init__(self) -> None:
-        from detectors.networks import canonical_architecture, load_plugin
+        from detectors.networks import canonical_architecture
 
-        for plugin in self.plugin:
-            load_plugin(plugin)
-        object.__setattr__(self, "arch", canonical_architecture(self.arch))
+        object.__setattr__(self, "arch", canonical_architecture(self.arch, self.plugin))
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cr_ud.checkpointing import Progress, RunFiles, load_run, save_network, save_tensors
+from cr_ud.checkpointing import Progress, RunFiles, load_run, save_network
 from cr_ud.options import Monitoring, Optimisation
 from cr_ud.schedule import Schedule
 from cr_ud.task import Network, Task
 from cr_ud.training_data import EpochOrder, Loaded, Loader
 from cr_ud.training_log import EPOCH, TRAIN, VALIDATION, LogRow, TrainingLog
 from cr_ud.training_sets import sample_evenly
+from detectors.checkpoints import save_tensors
 from images.sets import ImageSet
 from passes.interrupts import GracefulInterrupt
 from passes.processes import Ranks

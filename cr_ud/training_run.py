@@ -30,13 +30,13 @@ from images.choice import Reading
 from passes.interrupts import only_writer
 from passes.options import RunOptions
 from passes.processes import Ranks, process_group
+from passes.running import tracked
 from utils.cli import say
 from utils.errors import UserError
 from utils.files import write_csv
 from utils.layout import Layout
 from utils.provenance import Origin, write_record
 from utils.settings import plain
-from utils.tracking import trackers
 
 _COMPUTATION = 1  # version of what a training computes
 _TITLES = {
@@ -80,21 +80,14 @@ def run_training(
         if ranks.is_first:
             stack.enter_context(only_writer(files.checkpoint))
         is_there = ranks.from_first(files.checkpoint.exists())
+        going_on = run.resume and is_there
         if is_there and not (run.resume or run.overwrite):
             raise UserError(f"{folder} holds an earlier run: give --resume to go on, --overwrite, or another --name")
         tracker = stack.enter_context(
-            trackers(
-                wandb=run.wandb and ranks.is_first,
-                tensorboard=run.tensorboard and ranks.is_first,
-                job="training",
-                config=settings,
-                folder=folder,
-                name=" ".join(folder.parts[-2:]),
-                resume=run.resume and is_there,
-            )
+            tracked(run, "training", settings, ranks, folder=folder, name=" ".join(folder.parts[-2:]), resume=going_on)
         )
         trainer = Trainer(training, files, ranks, tracker)
-        if is_there and run.resume:
+        if going_on:
             trainer.resume()
         elif ranks.is_first:
             files.clear()

@@ -1,7 +1,8 @@
-"""From a checkpoint file to a network, or to one line saying what is wrong with the file and how to mend it."""
+"""From a checkpoint file to a network, or to one line saying what is wrong with it and how to mend it; and back."""
 
 import argparse
 import copy
+import io
 import re
 import sys
 import zipfile
@@ -12,11 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detectors.networks import Architecture, architectures, get_architecture
 from utils.errors import UserError
+from utils.files import atomic_path
 from utils.provenance import read_record
 
 State = dict[str, Tensor]
@@ -296,6 +298,30 @@ def _misfit(path: Path, found: Shapes, architecture: Architecture, outputs: int,
         key = min(key for key in expected if found[key] != expected[key])
         parts = [f"{key} has shape {found[key]} where {expected[key]} is expected"]
     return UserError(f"weights {path} do not fit {name}: {', '.join(parts)}")
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, atomically.
+
+    Raises:
+        UserError: The disk is full or the place cannot be written to; an earlier file is left as it was.
+    """
+    # torch's own writer puts the name of a file into it, and turns a full disk into a RuntimeError without a cause
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def save_half(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
+    """Write weights as float16 .safetensors, atomically.
+
+    Raises:
+        UserError: As `save_tensors`.
+    """
+    half = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
+    with atomic_path(path) as temporary:
+        save_file({name: v.contiguous() for name, v in half.items()}, temporary, metadata)
 
 
 def with_squeeze_excite_of(model: nn.Module, imagenet_checkpoint: Path) -> nn.Module:

@@ -73,11 +73,9 @@ class DetectorChoice:
             )
         if self.arch in _DEFAULTS and not self.plugin:
             return
-        from detectors.networks import canonical_architecture, load_plugin
+        from detectors.networks import canonical_architecture
 
-        for plugin in self.plugin:
-            load_plugin(plugin)
-        object.__setattr__(self, "arch", canonical_architecture(self.arch))
+        object.__setattr__(self, "arch", canonical_architecture(self.arch, self.plugin))
 
     @property
     def checkpoint(self) -> Path:
@@ -117,9 +115,9 @@ def default_weights_path(arch: str, tag: str, root: Path = PROJECT_ROOT) -> Path
     return root / "weights" / arch / f"blur_jpg_prob{tag}.pth"
 
 
-def default_backbone_path(arch: str, root: Path = PROJECT_ROOT) -> Path:
+def default_backbone_path(arch: str) -> Path:
     """Where the backbone of a detector that consists of a head is looked for."""
-    path = root / "weights" / arch / "backbone.safetensors"
+    path = PROJECT_ROOT / "weights" / arch / "backbone.safetensors"
     return path if path.exists() else path.with_suffix(".pth")
 
 
@@ -128,6 +126,6 @@ def imagenet_weights_path(arch: str, root: Path = PROJECT_ROOT) -> Path:
     return root / "weights" / "imagenet" / f"{arch}.pth"
 
 
-def lite0_path(root: Path = PROJECT_ROOT) -> Path:
+def lite0_path() -> Path:
     """The ImageNet classifier that comes with the project: EfficientNet-B0 with the weights of EfficientNet-Lite0."""
-    return root / "weights" / "imagenet" / "efb0_lite0.safetensors"
+    return PROJECT_ROOT / "weights" / "imagenet" / "efb0_lite0.safetensors"

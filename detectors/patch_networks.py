@@ -256,11 +256,6 @@ def initialise(model: nn.Module, kind: Initialisation) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def published_name(name: str) -> str:
-    """The published name of a network in the registry: `xception_block2` for `patchforensics-xception_block2`."""
-    return name.removeprefix(PREFIX)
-
-
 def _register(name: str, gradcam_layer: str, *aliases: str) -> None:
     register_architecture(
         Architecture(

@@ -225,12 +225,17 @@ def draw_agreement(rows: Sequence[Agreement], stem: Path) -> list[Path]:
     side = 1.9 + 0.8 * len(names)
     figure, panels = new_figure(2 * side + 2.2, side, columns=2, squeeze=False)
     kinds: list[tuple[str, dict[str, Any], int, Callable[[Agreement], Sequence[float]]]] = [
-        ("Rank correlation within labels", {"cmap": "PuOr_r", "vmin": -1, "vmax": 1}, 2, _within_labels),
+        (
+            "Rank correlation within labels",
+            {"cmap": "PuOr_r", "vmin": -1, "vmax": 1},
+            2,
+            lambda row: (row.rank_real, row.rank_fake),
+        ),
         (
             "Images both get wrong,\n% of those either does",
             {"cmap": "Oranges", "vmin": 0, "vmax": 100},
             0,
-            _errors_of_both,
+            lambda row: [100 * row.shared],
         ),
     ]
     for axes, (title, colours, digits, numbers) in zip(panels[0], kinds, strict=True):
@@ -251,11 +256,3 @@ def draw_agreement(rows: Sequence[Agreement], stem: Path) -> list[Path]:
         axes.grid(visible=False)
         figure.colorbar(image, ax=axes, shrink=0.8)
     return save_figure(figure, stem)
-
-
-def _within_labels(row: Agreement) -> Sequence[float]:
-    return row.rank_real, row.rank_fake
-
-
-def _errors_of_both(row: Agreement) -> Sequence[float]:
-    return [100 * row.shared]

@@ -21,7 +21,6 @@ from images.choice import Reading
 from images.sets import ImageSet, find_image_set, shared_images
 from passes.analysis import Analysis
 from passes.one_pass import PassReport
-from passes.running import narrowed
 from passes.shared_forward import SharedForward
 from utils.files import sha256_file
 from utils.provenance import describes, in_common, read_record
@@ -58,6 +57,11 @@ class Result:
     def fakes(self) -> int:
         """Number of fakes."""
         return next(iter(self.rows.values())).fakes
+
+    @property
+    def chance(self) -> float:
+        """AP of guessing: the share of fakes."""
+        return self.fakes / self.images
 
 
 class Assessment(Analysis[Options]):
@@ -110,8 +114,8 @@ class Assessment(Analysis[Options]):
             return None
         below = self.subject.images.root / name
         folder = (below if below.is_dir() else Path(name)).resolve()
-        subject = replace(self.subject, reading=self.reading)
-        subject = narrowed(subject, find_image_set(folder.parent, folder.name), folder.name)
+        images = find_image_set(folder.parent, folder.name)
+        subject = replace(self.subject, reading=self.reading, images=images, gan_name=folder.name)
         return Calibration(subject, AssessmentOptions(bootstrap=self.options.bootstrap))
 
     def inputs(self) -> dict[str, str]:
@@ -142,7 +146,7 @@ class Assessment(Analysis[Options]):
             columns,
             groups,
             threshold,
-            self.clusters(scores),
+            self.images.clusters_of(scores.paths),
             draws=self.options.bootstrap,
             seed=self.subject.run.seed,
             strict=self.subject.run.published,
@@ -162,12 +166,6 @@ class Assessment(Analysis[Options]):
             return Threshold(source=FIXED)
         chosen = gmean_threshold(scores.labels, scores.columns[self.chosen_on], self.gan_name, published=published)
         return chosen.sharing(len(scores.labels))
-
-    def clusters(self, scores: Scores) -> np.ndarray | None:
-        """Which images belong together, (n,), if the choice of images says so."""
-        by_name = {item.name: item.cluster for item in self.images.items}
-        found = np.array([by_name[path] for path in scores.paths])
-        return found if any(found) else None
 
     @property
     def scores(self) -> Scores:
@@ -193,7 +191,8 @@ class Assessment(Analysis[Options]):
 
     def doubts(self) -> list[str]:
         """Where the scores of the unchanged detector cannot be what they seem."""
-        row = next(iter(self.result.rows.values()))
+        result = self.result
+        row = next(iter(result.rows.values()))
         scores = next(iter(self.scores.columns.values()))
         doubts = []
         if np.ptp(scores) < _CONSTANT:
@@ -201,7 +200,7 @@ class Assessment(Analysis[Options]):
         elif (row.acc_real, row.acc_fake) in ((1.0, 0.0), (0.0, 1.0)):
             called = "real" if row.acc_real == 1.0 else "fake"
             doubts.append(f"every image is called {called} at 0.5: choose another threshold with --calibrate_on")
-        if row.ap_high < row.fakes / row.images:
+        if row.ap_high < result.chance:
             doubts.append("AP is below chance: are the labels, or the sign of the score (--fake_class), exchanged?")
         return [f"warning: {self.gan_name}: {doubt}" for doubt in doubts]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from detectors.feature_maps import by_layer
 from images.decoding import Crop
 from images.distortions import blur, grayscale, jpeg, rescale
 from passes.one_pass import PassBatch
@@ -63,10 +63,7 @@ class WithoutMaps:
     maps: tuple[tuple[str, int], ...]
 
     def request(self, forward: SharedForward) -> None:
-        grouped: dict[str, list[int]] = {}
-        for layer, index in self.maps:
-            grouped.setdefault(layer, []).append(index)
-        forward.request_without(self.name, grouped)
+        forward.request_without(self.name, by_layer(self.maps))
 
     def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
         return forward.output_without(batch)[self.name]
@@ -105,17 +102,12 @@ class Distorted:
         """Nothing is shared with other conditions but the decoded images."""
 
     def output(self, forward: SharedForward, batch: PassBatch) -> Tensor:
-        return forward.output_of(batch, batch.memo(self, lambda: self._distorted(batch)), self)
+        return forward.output_of(batch, batch.memo(self, lambda: batch.changed(self._apply)), self)
 
-    def _distorted(self, batch: PassBatch) -> Tensor:
-        whole = batch.images.permute(0, 2, 3, 1).cpu().numpy()
-        changed = [
-            self.crop(self._apply(image), seed=self.seed, name=item.name)
-            for image, item in zip(whole, batch.items, strict=True)
-        ]
-        return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
+    def _apply(self, image: np.ndarray, name: str) -> np.ndarray:
+        return self.crop(self._distorted(image), seed=self.seed, name=name)
 
-    def _apply(self, image: np.ndarray) -> np.ndarray:
+    def _distorted(self, image: np.ndarray) -> np.ndarray:
         match self.kind:
             case "jpeg":
                 return jpeg(image, int(self.value), self.encoder)

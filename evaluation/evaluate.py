@@ -22,12 +22,11 @@ from evaluation.tables import write_comparison
 from images.choice import ImageChoice, Reading
 from images.decoding import Crop, image_size
 from images.finding import find_images
-from images.sets import ImageSet, find_loose_images
+from images.sets import ImageSet
 from passes.analysis import Subject, draw_once
 from passes.one_pass import PassReport
 from passes.options import RunOptions
-from passes.running import run_analyses, subjects, tracked
-from utils.cli import say_files
+from passes.running import run_experiment
 from utils.files import safe_join
 from utils.layout import Layout
 from utils.provenance import describes, in_common, read_record
@@ -50,6 +49,7 @@ class Evaluation(Assessment[EvaluationOptions]):
     one_label = True
 
     def __init__(self, subject: Subject, options: EvaluationOptions) -> None:
+        subject = options.tagged(subject)
         self._reading, self._crop = subject.reading, subject.crop
         # Blur and JPEG act on whole images; where single pixels change, cropping first gives the same.
         self._late = self._crop if self._crop != Crop() and (options.jpeg or options.blur or options.rescale) else None
@@ -57,6 +57,18 @@ class Evaluation(Assessment[EvaluationOptions]):
             whole = replace(subject.reading, crop="none", resize=0, preprocessing="as_is")
             subject = replace(subject, reading=whole)
         super().__init__(subject, options)
+
+    @classmethod
+    def choose_images(cls, choice: ImageChoice, options: EvaluationOptions) -> dict[str, ImageSet]:
+        """As the rules have them: with class folders where Wang et al. have some."""
+        if options.rules != "wang":
+            return find_images(choice, alone=True)
+        known = next(iter(wang_results().values()))
+        sets: dict[str, ImageSet] = {}
+        for name in choice.gan_name:
+            classes = name in _WANG_WITH_CLASSES if name in known else choice.have_classes
+            sets |= find_images(replace(choice, gan_name=(name,), have_classes=classes), alone=True)
+        return sets or find_images(choice)
 
     @property
     def reading(self) -> Reading:
@@ -119,37 +131,10 @@ def evaluate(
     """
     if options.rules == "wang":
         reading = replace(reading, crop="center", preprocessing="as_is")
-
-    def find(choice: ImageChoice) -> dict[str, ImageSet]:
-        return _test_sets(choice, options)
-
     detectors = named_detectors(detector, options.detectors)
-    with subjects(detectors, images, reading, options, run, find=find) as (found, ranks):
-        if not options.detectors:
-            found = [replace(subject, tag=f"{detector.arch}_{detector.blur_jpg}") for subject in found]
-        with tracked(run, "evaluation", found[0].settings, ranks) as tracker:
-            if options.images:
-                judged = [LooseImages(subject, options) for subject in found]
-                run_analyses(judged, ranks=ranks, tracker=tracker)
-                return judged
-            evaluations = [Evaluation(subject, options) for subject in found]
-            run_analyses(evaluations, ranks=ranks, tracker=tracker)
-            if ranks.is_first:
-                say_files(draw_evaluations(evaluations))
-    return evaluations
-
-
-def _test_sets(images: ImageChoice, options: EvaluationOptions) -> dict[str, ImageSet]:
     if options.images:
-        return {"images": find_loose_images(options.images)}
-    if options.rules != "wang":
-        return find_images(images, alone=True)
-    known = next(iter(wang_results().values()))
-    sets: dict[str, ImageSet] = {}
-    for name in images.gan_name:
-        classes = name in _WANG_WITH_CLASSES if name in known else images.have_classes
-        sets |= find_images(replace(images, gan_name=(name,), have_classes=classes), alone=True)
-    return sets or find_images(images)
+        return run_experiment(LooseImages, detectors, images, reading, options, run)
+    return run_experiment(Evaluation, detectors, images, reading, options, run, overview=draw_evaluations)
 
 
 def draw_evaluations(evaluations: Sequence[Evaluation]) -> list[Path]:

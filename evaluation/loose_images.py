@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from evaluation.conditions import RGB, InColour
 from evaluation.options import EvaluationOptions
 from evaluation.scores import ScoreCollector
+from images.choice import ImageChoice
 from images.decoding import decode_image
-from images.sets import LABEL_NAMES, ImageSet
-from passes.analysis import Analysis
+from images.sets import LABEL_NAMES, ImageSet, find_loose_images
+from passes.analysis import Analysis, Subject
 from passes.one_pass import PassReport
 from passes.shared_forward import SharedForward
 from utils.errors import UserError
-from utils.files import safe_join, write_csv
+from utils.files import safe_join
 from utils.pictures import ContactSheets
-from utils.tables import read_table
+from utils.tables import read_rows, write_rows
 
 SCRIPT = "src/evaluate_detector.py"
 _SHOWN_VERDICTS = 20
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A line of the table, from most fake (rank 1) to most real; the label is 0 real, 1 fake, or unknown."""
+
+    rank: int
+    path: str
+    label: int | None
+    probability_of_fake: float
+
+    @property
+    def shown(self) -> str:
+        """p(fake) in three digits, without rounding to certainty."""
+        score = self.probability_of_fake
+        return "> 0.999" if score > 0.9995 else "< 0.001" if score < 0.0005 else f"{score:.3f}"
 
 
 class LooseImages(Analysis[EvaluationOptions]):
     """p(fake) of images without a label, from most fake to most real."""
 
     name = "images"
+    labels: ClassVar[Any] = (0, 1, None)
 
-    @cached_property
-    def images(self) -> ImageSet:
-        return self.subject.images
+    def __init__(self, subject: Subject, options: EvaluationOptions) -> None:
+        super().__init__(options.tagged(subject), options)
+
+    @classmethod
+    def choose_images(cls, choice: ImageChoice, options: EvaluationOptions) -> dict[str, ImageSet]:
+        return {"images": find_loose_images(options.images)}
 
     @property
     def outputs(self) -> Sequence[Path]:
@@ -52,23 +74,21 @@ class LooseImages(Analysis[EvaluationOptions]):
         if not scores.paths:
             raise UserError("no image can be decoded, so there is nothing to judge: see the lines above")
         column = scores.columns[RGB]
-        rows = [
-            (rank, scores.paths[place], "" if scores.labels[place] < 0 else int(scores.labels[place]), column[place])
-            for rank, place in enumerate(np.argsort(-column, kind="stable").tolist(), start=1)
-        ]
-        write_csv(self.outputs[0], ("rank", "path", "label", "probability_of_fake"), rows)
+        labels = [None if label < 0 else label for label in scores.labels.tolist()]
+        order = np.argsort(-column, kind="stable").tolist()
+        rows = [Judged(rank, scores.paths[i], labels[i], float(column[i])) for rank, i in enumerate(order, start=1)]
+        write_rows(self.outputs[0], rows)
         return {}
 
-    def _rows(self) -> list[tuple[int, str, float]]:
-        _, lines = read_table(self.outputs[0], made_by=SCRIPT)
-        return [(int(rank), path, float(score)) for rank, path, _, score in lines]
+    def _rows(self) -> list[Judged]:
+        return read_rows(self.outputs[0], Judged, made_by=SCRIPT)
 
     def messages(self) -> list[str]:
         rows = self._rows()
-        called = sum(score >= 0.5 for _, _, score in rows)
+        called = sum(row.probability_of_fake >= 0.5 for row in rows)
         lines = [
-            f"{path}: p(fake) {_shown(score)}: {'fake' if score >= 0.5 else 'real'}"
-            for _, path, score in rows[:_SHOWN_VERDICTS]
+            f"{row.path}: p(fake) {row.shown}: {'fake' if row.probability_of_fake >= 0.5 else 'real'}"
+            for row in rows[:_SHOWN_VERDICTS]
         ]
         more = f"; the other {len(rows) - len(lines)} are in the table" if len(rows) > len(lines) else ""
         return [
@@ -93,13 +113,8 @@ class LooseImages(Analysis[EvaluationOptions]):
         items = {item.name: item for item in self.images.items}
         stem = self.outputs[0].with_suffix("")
         sheets = ContactSheets(stem, panels=1, caption_lines=2, columns=6, rows=4, title=title)
-        for rank, path, score in rows:
-            item = items[path]
+        for row in rows:
+            item = items[row.path]
             name = item.path.name if item.label is None else f"{LABEL_NAMES[item.label]} \u00b7 {item.path.name}"
-            sheets.add([decode_image(item.path)], [f"{rank}.  {_shown(score)}", name])
+            sheets.add([decode_image(item.path)], [f"{row.rank}.  {row.shown}", name])
         return sheets.finish()
-
-
-def _shown(probability: float) -> str:
-    """Three digits, without rounding to certainty."""
-    return "> 0.999" if probability > 0.9995 else "< 0.001" if probability < 0.0005 else f"{probability:.3f}"

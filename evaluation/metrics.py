@@ -39,14 +39,14 @@ def accuracies(
     return float(right[truth == 0].mean()), float(right[truth == 1].mean()), float(right.mean())
 
 
-def calibration_gaps(labels: np.ndarray, scores: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+def calibration_gaps(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(n, bins): in the bin of its confidence, 1 or 0 for an image decided rightly or wrongly less the confidence.
 
     The absolute sums over images, added and divided by n, are the expected calibration error (Guo et al., ICML 2017,
     equation 3). The confidence is the probability of the class decided on at 0.5: max(p, 1 - p).
     """
     right = called_fake(scores, 0.5) == labels.astype(bool)
-    confidence = np.maximum(scores, 1.0 - scores)
+    confidence, bins = np.maximum(scores, 1.0 - scores), CALIBRATION_BINS
     gaps = np.zeros((len(scores), bins))
     gaps[np.arange(len(scores)), np.minimum((confidence * bins).astype(int), bins - 1)] = right - confidence
     return gaps

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from utils.settings import count, flag, positive
+
+if TYPE_CHECKING:
+    from passes.analysis import Subject
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,7 @@ class EvaluationOptions(AssessmentOptions):
     rescale: tuple[float, ...] = flag((), "scaling factors to test", metavar="F")
     images: tuple[Path, ...] = flag((), "judge these images instead", metavar="FILE_OR_FOLDER")
     sheet_images: int = flag(48, "images on the sheets; 0: all of them", parse=count)
+
+    def tagged(self, subject: Subject) -> Subject:
+        """The subject with the network in its tag, unless `--detectors` named it."""
+        return subject if self.detectors else replace(subject, tag=f"{subject.detector.arch}_{subject.tag}")

@@ -85,33 +85,17 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class MeanOverSets:
-    """Metrics of one condition averaged over test sets, with the standard error between the sets (NaN for one).
+    """A condition averaged over test sets.
 
     Attributes:
-        variant: Name of the condition.
         sets: Number of test sets; a metric that is NaN on some is averaged over the others.
+        mean: By metric.
+        error: Standard error between the sets, by metric; NaN for one.
     """
 
-    variant: str
     sets: int
-    ap: float
-    ap_se: float
-    roc_auc: float
-    roc_auc_se: float
-    ece: float
-    ece_se: float
-    acc: float
-    acc_se: float
-    acc_real: float
-    acc_real_se: float
-    acc_fake: float
-    acc_fake_se: float
-    acc_calibrated: float
-    acc_calibrated_se: float
-    acc_real_calibrated: float
-    acc_real_calibrated_se: float
-    acc_fake_calibrated: float
-    acc_fake_calibrated_se: float
+    mean: Mapping[str, float]
+    error: Mapping[str, float]
 
 
 def summarise_columns(
@@ -202,18 +186,18 @@ def _bounds(mean: np.ndarray, samples: np.ndarray, resampling: Resampling, colum
     return np.concatenate([bounds, shares], axis=1)
 
 
-def mean_over_sets(rows: Iterable[ScoreSummary]) -> list[MeanOverSets]:
-    """The mean of each condition's metrics over the rows of several test sets."""
+def mean_over_sets(rows: Iterable[ScoreSummary]) -> dict[str, MeanOverSets]:
+    """The mean of each condition's metrics over the rows of several test sets, by condition."""
     by_variant: dict[str, list[ScoreSummary]] = {}
     for row in rows:
         by_variant.setdefault(row.variant, []).append(row)
-    means = []
+    means = {}
     for variant, members in by_variant.items():
-        cells: dict[str, float] = {}
+        mean, error = {}, {}
         for metric in METRICS:
             found = [value for row in members if not math.isnan(value := getattr(row, metric))]
-            cells[metric] = float(np.mean(found)) if found else math.nan
+            mean[metric] = float(np.mean(found)) if found else math.nan
             several = len(found) > 1
-            cells[f"{metric}_se"] = float(np.std(found, ddof=1)) / math.sqrt(len(found)) if several else math.nan
-        means.append(MeanOverSets(variant, len(members), **cells))
+            error[metric] = float(np.std(found, ddof=1)) / math.sqrt(len(found)) if several else math.nan
+        means[variant] = MeanOverSets(len(members), mean, error)
     return means

@@ -69,7 +69,7 @@ def write_table(
         for (name, row), numbers in zip(rows, printed, strict=True)
     ]
     if len(results) > 1:
-        lines += [_mean_line(mean) for mean in mean_over_sets(row for _, row in rows)]
+        lines += [_mean_line(*entry) for entry in mean_over_sets(row for _, row in rows).items()]
     absent = [place for place in (2, 6) if all(line[place] in ("", ABSENT) for line in lines)]
     kept = [[text for place, text in enumerate(line) if place not in absent] for line in (header, *lines)]
     published_rule = results[0].record.get("facts", {}).get("compat") == "published"
@@ -88,12 +88,12 @@ def _accuracies(row: ScoreSummary) -> list[tuple[float, float]]:
     return [(row.acc_real_calibrated, row.acc_fake_calibrated), (row.acc_real, row.acc_fake)]
 
 
-def _mean_line(mean: MeanOverSets) -> list[str]:
+def _mean_line(variant: str, mean: MeanOverSets) -> list[str]:
     def shown(metric: str) -> str:
-        return f"{percent(getattr(mean, metric))} ± {percent(getattr(mean, f'{metric}_se'))}"
+        return f"{percent(mean.mean[metric])} ± {percent(mean.error[metric])}"
 
     pairs = [f"{shown(f'acc_real{end}')} / {shown(f'acc_fake{end}')}" for end in ("_calibrated", "")]
-    return [f"mean of {mean.sets} sets ± standard error", mean.variant, "", shown("ap"), *pairs, ""]
+    return [f"mean of {mean.sets} sets ± standard error", variant, "", shown("ap"), *pairs, ""]
 
 
 def write_comparison(

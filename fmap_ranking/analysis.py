@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detectors.checkpoints import save_tensors
 from fmap_ranking.collector import RelevanceCollector
 from fmap_ranking.figures import plot_layer_summary, plot_omega_distribution
 from fmap_ranking.options import LABELS, RankingOptions
@@ -20,7 +20,7 @@ from passes.one_pass import PassReport
 from passes.shared_forward import SharedForward
 from utils.errors import UserError
 from utils.figures import save_picture
-from utils.files import safe_join, write_bytes
+from utils.files import safe_join
 from utils.heatmaps import overlay, render_heatmap
 from utils.provenance import describes, read_record, remove_with_record
 from utils.tables import write_rows
@@ -85,7 +85,7 @@ class RankFeatureMaps(Analysis[RankingOptions]):
         """FF-RS of the images that count."""
         options = self.options
         keep = self._keep if options.save_pt_files else None
-        return RelevanceCollector(forward, self._explainer, images, options.confidence, options.labels, keep)
+        return RelevanceCollector(forward, self._explainer, images, options, options.labels, keep)
 
     def check_overwriting(self) -> None:
         """Refuse to replace a ranking of unknown origin, such as a published one, or of other images."""
@@ -148,8 +148,8 @@ class RankFeatureMaps(Analysis[RankingOptions]):
 
     def messages(self) -> list[str]:
         """How many images counted, and the first map of each ranking."""
-        confidence = self.options.confidence
-        rules = {"fake": f"p(fake) >= {confidence.fake:g}", "real": f"p(fake) <= {confidence.real:g}"}
+        options = self.options
+        rules = {"fake": f"p(fake) >= {options.fake_confidence:g}", "real": f"p(fake) <= {options.real_confidence:g}"}
         lines = [
             f"{self.gan_name}: {counts['used']} of {counts['images']} {label} images used "
             f"({counts['correct']} classified correctly; used are those with {rules[label]})"
@@ -197,8 +197,5 @@ class RankFeatureMaps(Analysis[RankingOptions]):
         """
         path = safe_join(self.layout.relevance_maps(self.gan_name), f"{item.name}.pt")
         content = {"relevance": torch.from_numpy(relevance.copy()), "probability": probability, "label": item.label}
-        # By way of memory: torch writes the name of a file into it, and hides a full disk in an error of its own.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_bytes(path, buffer.getvalue())
+        save_tensors(path, content)
         save_picture(path.with_suffix(".png"), overlay(image, render_heatmap(relevance)))

@@ -12,7 +12,7 @@ from fmap_ranking.ffrs import FFRS
 from fmap_ranking.options import LABELS, Confidence
 from images.sets import ImageItem, ImageSet
 from lrp import ChannelStatistics, Explainer
-from passes.one_pass import PassBatch, PerImage, State
+from passes.one_pass import PassBatch, PerImage, State, joined_states, state_of
 from passes.shared_forward import SharedForward, finite
 
 Keep = Callable[[ImageItem, np.ndarray, np.ndarray, float], None]
@@ -132,21 +132,17 @@ class RelevanceCollector:
 
     def state(self) -> State:
         """Statistics of every label, and p(fake) and use of every image."""
-        return {f"{name}/{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
+        return joined_states(self._parts())
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Replace everything by a saved state."""
         for name, part in self._parts().items():
-            part.load_state(_of(state, name))
+            part.load_state(state_of(state, name))
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add the state of a collector that saw other images of the same set."""
         for name, part in self._parts().items():
-            part.merge(_of(state, name))
+            part.merge(state_of(state, name))
 
     def _parts(self) -> dict[str, PerImage | FFRS]:
         return {"images": self._images, **self.statistics}
-
-
-def _of(state: Mapping[str, np.ndarray], name: str) -> State:
-    return {key.removeprefix(f"{name}/"): array for key, array in state.items() if key.startswith(f"{name}/")}

@@ -35,33 +35,29 @@ class RankingChoice:
 class Confidence:
     """Which samples enter FF-RS: those classified correctly with enough confidence (Sec. 4 of the paper).
 
-    Attributes:
-        fake: Smallest p(fake) of a fake.
-        real: Largest p(fake) of a real.
-
     Raises:
         UserError: A threshold outside 0..1, or one that lets misclassified samples in.
     """
 
-    fake: float = 0.9
-    real: float = 0.1
+    fake_confidence: float = flag(0.9, "smallest p(fake) of a fake that enters the ranking", parse=share, metavar="P")
+    real_confidence: float = flag(0.1, "largest p(fake) of a real that enters the ranking", parse=share, metavar="P")
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.real <= 0.5 <= self.fake <= 1.0:
+        if not 0.0 <= self.real_confidence <= 0.5 <= self.fake_confidence <= 1.0:
             raise UserError(
-                f"need 0 <= --real_confidence <= 0.5 <= --fake_confidence <= 1, got {self.real} and {self.fake}: "
-                "others would let misclassified images in"
+                f"need 0 <= --real_confidence <= 0.5 <= --fake_confidence <= 1, got {self.real_confidence} and "
+                f"{self.fake_confidence}: others would let misclassified images in"
             )
 
     def accepts(self, probability: Tensor, labels: Tensor) -> Tensor:
         """Mask (N,) of the samples that count, from p(fake) (N,) and labels (N,)."""
-        fakes = (labels == FAKE) & (probability >= self.fake) & (probability > 0.5)
-        reals = (labels == REAL) & (probability <= self.real) & (probability < 0.5)
+        fakes = (labels == FAKE) & (probability >= self.fake_confidence) & (probability > 0.5)
+        reals = (labels == REAL) & (probability <= self.real_confidence) & (probability < 0.5)
         return fakes | reals
 
 
 @dataclass(frozen=True)
-class RankingOptions(Explaining):
+class RankingOptions(Explaining, Confidence):
     """Ranking and relevance propagation.
 
     Raises:
@@ -69,8 +65,6 @@ class RankingOptions(Explaining):
     """
 
     labels: tuple[Literal["fake", "real"], ...] = flag(("fake", "real"), "rank for fakes, for reals, or both")
-    fake_confidence: float = flag(0.9, "smallest p(fake) of a fake used", parse=share, metavar="P")
-    real_confidence: float = flag(0.1, "largest p(fake) of a real used", parse=share, metavar="P")
     topk: int | None = flag(
         None, f"feature maps marked in the summary by layer and in figures; {_TOPK}", parse=positive, metavar="K"
     )
@@ -79,10 +73,5 @@ class RankingOptions(Explaining):
     relevances: Path | None = flag(None, "accepted for the sake of the other steps; this one reads no ranking")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "labels", tuple(dict.fromkeys(self.labels)))
-        Confidence(self.fake_confidence, self.real_confidence)
-
-    @property
-    def confidence(self) -> Confidence:
-        """Which samples count."""
-        return Confidence(self.fake_confidence, self.real_confidence)

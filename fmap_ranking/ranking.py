@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evaluation.published import paper_topk
 from fmap_ranking.names import FeatureMap, parse_key
 from fmap_ranking.options import RankingChoice
 from utils.errors import UserError
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 HEADER = "key,mean_relevance"
 # Sums of parts and of wholes are rounded separately: the parts may exceed their whole by this share of it.
 SUM_TOLERANCE = 1e-4
-# Table 1 of the paper: k = 114 of 26,560 maps of ResNet-50 and 27 of 21,008 of EfficientNet-B0.
-PAPER_TOPK = {"resnet50": 114, "efb0": 27}
+_MAPS_OF_RESNET50 = 26_560  # of which Tab. 1 of the paper drops 114
 # The paper finds forensic features on the ProGAN validation set and looks for them in every other generator.
 PAPER_GENERATOR = "progan_val"
 # SHA-256 of the rankings published with the paper; they have no record, and their detectors have this file name.
@@ -221,7 +221,8 @@ class Ranking:
 
 def default_topk(arch: str, maps: int) -> int:
     """The paper's k for its two detectors, the same share of the maps as for its ResNet-50 for any other."""
-    return PAPER_TOPK.get(arch, max(1, round(PAPER_TOPK["resnet50"] / 26_560 * maps)))
+    paper = paper_topk()
+    return paper.get(arch, max(1, round(paper["resnet50"] / _MAPS_OF_RESNET50 * maps)))
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,6 @@ class FoundRanking:
     Attributes:
         path: The file.
         record: What is recorded of it; empty if there is nothing, or if that is of another file.
-        origin: Where it comes from, in a few words.
         warning: Why it may not be of this detector, to be said in tables and records; empty if there is no doubt.
         ranking: All its maps.
         k: How many of them are the top k.
@@ -239,7 +239,6 @@ class FoundRanking:
 
     path: Path
     record: Mapping[str, Any]
-    origin: str
     warning: str
     ranking: Ranking
     k: int
@@ -250,9 +249,9 @@ class FoundRanking:
         return sha256_file(self.path)
 
 
-def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -> FoundRanking:
-    """The ranking to read: the one named, else that of the set that the detector was ranked on, of `progan_val`, or of
-    the images themselves.
+def find_ranking(subject: Subject, choice: RankingChoice) -> FoundRanking:
+    """The ranking for fakes to read: the one named, else that of the set that the detector was ranked on, of
+    `progan_val`, or of the images themselves.
 
     A model card (`<weights>.json`) names the set that a detector was ranked on as `ranked_on`. Each ranking is looked
     for below the output folder, here, and in the project.
@@ -261,13 +260,11 @@ def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -
         UserError: There is none, it is of another network, or of another checkpoint and was not named, or it has fewer
             maps than k.
     """
-    path = choice.relevances or _default_path(subject, label)
+    path = choice.relevances or _default_path(subject)
     detector, record = subject.detector, read_record(path)
     ranking = read_ranking(path, detector.feature_maps().layers)
-    inputs, facts = (part if isinstance(part, dict) else {} for part in (record.get("inputs"), record.get("facts")))
-    weights = inputs.get("weights")
-    published = None if record else PUBLISHED.get(sha256_file(path))
-    origin, warning = f"FF-RS on {facts.get('gan_name', 'unknown images')}", ""
+    inputs = record.get("inputs")
+    weights, warning = inputs.get("weights") if isinstance(inputs, dict) else None, ""
     if weights not in (None, detector.sha256):
         warning = f"is of another checkpoint (SHA-256 {str(weights)[:12]}) than the detector ({detector.sha256[:12]})"
         if choice.relevances is None:
@@ -275,25 +272,24 @@ def find_ranking(subject: Subject, choice: RankingChoice, label: str = "fake") -
                 f"the ranking {path} {warning}: rank this detector with rank_fmaps.py, or name a file with --relevances"
             )
     elif record and not describes(record, path):
-        record, origin = {}, "unknown"
+        record = {}
         warning = "is not the file that its record describes, and may be of another checkpoint"
-    elif published:
-        origin = f"published with the paper ({published})"
+    elif not record and sha256_file(path) in PUBLISHED:
         if detector.weights is None or detector.weights.name != _PUBLISHED_WEIGHTS:
             warning = "is the published one, and the detector is not known to be the published one"
     elif weights is None:
-        origin, warning = "unknown", "has no record of its checkpoint, and may be of another one"
+        warning = "has no record of its checkpoint, and may be of another one"
     k = choice.topk or default_topk(detector.arch, len(ranking))
     ranking.check_k(k)
-    return FoundRanking(path, record, origin, warning and f"the ranking {path} {warning}", ranking, k)
+    return FoundRanking(path, record, warning and f"the ranking {path} {warning}", ranking, k)
 
 
-def _default_path(subject: Subject, label: str) -> Path:
+def _default_path(subject: Subject) -> Path:
     weights = subject.detector.weights
     ranked_on = None if weights is None else read_record(weights).get("ranked_on")
     card = [ranked_on] if isinstance(ranked_on, str) and is_plain_name(ranked_on) else []
     paths = [
-        replace(subject.layout, root=root).ranking(name, label)
+        replace(subject.layout, root=root).ranking(name, "fake")
         for name in (*card, PAPER_GENERATOR, subject.gan_name)
         for root in (subject.run.output_dir, Path(), PROJECT_ROOT)
     ]

@@ -93,10 +93,10 @@ def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
     return shorter_side * height // short, shorter_side * width // short
 
 
-def rescale(image: np.ndarray, factor: float, interpolation: str = "bilinear") -> np.ndarray:
+def rescale(image: np.ndarray, factor: float) -> np.ndarray:
     """Scale both sides by `factor`, to at least one pixel."""
     height, width = image.shape[:2]
-    return resize(image, max(1, round(height * factor)), max(1, round(width * factor)), interpolation)
+    return resize(image, max(1, round(height * factor)), max(1, round(width * factor)))
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:

@@ -94,14 +94,12 @@ def equalized(image_set: ImageSet, same: Equalization) -> tuple[ImageSet, str]:
 def _prepared(choice: ImageChoice, image_set: ImageSet, labels: Collection[int]) -> ImageSet:
     if choice.cluster is not None:
         image_set = _clustered(image_set, choice.cluster)
-    warnings = doubts(image_set)
     if choice.equalize:
         image_set, text = equalized(image_set, equalization_of(image_set))
-        warnings.append(text)
-    elif warning := composition_warning(image_set):
-        warnings.append(warning)
-    items = tuple(item for item in image_set.items if item.label in labels)
-    return replace(image_set, items=items, warnings=tuple(warnings))
+        image_set = replace(image_set, warnings=(*doubts(image_set), text))
+    else:
+        image_set = described(image_set)
+    return replace(image_set, items=tuple(item for item in image_set.items if item.label in labels))
 
 
 def _clustered(image_set: ImageSet, rule: str) -> ImageSet:

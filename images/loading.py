@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     items: tuple[ImageItem, ...]
-    positions: tuple[int, ...]
+    positions: Sequence[int]
     index: int
     transparent: int = 0
 

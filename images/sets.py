@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from images.decoding import Equalization
 from utils.errors import UserError
 from utils.files import is_plain_name, sha256_text
@@ -79,6 +81,12 @@ class ImageSet:
             label = LABEL_NAMES[item.label]
             per_label[label] = per_label.get(label, 0) + 1
         return counts
+
+    def clusters_of(self, names: Iterable[str]) -> np.ndarray | None:
+        """Which of the images of these names belong together, (n,); None where all stand alone."""
+        by_name = {item.name: item.cluster for item in self.items}
+        found = np.array([by_name[name] for name in names])
+        return found if any(found) else None
 
     def contents(self) -> Iterator[bytes]:
         """A digest of each file: SHA-256 of its size and its first and last 64 KiB, whatever its name.

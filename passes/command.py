@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from detectors.choice import DetectorChoice
 from images.choice import ImageChoice, Reading
 from passes.options import RunOptions
-from utils.cli import run_script
+from utils.cli import named, run_script
 from utils.settings import read_settings
 
 
@@ -19,20 +18,23 @@ def read_step(description: str, example: str, options: Any, *defaults: Any) -> t
     return read_settings(description, example, *(given.get(group, group) for group in groups))
 
 
-def run_step(analysis: str, description: str, example: str, options: Any, *defaults: Any) -> None:
+def run_step(experiment: str, description: str, example: str, options: Any, *defaults: Any) -> None:
     """Run an experiment as a script, with all flags that every step has.
 
     Args:
-        analysis: Module and name of the `Analysis`, `sensitivity_assessment.sensitivity.Sensitivity`.
+        experiment: Module and name of the `Analysis`, `sensitivity_assessment.sensitivity.Sensitivity`, or of a
+            function of these settings.
         description, example: For `--help`.
         options: Its own flags: a dataclass, or an instance with the defaults of this script.
         defaults: Instances of the other groups with the defaults of this script.
     """
 
     def main() -> None:
-        detector, images, reading, chosen, run = read_step(description, example, options, *defaults)
-        module, _, name = analysis.rpartition(".")
-        running = import_module("passes.running")
-        running.run_experiment(getattr(import_module(module), name), detector, images, reading, chosen, run)
+        settings = read_step(description, example, options, *defaults)
+        target = named(experiment)
+        if isinstance(target, type):
+            named("passes.running.run_experiment")(target, *settings)
+        else:
+            target(*settings)
 
     run_script(main)

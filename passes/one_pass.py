@@ -19,7 +19,7 @@ from torch import Tensor
 
 from images.decoding import Crop
 from images.loading import Batch, Plan, SkippedImage, iterate_batches, plan_batches
-from images.sets import ImageItem, ImageSet
+from images.sets import ImageSet
 from lrp import UnsupportedLayerError
 from passes.interrupts import GracefulInterrupt
 from passes.processes import Ranks, SeparateJob
@@ -33,32 +33,19 @@ State = dict[str, np.ndarray]
 _SECONDS_BETWEEN_SAVES = 60.0
 
 
-class PassBatch:
-    """A batch on its way through the collectors, with what has been computed from it so far."""
+@dataclass
+class PassBatch(Batch):
+    """A batch on its way through the collectors, with what has been computed from it so far.
 
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._memory: dict[Hashable, Any] = {}
+    Attributes:
+        positions: Place of each image in the set of the pass, as arrays are indexed.
+    """
 
-    @property
-    def images(self) -> Tensor:
-        """Images as decoded, (N, 3, H, W) uint8."""
-        return self._batch.images
+    positions: list[int]
+    _memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
-    @property
-    def labels(self) -> Tensor:
-        """0 real, 1 fake, -1 unknown, (N,) int64."""
-        return self._batch.labels
-
-    @property
-    def items(self) -> tuple[ImageItem, ...]:
-        """Where each image comes from."""
-        return self._batch.items
-
-    @property
-    def positions(self) -> list[int]:
-        """Place of each image in the set of the pass."""
-        return list(self._batch.positions)
+    def __post_init__(self) -> None:
+        self.positions = list(self.positions)
 
     def memo(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What `compute` returned when somebody first asked for `key` in this batch."""
@@ -66,15 +53,24 @@ class PassBatch:
             self._memory[key] = compute()
         return self._memory[key]
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """The images as arrays, (N, H, W, 3) uint8."""
+        return self.images.permute(0, 2, 3, 1).cpu().numpy()
+
+    def changed(self, change: Callable[[np.ndarray, str], np.ndarray]) -> Tensor:
+        """The images after a change of each (H, W, 3), which is told its name; (N, 3, h, w) uint8 on the CPU."""
+        changed = [change(image, item.name) for image, item in zip(self.pixels, self.items, strict=True)]
+        return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
+
     def cropped(self, crop: Crop, seed: int) -> PassBatch:
         """The batch with every image cut in another way than the pass does; made once for all that want it."""
-        return self.memo(("cropped", crop, seed), lambda: self._cropped(crop, seed))
 
-    def _cropped(self, crop: Crop, seed: int) -> PassBatch:
-        pixels = self.images.permute(0, 2, 3, 1).cpu().numpy()
-        cut = [crop(image, seed=seed, name=item.name) for image, item in zip(pixels, self.items, strict=True)]
-        images = torch.from_numpy(np.stack(cut)).to(self.images.device).permute(0, 3, 1, 2)
-        return PassBatch(replace(self._batch, images=images))
+        def cut() -> PassBatch:
+            images = self.changed(lambda image, name: crop(image, seed=seed, name=name))
+            return replace(self, images=images.to(self.images.device))
+
+        return self.memo(("cropped", crop, seed), cut)
 
 
 class Collector(Protocol):
@@ -160,6 +156,17 @@ class PassReport:
         """Name and reason of the images left out, as records have them."""
         return [[entry.item.name, entry.reason] for entry in self.skipped]
 
+    def plain(self) -> dict[str, Any]:
+        """As a saved state has it."""
+        return {"images": self.images, "transparent": self.transparent, "skipped": self.skipped_names()}
+
+    def add(self, plain: Mapping[str, Any], image_set: ImageSet) -> None:
+        """Add what came of another part of the pass."""
+        by_name = {item.name: item for item in image_set.items}
+        self.images += int(plain["images"])
+        self.transparent += int(plain["transparent"])
+        self.skipped += [SkippedImage(by_name[name], reason) for name, reason in plain["skipped"]]
+
 
 @dataclass(frozen=True)
 class PassState:
@@ -170,14 +177,12 @@ class PassState:
         conditions: All that the result depends on (settings, digests).
         resume: Go on from the file if it is there; otherwise start anew and overwrite it.
         lenient: Start anew where the file cannot be used, instead of refusing it.
-        hint: What to tell a user whose run was interrupted.
     """
 
     path: Path
     conditions: Mapping[str, str]
     resume: bool = False
     lenient: bool = False
-    hint: str = "run the same command again with --resume"
 
 
 def run_pass(
@@ -250,7 +255,7 @@ def run_pass(
 
         try:
             for batch in batches:
-                view, updating = PassBatch(batch), True
+                view, updating = PassBatch(**vars(batch)), True
                 try:
                     with torch.no_grad():
                         for collector in collectors.values():
@@ -277,7 +282,7 @@ def run_pass(
             keep()
         if interrupt.requested:
             kept = state is not None and (finished or done)
-            hint = f"state saved, {state.hint}" if state is not None and kept else "nothing was saved"
+            hint = "state saved, run the same command again with --resume" if kept else "nothing was saved"
             raise Interrupted(f"after {len(done) + finished} of {len(plan)} batches; {hint}")
     if ranks.meet:
         _merge_ranks(collectors, report, ranks, image_set)
@@ -304,18 +309,12 @@ class _SavedState:
         return time.monotonic() - self._last_save >= _SECONDS_BETWEEN_SAVES
 
     def save(self, collectors: Mapping[str, Collector], report: PassReport, finished: Sequence[int]) -> None:
-        arrays: State = {
-            f"{name}/{key}": array for name, collector in collectors.items() for key, array in collector.state().items()
-        }
-        skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
         write_npz(
             self._path,
             conditions=np.array(json.dumps(self._conditions, sort_keys=True)),
-            report=np.array(
-                json.dumps({"images": report.images, "transparent": report.transparent, "skipped": skipped})
-            ),
+            report=np.array(json.dumps(report.plain())),
             done=np.array([*self._done, *finished], dtype=np.int64),
-            **arrays,
+            **joined_states(collectors),
         )
         while self._ranks.is_first and self._superseded:
             self._superseded.pop().unlink(missing_ok=True)
@@ -349,18 +348,14 @@ class _SavedState:
         left = [number for number in dealt if number not in finished]
         return list(self._done), left[rank::size] if self._superseded else left
 
-    def _read(self) -> list[_Part]:
+    def _read(self) -> list[SavedPart]:
         """What is there and fits; each batch in one part only."""
-        parts: list[_Part] = []
+        parts: list[SavedPart] = []
         try:
             for path in self._paths:
-                arrays = read_npz(path)
-                try:
-                    self._check(path, dict(json.loads(str(arrays.pop("conditions")))))
-                    record = dict(json.loads(str(arrays.pop("report"))))
-                    parts.append(_Part(path, arrays.pop("done").tolist(), record, arrays))
-                except (KeyError, TypeError, ValueError) as error:
-                    raise _unusable(path) from error
+                part = SavedPart.read(path)
+                self._check(path, part.conditions)
+                parts.append(part)
             return self._without_merged(parts)
         except UserError:
             if self._state.lenient:
@@ -368,9 +363,9 @@ class _SavedState:
             raise
 
     @staticmethod
-    def _without_merged(parts: Iterable[_Part]) -> list[_Part]:
+    def _without_merged(parts: Iterable[SavedPart]) -> list[SavedPart]:
         """The parts but for those that went into another one just before the run was killed."""
-        kept: list[_Part] = []
+        kept: list[SavedPart] = []
         for part in sorted(parts, key=lambda part: len(part.done), reverse=True):
             new = set(part.done).difference(*(other.done for other in kept))
             if new and len(new) < len(part.done):
@@ -393,13 +388,36 @@ class _SavedState:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What a process has saved."""
+class SavedPart:
+    """What a process or a job has saved of a pass.
+
+    Attributes:
+        path: The file.
+        conditions: Of `PassState`.
+        report: Of the images it saw, as `PassReport.plain` has it.
+        done: Numbers of its batches.
+        arrays: States of the collectors.
+    """
 
     path: Path
+    conditions: dict[str, str]
+    report: Mapping[str, Any]
     done: list[int]
-    record: Mapping[str, Any]
     arrays: State
+
+    @classmethod
+    def read(cls, path: Path) -> SavedPart:
+        """Read a file of a state.
+
+        Raises:
+            UserError: Missing, damaged or something else.
+        """
+        arrays = read_npz(path)
+        try:
+            conditions, report = (dict(json.loads(str(arrays.pop(name)))) for name in ("conditions", "report"))
+            return cls(path, conditions, report, arrays.pop("done").tolist(), arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unusable(path) from error
 
 
 def _unusable(path: Path) -> UserError:
@@ -425,7 +443,7 @@ def state_part(path: Path, ranks: Ranks) -> Path:
 
 
 def _restore(
-    part: _Part,
+    part: SavedPart,
     collectors: Mapping[str, Collector],
     report: PassReport,
     image_set: ImageSet,
@@ -433,29 +451,27 @@ def _restore(
     merge: bool,
 ) -> None:
     for name, collector in collectors.items():
-        prefix = f"{name}/"
-        state = {key.removeprefix(prefix): array for key, array in part.arrays.items() if key.startswith(prefix)}
-        (collector.merge if merge else collector.load_state)(state)
-    report.images += int(part.record["images"])
-    report.transparent += int(part.record["transparent"])
-    report.skipped.extend(_skipped(part.record["skipped"], image_set))
+        (collector.merge if merge else collector.load_state)(state_of(part.arrays, name))
+    report.add(part.report, image_set)
 
 
-def _skipped(entries: Iterable[Sequence[str]], image_set: ImageSet) -> list[SkippedImage]:
-    by_name = {item.name: item for item in image_set.items}
-    return [SkippedImage(by_name[name], reason) for name, reason in entries]
+def joined_states(parts: Mapping[str, Any]) -> State:
+    """The states of several collectors, or parts of one, as one state; each by its name."""
+    return {f"{name}/{key}": array for name, part in parts.items() for key, array in part.state().items()}
+
+
+def state_of(joined: Mapping[str, np.ndarray], name: str) -> State:
+    """The state of one of them."""
+    return {key.removeprefix(f"{name}/"): array for key, array in joined.items() if key.startswith(f"{name}/")}
 
 
 def _merge_ranks(collectors: Mapping[str, Collector], report: PassReport, ranks: Ranks, image_set: ImageSet) -> None:
     """Bring everything to rank 0, in the order of the ranks."""
     states = [collector.state() for collector in collectors.values()]
-    skipped = [[entry.item.name, entry.reason] for entry in report.skipped]
-    gathered = ranks.gather((states, report.images, report.transparent, skipped))
+    gathered = ranks.gather((states, report.plain()))
     if gathered is None:
         return
-    for others, images, transparent, skipped in gathered[1:]:
+    for others, plain in gathered[1:]:
         for collector, state in zip(collectors.values(), others, strict=True):
             collector.merge(state)
-        report.images += images
-        report.transparent += transparent
-        report.skipped.extend(_skipped(skipped, image_set))
+        report.add(plain, image_set)

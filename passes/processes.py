@@ -23,12 +23,10 @@ class Ranks:
     Attributes:
         rank: 0 for the one that writes results.
         world_size: Number of processes.
-        local_rank: Number of the process on its machine, and of its GPU.
     """
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -105,6 +103,6 @@ def process_group(gradients_on: str = "cpu") -> Iterator[Ranks]:
     # After an unequal resume, or beside a slow device, the others wait longer than the half hour of the default.
     torch.distributed.init_process_group(_BACKENDS[gradients_on], timeout=timedelta(days=7))
     try:
-        yield Ranks(torch.distributed.get_rank(), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+        yield Ranks(torch.distributed.get_rank(), world_size)
     finally:
         torch.distributed.destroy_process_group()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from detectors.choice import DetectorChoice
-from detectors.detector import Detector, load_detector
 from images.choice import ImageChoice, Reading
 from images.decoding import Crop
-from images.finding import find_images
 from images.sets import ImageSet
 from passes.analysis import Analysis, Subject, draw_once
 from passes.interrupts import only_writer
@@ -32,7 +30,6 @@ from passes.processes import Ranks, SeparateJob, process_group
 from passes.shared_forward import SharedForward
 from utils.cli import announce, say, say_files
 from utils.errors import Finished, UserError
-from utils.layout import Layout
 from utils.provenance import refuse_other_weights
 from utils.settings import plain
 from utils.tracking import Tracker, trackers
@@ -55,42 +52,33 @@ def run_experiment(
 ) -> list[Kind]:
     """An experiment on every set named, with the names that its script has; what was run, by detector and set.
 
-    With `overview` pictures over several detectors and sets are drawn when all is done.
+    With `overview` tables and pictures over detectors and sets are made when all is done.
 
     Raises:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
         Finished: With `--part`: the states of this part are saved.
     """
-
-    def find(choice: ImageChoice) -> dict[str, ImageSet]:
-        return analysis.choose_images(choice, options)
-
-    def load(choice: DetectorChoice) -> Detector:
-        return analysis.load_detector(choice, options)
-
-    with subjects(detector, images, reading, options, run, find=find, load=load) as (found, ranks):
+    with subjects(analysis, detector, images, reading, options, run) as (found, ranks):
         # Everything is looked for before anything is computed.
         wanted = [analysis(subject, options) for subject in found]
         with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
             run_analyses(wanted, ranks=ranks, tracker=tracker)
-            if overview is not None and len(wanted) > 1 and ranks.is_first:
-                _show(overview(wanted), tracker, analysis.name)
+            if overview is not None and ranks.is_first:
+                _show(overview(wanted), tracker, analysis.name, most=None)
     return wanted
 
 
 @contextmanager
 def subjects(
+    analysis: type[AnyAnalysis],
     detector: DetectorChoice | Sequence[DetectorChoice],
     images: ImageChoice,
     reading: Reading,
     options: Any,
     run: RunOptions,
-    *,
-    find: Callable[[ImageChoice], dict[str, ImageSet]] = find_images,
-    load: Callable[[DetectorChoice], Detector] = load_detector,
 ) -> Iterator[tuple[list[Subject], Ranks]]:
-    """Every detector on every set named, and this process among those of `torchrun`.
+    """Every detector on every set named, as the analysis loads them, and this process among those of `torchrun`.
 
     Raises:
         UserError: A checkpoint cannot be used, or images are missing.
@@ -98,8 +86,8 @@ def subjects(
     choices = [detector] if isinstance(detector, DetectorChoice) else list(detector)
     with process_group() as ranks:
         ranks = separate(run, ranks)
-        loaded = [load(choice) for choice in choices]
-        sets = warned(find(images), ranks)
+        loaded = [analysis.load_detector(choice, options) for choice in choices]
+        sets = warned(analysis.choose_images(images, options), ranks)
         yield (
             [
                 Subject(network, choice.blur_jpg, name, image_set, reading, run, settings)
@@ -133,19 +121,13 @@ def warned(sets: dict[str, ImageSet], ranks: Ranks) -> dict[str, ImageSet]:
     return sets
 
 
-@contextmanager
-def tracked(run: RunOptions, job: str, settings: Mapping[str, Any], ranks: Ranks) -> Iterator[Tracker]:
-    """The trackers that the options ask for, at rank 0."""
-    with ExitStack() as stack:
-        yield stack.enter_context(
-            trackers(
-                wandb=run.wandb and ranks.is_first,
-                tensorboard=run.tensorboard and ranks.is_first,
-                job=job,
-                config=settings,
-                folder=run.output_dir,
-            )
-        )
+def tracked(
+    run: RunOptions, job: str, settings: Mapping[str, Any], ranks: Ranks, *, folder: Path | None = None, **more: Any
+) -> AbstractContextManager[Tracker]:
+    """The trackers that the options ask for, at rank 0; `more` is for `utils.tracking.trackers`."""
+    wandb, tensorboard = (wanted and ranks.is_first for wanted in (run.wandb, run.tensorboard))
+    place = folder or run.output_dir
+    return trackers(wandb=wandb, tensorboard=tensorboard, job=job, config=settings, folder=place, **more)
 
 
 def run_analyses(
@@ -218,8 +200,7 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         if ranks.is_first:
             say(f"{first.gan_name}: {', '.join(a.name for a in group)}: done before, nothing to compute")
         return False
-    layout = Layout(run.output_dir, first.detector.arch, first.tag)
-    path = layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
+    path = first.layout.state(job or "+".join(dict.fromkeys(analysis.name for analysis in group)), first.gan_name)
     resume = run.resume or always_resume
     for analysis in todo if not run.overwrite else ():
         refuse_other_weights(analysis.outputs, analysis.subject.detector.sha256)
@@ -325,15 +306,10 @@ def _by_detector(analyses: Sequence[AnyAnalysis]) -> list[list[AnyAnalysis]]:
     return list(groups.values())
 
 
-def _show(paths: Sequence[Path], tracker: Tracker, name: str) -> None:
-    say_files(paths[:_SHOWN])
-    if len(paths) > _SHOWN:
-        say(f"and {len(paths) - _SHOWN} more")
+def _show(paths: Sequence[Path], tracker: Tracker, name: str, most: int | None = _SHOWN) -> None:
+    say_files(paths[:most])
+    if left := len(paths) - len(paths[:most]):
+        say(f"and {left} more")
     for path in paths:
         if path.suffix == ".png":
             tracker.picture(f"{name}/{path.stem}", path)
-
-
-def narrowed(subject: Subject, images: ImageSet, gan_name: str | None = None) -> Subject:
-    """The same subject with other images, under another name if that is given."""
-    return replace(subject, images=images, gan_name=gan_name or subject.gan_name)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from passes.one_pass import state_files
+from passes.one_pass import SavedPart, state_files
 from utils.errors import UserError
-from utils.files import read_npz, write_bytes
+from utils.files import write_bytes
 
 _NAME = re.compile(r"(?P<job>.+)\.rank(?P<rank>\d+)of(?P<parts>\d+)\.npz")
 
@@ -55,7 +54,9 @@ def gather_states(folders: Sequence[Path], output_dir: Path) -> list[Gathered]:
     for path in sorted({path.resolve() for folder in folders for path in (folder / ".states").glob("*.npz")}):
         found = _NAME.fullmatch(path.name)
         if found:
-            runs.setdefault(found["job"], []).append(_read(path, int(found["rank"]), int(found["parts"])))
+            saved = SavedPart.read(path)
+            state = _State(path, int(found["rank"]), int(found["parts"]), saved.conditions, frozenset(saved.done))
+            runs.setdefault(found["job"], []).append(state)
     if not runs:
         named = ", ".join(map(str, folders))
         raise UserError(f"no states of parts below {named}: give the --output_dir of jobs that ran with --part K/N")
@@ -69,15 +70,6 @@ def gather_states(folders: Sequence[Path], output_dir: Path) -> list[Gathered]:
             if target.resolve() != state.path:
                 write_bytes(target, state.path.read_bytes())
     return gathered
-
-
-def _read(path: Path, rank: int, parts: int) -> _State:
-    arrays = read_npz(path)
-    try:
-        conditions = dict(json.loads(str(arrays["conditions"])))
-        return _State(path, rank, parts, conditions, frozenset(arrays["done"].tolist()))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a saved state: remove it") from error
 
 
 def _check(job: str, states: Sequence[_State]) -> Gathered:

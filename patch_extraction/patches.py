@@ -140,7 +140,7 @@ class PatchCollector(PerImage):
         if not rows:
             return
         items = [batch.items[row] for row in rows]
-        images = batch.images[rows].permute(0, 2, 3, 1).cpu().numpy()
+        images = batch.pixels[rows]
         checksums = [self._keep_image(item, image) for item, image in zip(items, images, strict=True)]
         of_layer: dict[str, dict[tuple[int, int], int]] = {}
         for sample, item in enumerate(items):

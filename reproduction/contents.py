@@ -12,7 +12,7 @@ import numpy as np
 
 from activation_histograms.analysis import SCRIPT as TEST_SCRIPT
 from activation_histograms.median_test import LEVEL, ColourShare, MedianTest, adjusted, colour_share
-from evaluation.assessment import AVERAGED, Result, read_result
+from evaluation.assessment import Result, read_result
 from evaluation.conditions import GRAYSCALE, RGB
 from evaluation.scores import read_scores
 from evaluation.summary import MeanOverSets, ScoreSummary, mean_over_sets
@@ -20,8 +20,8 @@ from fmap_ranking.names import FeatureMap, parse_key
 from patch_extraction.files import MapPatches, PatchFiles
 from reproduction.summary import SCRIPT
 from sensitivity_assessment.colour import Colour
-from sensitivity_assessment.sensitivity import Sensitivity
-from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, LOW, RANDOM, TOP
+from sensitivity_assessment.sensitivity import SHOWN, Sensitivity
+from sensitivity_assessment.variants import BASELINE, LAYER_RANDOM, RANDOM, TOP
 from sensitivity_assessment.whiskers import chosen_fakes
 from utils.errors import UserError
 from utils.files import safe_join
@@ -51,8 +51,7 @@ class Dropped:
     @property
     def shown(self) -> list[ScoreSummary]:
         """Rows for the table."""
-        names = (BASELINE, TOP, RANDOM, f"{RANDOM}-{AVERAGED}", LAYER_RANDOM, LOW)
-        return [self.rows[name] for name in names if name in self.rows]
+        return [self.rows[name] for name in SHOWN if name in self.rows]
 
     @property
     def control(self) -> ScoreSummary:
@@ -66,17 +65,12 @@ class Dropped:
         return dropped is not None and wanted is not None and dropped < wanted
 
     @property
-    def chance(self) -> float:
-        """AP of guessing: the share of fakes."""
-        return self.result.fakes / self.result.images
-
-    @property
     def finding(self) -> Finding:
         """What the 95 % intervals of AP say: below the control, below the unchanged detector, or neither."""
         baseline, top, control = self.rows[BASELINE], self.rows[TOP], self.control
         if any(map(math.isnan, (baseline.ap_low, top.ap_high, control.ap_low))):
             return "unknown"
-        if baseline.ap_low <= self.chance:
+        if baseline.ap_low <= self.result.chance:
             return "guessing"
         if top.ap_high < min(control.ap_low, baseline.ap_low):
             return "short control" if self.lacks_maps else "specific"
@@ -176,7 +170,7 @@ class Contents:
         """Means over the generators by condition, those of colour included."""
         rows = [row for dropped in self.dropped for row in dropped.shown]
         rows += [row for colour in self.colour for row in colour.shown]
-        return {mean.variant: mean for mean in mean_over_sets(rows)}
+        return mean_over_sets(rows)
 
     def mean_share(self, name: str) -> tuple[float, float]:
         """A share averaged over the generators (`share`, `share_bh`, `share_paired_bh`), and its standard error."""
@@ -191,7 +185,7 @@ class Contents:
     @property
     def chance(self) -> float:
         """AP of guessing, averaged over the generators."""
-        return float(np.mean([entry.chance for entry in self.dropped]))
+        return float(np.mean([entry.result.chance for entry in self.dropped]))
 
     @property
     def figures(self) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from detectors.choice import DetectorChoice, Precision
 from detectors.explaining import Explaining
 from evaluation.options import AssessmentOptions
+from fmap_ranking.options import Confidence
 from utils.errors import UserError
 from utils.settings import count, flag, plain_name, positive
 
@@ -33,6 +34,12 @@ class Detectors:
     precision: Precision = flag("fp32", "of the convolutions")
     device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
     plugin: tuple[str, ...] = flag((), "Python files or modules that register more networks", metavar="FILE.py")
+    backbone: tuple[str, ...] = flag(
+        (),
+        "checkpoint of what a detector stands on, where its own file holds the head alone (univfd, clipbased); else "
+        "weights/<arch>/backbone.safetensors or .pth",
+        metavar="FILE|ARCH=FILE",
+    )
 
     def choices(self) -> list[DetectorChoice]:
         """One for each detector.
@@ -44,9 +51,11 @@ class Detectors:
         weights = by_architecture("--weights", self.weights, archs, Path)
         same = [*self.fake_class] * len(archs) if len(self.fake_class) == 1 else self.fake_class
         fake = by_architecture("--fake_class", self.fake_class if "=" in "".join(same) else same, archs, int)
+        backbones = by_architecture("--backbone", self.backbone, archs, Path)
+        same_of_all = self.precision, self.device, self.plugin
         return [
             DetectorChoice(
-                arch, self.blur_jpg, weights.get(arch), fake.get(arch), self.precision, self.device, self.plugin
+                arch, self.blur_jpg, weights.get(arch), fake.get(arch), *same_of_all, backbone=backbones.get(arch)
             )
             for arch in archs
         ]
@@ -57,7 +66,7 @@ class Detectors:
 
 
 @dataclass(frozen=True)
-class Reproduction(AssessmentOptions, Explaining):
+class Reproduction(AssessmentOptions, Explaining, Confidence):
     """Analyses.
 
     Raises:
@@ -81,8 +90,6 @@ class Reproduction(AssessmentOptions, Explaining):
         parse=plain_name,
         metavar="NAME",
     )
-    fake_confidence: float = flag(0.9, "smallest p(fake) of a fake that enters the ranking")
-    real_confidence: float = flag(0.1, "largest p(fake) of a real that enters the ranking")
     draws: int = flag(5, "random choices of each kind", parse=positive)
     patches: int = flag(5, "patches of each feature map", parse=positive)
     examples: int = flag(
@@ -97,6 +104,7 @@ class Reproduction(AssessmentOptions, Explaining):
     single_file: bool = flag(False, "put all pictures into report.html, so that it can be sent alone")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.report_only and self.only:
             raise UserError("--only and --report_only exclude each other: leave one out")
         if (self.real is None) != (self.fake is None):

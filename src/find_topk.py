@@ -1,8 +1,7 @@
 """Choice of k: AP against the number of dropped feature maps."""
 
-from passes.command import read_step
+from passes.command import run_step
 from sensitivity_assessment.options import TopkOptions
-from utils.cli import run_script, say
 
 DESCRIPTION = (
     "Drop the top k, random k and lowest k feature maps of a ranking for several k, and mark the smallest k at "
@@ -13,15 +12,5 @@ EXAMPLE = (
     "--gan_name progan_val --num_instances 50"
 )
 
-
-def main() -> None:
-    settings = read_step(DESCRIPTION, EXAMPLE, TopkOptions)
-    from sensitivity_assessment.topk import find_k_of_sets
-
-    for name, (chosen, paths) in find_k_of_sets(*settings).items():
-        say(f"{name}: {chosen.verdict}")
-        say("\n".join(map(str, paths)))
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_step("sensitivity_assessment.topk.find_k_of_sets", DESCRIPTION, EXAMPLE, TopkOptions)

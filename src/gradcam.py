@@ -1,12 +1,15 @@
 """Guided Grad-CAM of a detector or an ImageNet classifier on single images."""
 
-from attribution.scripts import guided_gradcam
-from utils.cli import run_script
+from attribution.options import GradCamOptions
+from images.choice import Reading
+from passes.command import run_step
 
-
-def main() -> None:
-    guided_gradcam()
-
+DESCRIPTION = (
+    "Guided Grad-CAM (Selvaraju et al., ICCV 2017): pictures, raw arrays, contact sheets with probability and label, "
+    "and a table."
+)
+EXAMPLE = "python src/gradcam.py --classifier ud --arch resnet50 --blur_jpg 0.5 --images photo.jpg folder/"
 
 if __name__ == "__main__":
-    run_script(main)
+    reading = Reading(crop="center", resize=256)
+    run_step("attribution.gradcam.GuidedGradCamMaps", DESCRIPTION, EXAMPLE, GradCamOptions, reading)

@@ -1,8 +1,7 @@
 """Step 5: what a detector loses without colour: AP and accuracy on RGB and greyscale, whiskers (Fig. 4)."""
 
-from passes.command import read_step
+from passes.command import run_step
 from sensitivity_assessment.options import ColourOptions
-from utils.cli import run_script
 
 DESCRIPTION = (
     "Score images as they are and in greyscale, with one detector or two side by side: AP and accuracy, a table over "
@@ -13,13 +12,5 @@ EXAMPLE = (
     "--dataset_dir ForenSynths/ --gan_name stylegan2 biggan"
 )
 
-
-def main() -> None:
-    settings = read_step(DESCRIPTION, EXAMPLE, ColourOptions)
-    from sensitivity_assessment.colour import ablate_colour
-
-    ablate_colour(*settings)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_step("sensitivity_assessment.colour.ablate_colour", DESCRIPTION, EXAMPLE, ColourOptions)

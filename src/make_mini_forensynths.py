@@ -1,8 +1,7 @@
 """Make mini-ForenSynths: photographs, and the same passed through simulated generators, in the ForenSynths layout."""
 
 from mini_forensynths.options import DataSet, Photographs, Sizes
-from utils.cli import run_script, say_files
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Make mini-ForenSynths: photographs as reals, and as fakes the same photographs passed through simulated "
@@ -10,13 +9,5 @@ DESCRIPTION = (
 )
 EXAMPLE = "python src/make_mini_forensynths.py --photos holiday/ --output_dir output/holiday_mini"
 
-
-def main() -> None:
-    settings = read_settings(DESCRIPTION, EXAMPLE, Photographs, Sizes, DataSet)
-    from mini_forensynths.build import build
-
-    say_files(build(*settings))
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_function("mini_forensynths.build.build", DESCRIPTION, EXAMPLE, Photographs, Sizes, DataSet, lines=True)

@@ -3,8 +3,7 @@
 from images.choice import ImageChoice, Reading
 from passes.options import RunOptions
 from reproduction.options import Detectors, Reproduction
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Rank the feature maps of one or more detectors, drop them, test them, cut out what excites them, and write "
@@ -13,14 +12,6 @@ DESCRIPTION = (
 )
 EXAMPLE = "python src/reproduce.py --arch resnet50 --weights detector.pth --real photos/ --fake generated/"
 
-
-def main() -> None:
-    groups = Detectors, ImageChoice, Reading(crop="center"), Reproduction, RunOptions
-    settings = read_settings(DESCRIPTION, EXAMPLE, *groups)
-    from reproduction.plan import reproduce, say_report
-
-    say_report(reproduce(*settings))
-
-
 if __name__ == "__main__":
-    run_script(main)
+    groups = Detectors, ImageChoice, Reading(crop="center"), Reproduction, RunOptions
+    run_function("reproduction.plan.reproduce", DESCRIPTION, EXAMPLE, *groups)

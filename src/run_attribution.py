@@ -2,8 +2,7 @@
 
 from passes.options import RunOptions
 from source_attribution.options import LooseAttribution
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Attribute loose images: scores.csv with p_fake and, with att, p_NAME of each source; class activation maps (of "
@@ -11,14 +10,7 @@ DESCRIPTION = (
 )
 EXAMPLE = "python src/run_attribution.py att weights/attribution/mini.safetensors photos/ output/attributed"
 
-
-def main() -> None:
-    options, run = read_settings(DESCRIPTION, EXAMPLE, LooseAttribution, RunOptions)
-    # after the arguments, so that --help is quick
-    from source_attribution.single_images import attribute_images
-
-    attribute_images(options, run)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_function(
+        "source_attribution.single_images.attribute_images", DESCRIPTION, EXAMPLE, LooseAttribution, RunOptions
+    )

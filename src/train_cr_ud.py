@@ -2,8 +2,7 @@
 
 from cr_ud.options import Augmentation, Monitoring, Optimisation, TrainedNetwork, TrainingImages
 from passes.options import RunOptions
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Train a universal detector as Wang et al. (CVPR 2020), or a colour-robust one (--cr) as Chandrasegaran et al. "
@@ -15,15 +14,6 @@ EXAMPLE = (
     "--classes cat,dog --epochs 1"
 )
 
-
-def main() -> None:
-    groups = TrainingImages, TrainedNetwork, Augmentation, Optimisation, Monitoring, RunOptions
-    settings = read_settings(DESCRIPTION, EXAMPLE, *groups)
-    # after the arguments, so that --help is quick
-    from cr_ud.training_run import train_detectors
-
-    train_detectors(*settings)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    groups = TrainingImages, TrainedNetwork, Augmentation, Optimisation, Monitoring, RunOptions
+    run_function("cr_ud.training_run.train_detectors", DESCRIPTION, EXAMPLE, *groups)

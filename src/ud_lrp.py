@@ -1,12 +1,6 @@
 """LRP heat maps of a universal detector, ResNet-50 unless --arch names another network."""
 
 from attribution.scripts import lrp_heatmaps
-from utils.cli import run_script
-
-
-def main() -> None:
-    lrp_heatmaps("ud", "resnet50")
-
 
 if __name__ == "__main__":
-    run_script(main)
+    lrp_heatmaps("ud", "resnet50")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +16,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+import attribution.scripts
+import passes.command
 import passes.one_pass
+import utils.cli
 from detectors.detector import Detector
 from detectors.networks import build_model, get_architecture
 from images.sets import ImageSet, find_image_set
@@ -101,21 +102,22 @@ class Run(NamedTuple):
     err: str
 
 
+def run_main(name: str, *arguments: object) -> None:
+    """Run a script of src/ in this process; its errors come as they are, not as exit codes."""
+    path = SOURCES / f"{name}.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        for module in (utils.cli, passes.command, attribution.scripts):
+            patch.setattr(module, "run_script", lambda main: main())
+        runpy.run_path(str(path), run_name="__main__")
+
+
 class Scripts:
     """Runs scripts in this process, as `python src/<name>.py` would."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
         self._monkeypatch, self._capfd = monkeypatch, capfd
         self._monkeypatch.chdir(folder)
-
-    def load(self, name: str) -> ModuleType:
-        """The script as a module."""
-        spec = importlib.util.spec_from_file_location(name, SOURCES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
 
     def __call__(self, name: str, *arguments: object) -> Run:
         self._capfd.readouterr()
@@ -142,11 +144,11 @@ def at_batch(number: int, do: Callable[[], None]) -> Iterator[list[int]]:
     seen = [0]
     original = passes.one_pass.PassBatch
 
-    def counted(batch: Any) -> Any:
+    def counted(**parts: Any) -> Any:
         seen[0] += 1
         if seen[0] == number:
             do()
-        return original(batch)
+        return original(**parts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passes.one_pass, "PassBatch", counted)

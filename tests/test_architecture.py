@@ -162,7 +162,7 @@ def test_recipes(
         assert caught.value.code == 0, capsys.readouterr().err
 
     run("mirrored.py", "--bootstrap", "10")
-    scores = read_scores(Path("output/evaluation/0.5/gan/scores.csv"), made_by="")
+    scores = read_scores(Path("output/evaluation/resnet18_0.5/gan/scores.csv"), made_by="")
     assert list(scores.columns) == ["rgb", "grayscale", "mirrored"]
     assert (scores.columns["mirrored"] != scores.columns["rgb"]).all()
 
@@ -191,7 +191,7 @@ def test_recipes(
         unregister_architecture("one_layer")
         words = ["--plugin", "one_layer.py", "--bootstrap", "10", "--blur_jpg", "t"]
         run("mirrored.py", *words, arch="one_layer", weights=Path("one_layer.pth"))
-        assert Path("output/evaluation/t/gan/scores.csv").is_file()
+        assert Path("output/evaluation/one_layer_t/gan/scores.csv").is_file()
     finally:
         for name in set(architectures()) - set(before):
             unregister_architecture(name)

@@ -71,10 +71,10 @@ def slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "        import os\n"
         "        from passes import one_pass\n"
         "        original = one_pass.PassBatch\n"
-        "        def waiting(batch):\n"
+        "        def waiting(**parts):\n"
         "            (begun / str(os.getpid())).touch()\n"
         "            while gate.exists(): time.sleep(0.01)\n"
-        "            return original(batch)\n"
+        "            return original(**parts)\n"
         "        one_pass.PassBatch = waiting\n"
         "sys.meta_path.insert(0, Finder())\n"
     )

@@ -356,7 +356,7 @@ def test_bad_arguments_are_one_line(evaluate: Callable[..., Run], tmp_path: Path
 
 
 def test_colons_of_timm_belong_to_the_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detectors.networks.canonical_architecture", lambda name: name)
+    monkeypatch.setattr("detectors.networks.canonical_architecture", lambda name, plugins: name)
     found = named_detectors(DetectorChoice(), ("a=timm:vit:x.pth,fake_class=0,backbone=b.pth", "b=efb0:y:z.pth"))
     assert [(d.fake_class, d.backbone) for d in found] == [(0, Path("b.pth")), (None, None)]
     assert [(d.blur_jpg, d.arch, str(d.weights)) for d in found] == [

@@ -63,8 +63,6 @@ def test_places_in_order_of_preference(subject: Subject, tmp_path: Path) -> None
             path = put(Layout(root, "resnet18", "mine").ranking(name, "fake"))
             found = find_ranking(subject, CHOICE)
             assert (found.path, found.warning, found.k) == (path, "", 5)
-    put(Layout(tmp_path / "output", "resnet18", "mine").ranking("own_set", "real"))
-    assert find_ranking(subject, CHOICE, "real").path.name == "own_set-real.csv"
     named = put(tmp_path / "named.csv")
     assert find_ranking(subject, replace(CHOICE, relevances=named)).path == named
     with pytest.raises(UserError, match=r"no ranking at absent\.csv"):
@@ -82,7 +80,6 @@ def test_a_ranking_of_the_same_checkpoint_is_used_without_a_word(subject: Subjec
     path = put(subject.layout.ranking("gan", "fake"))
     found = find_ranking(subject, CHOICE)
     assert found.warning == ""
-    assert found.origin == "FF-RS on gan"
     assert found.record == read_record(path)
     assert found.sha256 == sha256_file(path)
     assert found.ranking.maps == read_ranking(path).maps
@@ -107,7 +104,7 @@ def test_a_ranking_without_a_record_is_used_with_a_warning(subject: Subject) -> 
     put(subject.layout.ranking("gan", "fake"), weights=None)
     found = find_ranking(subject, CHOICE)
     assert "no record of its checkpoint" in found.warning
-    assert (found.record, found.origin) == ({}, "unknown")
+    assert found.record == {}
 
 
 def test_a_ranking_that_was_changed_is_used_with_a_warning(subject: Subject) -> None:
@@ -115,7 +112,7 @@ def test_a_ranking_that_was_changed_is_used_with_a_warning(subject: Subject) -> 
     Ranking.from_values(LAYERS, np.random.default_rng(1).random(128) / 128).write(path)
     found = find_ranking(subject, CHOICE)
     assert "not the file that its record describes" in found.warning
-    assert (found.record, found.origin) == ({}, "unknown")
+    assert found.record == {}
 
 
 @pytest.mark.parametrize(("weights", "warned"), [("blur_jpg_prob0.5.pth", False), ("mine.pth", True)])
@@ -129,7 +126,6 @@ def test_published_rankings_belong_to_published_detectors(
     shutil.copy(folder / "progan_val-fake.csv", path)
     monkeypatch.setattr(rankings, "read_ranking", lambda path, layers: read_ranking(path))
     found = find_ranking(replace(subject, detector=replace(subject.detector, weights=tmp_path / weights)), CHOICE)
-    assert found.origin == "published with the paper (resnet50, fake)"
     assert ("not known to be the published one" in found.warning) == warned
     assert bool(found.warning) == warned
 

@@ -1,10 +1,9 @@
 """Guided Grad-CAM against the published numbers and against its formula; the script from end to end."""
 
 import csv
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranking_runs import run_main
 from torch import nn
 
 from attribution.attribution import Explanation
@@ -21,8 +21,6 @@ from detectors.detector import Detector, load_detector
 from detectors.heads import Classes, Head, OneLogit
 from detectors.networks import Architecture, build_model
 from utils.errors import UserError
-
-SCRIPT = Path(__file__).resolve().parents[1] / "src" / "gradcam.py"
 
 
 class Block(nn.Module):
@@ -205,6 +203,21 @@ def test_default_target_of_a_detector() -> None:
     assert parse_target(None, head_of(1000), default="label").name == "top"
 
 
+def test_tokens_and_vectors_are_not_weighted() -> None:
+    """A transformer, whose architecture names no layer, and a layer of single numbers: LRP is named instead."""
+    detector = toy()
+    transformer = replace(detector, architecture=replace(detector.architecture, name="vit", gradcam_layer=""))
+    for one, layer, message in (
+        (transformer, None, r"^vit has no feature maps .*: explain .* src/ud_lrp\.py --arch vit$"),
+        (detector, "fc", r"^--layer fc: this layer of toy has no feature maps .* src/ud_lrp\.py --arch toy$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            explained(one, random_images(), layer=layer)
+    classifier = replace(toy(3), architecture=replace(toy(3).architecture, gradcam_layer=""))
+    with pytest.raises(UserError, match=r"src/imagenet_lrp\.py --arch toy$"):
+        explained(classifier, random_images(), "1")
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_target_label_is_each_image_s_label_else_the_decision(sign: Literal[1, -1]) -> None:
     logits = sign * torch.tensor([[2.0], [2.0], [2.0], [-1.0], [0.0]])
@@ -213,17 +226,11 @@ def test_target_label_is_each_image_s_label_else_the_decision(sign: Literal[1, -
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs the script's `main` in this process; its exit codes are tested with `utils.cli`."""
-    spec = importlib.util.spec_from_file_location("gradcam_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def run() -> Callable[..., None]:
+    """Runs the script in this process; its exit codes are tested with `utils.cli`."""
 
     def main(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), "--device", "cpu"])
-        script.main()
+        run_main("gradcam", *arguments, "--device", "cpu")
 
     return main
 

@@ -1,11 +1,9 @@
 """LRP heat maps from the command line: against the published numbers, and from end to end."""
 
 import csv
-import importlib.util
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import torch
 from lrp_networks import towards
 from PIL import Image
-from ranking_runs import Scripts
+from ranking_runs import Scripts, run_main
 
 from attribution.attribution import Explanation
 from attribution.lrp_heatmaps import LrpHeatMaps, explain_input, spread_shifts
@@ -29,25 +27,17 @@ from utils.boxes import Box, bounding_box
 from utils.errors import Interrupted, UserError
 from utils.files import read_npz
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
 SCRIPTS = ("ud_lrp", "ud_lrp_efb0", "imagenet_lrp", "imagenet_lrp_efb0")
 Run = Callable[..., Path]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs a script's `main` in this process and returns its output folder."""
+def run(tmp_path: Path) -> Run:
+    """Runs a script in this process and returns its output folder."""
 
     def main(script: str, *arguments: object) -> Path:
-        spec = importlib.util.spec_from_file_location(script, SOURCE / f"{script}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         out = tmp_path / "out"
-        line = [*map(str, arguments), "--device", "cpu", "--output_dir", str(out)]
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *line])
-        module.main()
+        run_main(script, *arguments, "--device", "cpu", "--output_dir", out)
         return out / "lrp"
 
     return main

@@ -314,13 +314,14 @@ def test_mean_over_sets() -> None:
     rows = [summary(*one) for one in sets]
     precisions = [row.ap for row in rows]
     only_fakes = summary(np.ones(10, int), np.linspace(0, 1, 10))
-    (mean,) = mean_over_sets([*rows, only_fakes])
-    assert (mean.variant, mean.sets) == ("x", 4)
-    assert (mean.ap, mean.ap_se) == pytest.approx((np.mean(precisions), np.std(precisions, ddof=1) / math.sqrt(3)))
-    assert mean.acc_fake == pytest.approx(np.mean([row.acc_fake for row in (*rows, only_fakes)]))
-    (single,) = mean_over_sets(rows[:1])
-    assert single.ap == rows[0].ap
-    assert math.isnan(single.ap_se)
+    means = mean_over_sets([*rows, only_fakes])
+    mean, error = means["x"].mean, means["x"].error
+    assert (list(means), means["x"].sets) == (["x"], 4)
+    assert (mean["ap"], error["ap"]) == pytest.approx((np.mean(precisions), np.std(precisions, ddof=1) / math.sqrt(3)))
+    assert mean["acc_fake"] == pytest.approx(np.mean([row.acc_fake for row in (*rows, only_fakes)]))
+    single = mean_over_sets(rows[:1])["x"]
+    assert single.mean["ap"] == rows[0].ap
+    assert math.isnan(single.error["ap"])
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_top_patches_of_parts_are_those_of_the_whole(unique: bool, small: Path) 
         plan = plan_batches(images, 3, Crop("none"))[number::2]
         options: dict[str, Any] = {"batch_size": 3, "crop": Crop("none"), "seed": 0, "num_workers": 0, "plan": plan}
         for batch in iterate_batches(images, device=torch.device("cpu"), **options):
-            half.update(PassBatch(batch))
+            half.update(PassBatch(**vars(batch)))
     merged = make()
     merged.load_state(halves[1].state())
     merged.merge(halves[0].state())

@@ -277,12 +277,12 @@ def interrupting(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     seen = 0
     original = PassBatch.__init__
 
-    def count(self: PassBatch, *arguments: object) -> None:
+    def count(self: PassBatch, **parts: object) -> None:
         nonlocal seen
         seen += 1
         if seen == after:
             os.kill(os.getpid(), signal.SIGINT)
-        original(self, *arguments)  # type: ignore[arg-type]
+        original(self, **parts)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PassBatch, "__init__", count)
 

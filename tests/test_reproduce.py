@@ -2,13 +2,10 @@
 wrong."""
 
 import csv
-import importlib.util
 import json
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,12 +13,12 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from ranking_runs import SOURCES, Scripts, contents
+from ranking_runs import SOURCES, Scripts, contents, run_main
 
 import passes.one_pass
 from activation_histograms.collector import ActivationPairCollector
 from images.sets import find_image_pair
-from reproduction.options import by_architecture
+from reproduction.options import Detectors, by_architecture
 from utils.errors import UserError
 from utils.files import sha256_file
 
@@ -62,19 +59,8 @@ def finished(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", [str(SOURCES / "reproduce.py"), *map(str, arguments)])
-        load_script("reproduce")()
+        run_main("reproduce", *arguments)
     return folder / "out"
-
-
-def load_script(name: str) -> Callable[[], None]:
-    spec = importlib.util.spec_from_file_location(name, SOURCES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    main: Callable[[], None] = module.main
-    return main
 
 
 @pytest.fixture
@@ -326,6 +312,15 @@ def test_bad_input_is_one_line(
     assert says in run.err.splitlines()[-1]
     assert "Traceback" not in run.err
     assert not Path("output").exists()
+
+
+def test_a_head_gets_its_own_backbone() -> None:
+    detectors = Detectors(arch=("univfd", "resnet50"), weights=("univfd=head.pth",), backbone=("univfd=clip.pth",))
+    found = [(choice.arch, choice.weights, choice.backbone) for choice in detectors.choices()]
+    assert found == [("univfd", Path("head.pth"), Path("clip.pth")), ("resnet50", None, None)]
+    assert Detectors(arch=("clipbased",), backbone=("clip.pth",)).choices()[0].backbone == Path("clip.pth")
+    with pytest.raises(UserError, match=r"^--backbone: 1 values for 2 architectures"):
+        Detectors(arch=("univfd", "clipbased"), backbone=("clip.pth",)).choices()
 
 
 def test_values_by_architecture() -> None:

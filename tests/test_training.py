@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from ranking_runs import run_main
 from torch import nn
 from torch.nn.functional import conv2d, cross_entropy
-from training_helpers import load_script, register_tiny, write_images
+from training_helpers import register_tiny, write_images
 
 from cr_ud import checkpointing
 from cr_ud.augmentation import Augmenter
@@ -64,10 +65,7 @@ def arguments(data: Path, output_dir: Path, *more: str, arch: str = "tiny-dropou
 
 def train(data: Path, output_dir: Path, *more: str, arch: str = "tiny-dropout") -> Path:
     """Run the script in this process; the folder of the run."""
-    given = arguments(data, output_dir, *more, arch=arch)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train_cr_ud.py", *given])
-        load_script("train_cr_ud").main()
+    run_main("train_cr_ud", *arguments(data, output_dir, *more, arch=arch))
     return output_dir / "training" / arch / "rgb"
 
 
@@ -381,16 +379,13 @@ def test_bad_arguments_are_refused(data: Path, tmp_path: Path, more: list[str], 
 
 def test_no_validation_set(data: Path, tmp_path: Path) -> None:
     folders = ["--train_dir", str(data / "train"), "--output_dir", str(tmp_path), "--arch", "tiny", *TINY]
-    with pytest.MonkeyPatch.context() as patch:
-        for more, message in (
-            ([], "no validation set: give --val_dir"),
-            (["--no_validation"], "would not end: give --epochs or --max_steps"),
-        ):
-            patch.setattr(sys, "argv", ["train_cr_ud.py", *folders, *more])
-            with pytest.raises(UserError, match=message):
-                load_script("train_cr_ud").main()
-        patch.setattr(sys, "argv", ["train_cr_ud.py", *folders, "--no_validation", "--epochs", "1"])
-        load_script("train_cr_ud").main()
+    for more, message in (
+        ([], "no validation set: give --val_dir"),
+        (["--no_validation"], "would not end: give --epochs or --max_steps"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_main("train_cr_ud", *folders, *more)
+    run_main("train_cr_ud", *folders, "--no_validation", "--epochs", "1")
     folder = tmp_path / "training" / "tiny" / "rgb"
     assert {row.kind for row in read_log(folder / "log.csv")} == {"train"}
     assert (folder / "final.pth").exists()
@@ -453,7 +448,8 @@ def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_trackers_are_not_imported_unasked(data: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from training_helpers import *; register_tiny(); load_script('train_cr_ud').main(); "
+        "import sys; from ranking_runs import run_main; from training_helpers import register_tiny; register_tiny(); "
+        "run_main('train_cr_ud', *sys.argv[1:]); "
         "assert not {'wandb', 'tensorboard'} & set(sys.modules), 'imported'"
     )
     given = arguments(data, tmp_path, "--max_steps", "1")
@@ -556,9 +552,7 @@ def test_batch_norm_and_drop_connect_resume_to_the_bit(data: Path, tmp_path: Pat
     given += ["--crop_size", "32", "--bsize", "4"]
 
     def run(output_dir: Path, *more: str) -> dict[str, torch.Tensor]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["train_cr_ud.py", *given, "--output_dir", str(output_dir), *more])
-            load_script("train_cr_ud").main()
+        run_main("train_cr_ud", *given, "--output_dir", output_dir, *more)
         return weights(output_dir / "training" / "efb0" / "rgb")
 
     whole = run(tmp_path / "whole", "--max_steps", "2")
@@ -571,10 +565,7 @@ def test_a_record_is_a_config_file(data: Path, tmp_path: Path) -> None:
     more = ("--max_steps", "3", "--classes", "cat,dog", "--blur_sig", "0,2", "--jpg_method", "pil", "--clip_norm", "1")
     folder = train(data, tmp_path, *more, arch="tiny")
     copy = tmp_path / "copy"
-    given = ["--config", str(folder / "final.pth.json"), "--output_dir", str(copy)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train_cr_ud.py", *given])
-        load_script("train_cr_ud").main()
+    run_main("train_cr_ud", "--config", folder / "final.pth.json", "--output_dir", copy)
     again = copy / "training" / "tiny" / "rgb"
     assert equal(weights(folder), weights(again))
     settings = [json.loads((place / "final.pth.json").read_text())["settings"] for place in (folder, again)]

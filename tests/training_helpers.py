@@ -1,10 +1,9 @@
 """A tiny detector and tiny images for tests of training and evaluation; also a script: torchrun starts it."""
 
-import importlib.util
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -60,18 +59,6 @@ def write_images(root: Path, classes: tuple[str, ...] = ("cat", "dog"), number: 
     return root
 
 
-def load_script(name: str) -> ModuleType:
-    """The module of a script in src/."""
-    spec = importlib.util.spec_from_file_location(name, SOURCE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 if __name__ == "__main__":
-    from utils.cli import run_script
-
     register_tiny()
-    run_script(load_script(sys.argv.pop(1)).main)
+    runpy.run_path(str(SOURCE / f"{sys.argv.pop(1)}.py"), run_name="__main__")

@@ -1,4 +1,4 @@
-"""What all scripts share: lines, progress, exit codes."""
+"""What all scripts share: lines, progress, a function as a script, exit codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from utils.allocation import keep_freed_memory
 from utils.errors import Finished, UserError
 from utils.files import as_user_error
+from utils.settings import read_settings
 
 EXIT_DONE = 0
 EXIT_FAULT = 1
@@ -77,6 +79,30 @@ def announce(line: str, shown: bool = True) -> None:
     if shown:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+
+def run_function(function: str, description: str, example: str, *groups: Any, lines: bool = False) -> NoReturn:
+    """Run a function of settings as a script: its command line is read first, so that `--help` is quick.
+
+    Args:
+        function: Module and name of it, `cr_ud.training_run.train_detectors`.
+        description, example, groups: As of `read_settings`.
+        lines: Say what it returns, a line each, as it comes.
+    """
+
+    def main() -> None:
+        settings = read_settings(description, example, *groups)
+        result = named(function)(*settings)
+        for line in result if lines else ():
+            say(str(line))
+
+    run_script(main)
+
+
+def named(target: str) -> Any:
+    """What a module has under a name, `package.module.name`; imported now."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:

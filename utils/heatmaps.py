@@ -28,12 +28,10 @@ class HeatMap:
     Attributes:
         strength: (H, W) float32, -1..1 (published look: 0..1): relevance over the scale, after smoothing.
         rgb: (H, W, 3) uint8, the same in colour.
-        empty: There was no positive relevance at all.
     """
 
     strength: np.ndarray
     rgb: np.ndarray
-    empty: bool
 
 
 def colour_table(colours: Sequence[str] = _PUBLISHED_COLOURS) -> np.ndarray:
@@ -44,25 +42,19 @@ def colour_table(colours: Sequence[str] = _PUBLISHED_COLOURS) -> np.ndarray:
     return (np.stack(channels, axis=1) * 255).astype(np.uint8)
 
 
-def render_heatmap(relevance: np.ndarray, *, percentile: float = 100.0) -> HeatMap:
-    """Published look: positive part over its percentile (100: the maximum), 5x5 median filter, black to orange.
+def render_heatmap(relevance: np.ndarray) -> HeatMap:
+    """Published look: positive part over its maximum, 5x5 median filter, black to orange.
 
     Args:
         relevance: (H, W), any scale.
-        percentile: 0..100; relevance above it is shown as strongest.
 
     Raises:
         ValueError: The map is not two-dimensional or not finite.
     """
     positive = np.maximum(_checked(relevance), 0)
     top = positive.max()
-    if top == 0:
-        strength = positive
-    else:
-        # A map that is zero nearly everywhere has a percentile of zero.
-        scale = np.float32(np.percentile(positive, percentile)) or top
-        strength = cv2.medianBlur(np.minimum(positive / scale, 1), _MEDIAN)
-    return HeatMap(strength, _black_to_orange(strength), bool(top == 0))
+    strength = cv2.medianBlur(positive / top, _MEDIAN) if top > 0 else positive
+    return HeatMap(strength, _black_to_orange(strength))
 
 
 def overlay(image: np.ndarray, heat: HeatMap) -> np.ndarray:
@@ -75,12 +67,11 @@ def overlay(image: np.ndarray, heat: HeatMap) -> np.ndarray:
     return cv2.addWeighted(heat.rgb, _HEAT_SHARE, image, 1 - _HEAT_SHARE, 0)
 
 
-def render_signed(relevance: np.ndarray, *, percentile: float = _PERCENTILE) -> HeatMap:
+def render_signed(relevance: np.ndarray) -> HeatMap:
     """Both signs on one symmetric scale, orange for and purple against; smoothed a little, for the eye only.
 
     Args:
         relevance: (H, W), any scale.
-        percentile: 0..100, of the absolute smoothed relevance; where it is exceeded, the colour is the strongest.
 
     Raises:
         ValueError: The map is not two-dimensional or not finite.
@@ -91,8 +82,8 @@ def render_signed(relevance: np.ndarray, *, percentile: float = _PERCENTILE) -> 
         # Maps of any magnitude, also where squares would leave the range of float32.
         values = cv2.GaussianBlur(values / largest, (0, 0), max(0.5, min(values.shape) * _SMOOTHING))
         magnitude = np.abs(values)
-        values = np.clip(values / (np.percentile(magnitude, percentile) or magnitude.max()), -1, 1)
-    return HeatMap(values, _purple_to_orange(values), not bool((relevance > 0).any()))
+        values = np.clip(values / (np.percentile(magnitude, _PERCENTILE) or magnitude.max()), -1, 1)
+    return HeatMap(values, _purple_to_orange(values))
 
 
 def probability_heatmap(probability: np.ndarray, size: tuple[int, int]) -> HeatMap:
@@ -102,7 +93,7 @@ def probability_heatmap(probability: np.ndarray, size: tuple[int, int]) -> HeatM
     """
     values = cv2.resize(probability.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
     strength = np.clip(2 * values - 1, -1, 1)
-    return HeatMap(strength, _purple_to_orange(strength), not bool((strength > 0).any()))
+    return HeatMap(strength, _purple_to_orange(strength))
 
 
 def overlay_signed(image: np.ndarray, heat: HeatMap) -> np.ndarray:

@@ -11,14 +11,15 @@ import argparse
 import dataclasses
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils import files
 from utils.errors import UserError
-from utils.files import is_plain_name
 
 _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no"})
@@ -29,7 +30,6 @@ def flag(
     help: str,
     *,
     parse: Callable[[str], Any] | None = None,
-    choices: Sequence[str] | None = None,
     metavar: str | None = None,
     recorded: bool = True,
     positional: bool = False,
@@ -44,13 +44,12 @@ def flag(
         default: Immutable.
         help: For `--help`, which adds the default.
         parse: From a word to a value; raises ValueError with a sentence.
-        choices: Words allowed.
         metavar: Stands for the value in the help.
         recorded: Whether the value belongs to what a result was made with; `--resume` does not.
         positional: Given by its place on the command line, and only there.
         short: A letter that stands for the name, after one dash.
     """
-    metadata = {"help": help, "parse": parse, "choices": choices, "metavar": metavar, "recorded": recorded}
+    metadata = {"help": help, "parse": parse, "metavar": metavar, "recorded": recorded}
     metadata |= {"positional": positional, "short": short}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -94,7 +93,7 @@ def rate(text: str) -> float:
 
 def plain_name(text: str) -> str:
     """A word that can be part of a file name."""
-    if not is_plain_name(text):
+    if not files.is_plain_name(text):
         raise ValueError(f"{text!r} is not a plain name: leave out '/' and control characters")
     return text
 
@@ -139,11 +138,12 @@ def read_settings(description: str, example: str, *groups: Any, argv: Sequence[s
         "before them",
     )
     known = {name: entry for group in groups for name, entry in _add_flags(parser, group).items()}
-    args = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(given)
     if args.config is not None:
         words = [word for name, value in _read_config(args.config, known).items() for word in _words(name, value)]
         try:
-            args = parser.parse_args([*words, *(_argv(argv))])
+            args = parser.parse_args([*words, *given])
         except UserError as error:
             raise UserError(f"{args.config}: {error}") from error
     return tuple(_instance(group, args) for group in groups)
@@ -152,7 +152,7 @@ def read_settings(description: str, example: str, *groups: Any, argv: Sequence[s
 def plain(*settings: Any) -> dict[str, Any]:
     """What a `--config` file would say of settings: values by flag, as JSON has them; None and `--resume` left out."""
     return {
-        field.name: _plain_value(value)
+        field.name: files.plain(value)
         for group in settings
         for field in dataclasses.fields(group)
         if field.metadata.get("recorded") and (value := getattr(group, field.name)) is not None
@@ -219,7 +219,7 @@ def _add_flags(parser: argparse.ArgumentParser, settings: Any) -> dict[str, _Kin
         if kind.word is bool and not kind.several:
             options |= {"nargs": "?", "const": True, "metavar": metadata["metavar"] or "True|False"}
         else:
-            options["choices"] = metadata["choices"] or kind.choices
+            options["choices"] = kind.choices
             options["metavar"] = metadata["metavar"]
             if options["choices"] is None and metadata["metavar"] is None:
                 options["metavar"] = {int: "N", Path: "FILE"}.get(kind.word, "X")
@@ -257,12 +257,6 @@ def _instance(settings: Any, args: argparse.Namespace) -> Any:
     return cls(**values)
 
 
-def _argv(argv: Sequence[str] | None) -> Sequence[str]:
-    import sys
-
-    return sys.argv[1:] if argv is None else argv
-
-
 def _read_config(path: Path, known: Mapping[str, _Kind]) -> dict[str, Any]:
     """Values by flag of a YAML file, or of the record of a result.
 
@@ -297,9 +291,3 @@ def _words(name: str, value: Any) -> list[str]:
     # A negative number or a name with a dash would be read as a flag; one word is joined to its flag.
     words = [str(word) for word in values]
     return [f"--{name}={words[0]}"] if len(words) == 1 else [f"--{name}", *words] if words else []
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain_value(entry) for entry in value]
-    return value if isinstance(value, bool | int | float | str) else str(value)

@@ -12,24 +12,18 @@ from utils.files import sha256_text, write_text
 
 
 class Tracker:
-    """Where numbers and pictures of a run go besides the output folder; by default nowhere."""
+    """Where numbers and pictures of a run go besides the output folder: to all of some trackers, by default nowhere."""
 
-    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """Log numbers by name, at a step of a training."""
-
-    def picture(self, name: str, path: Path) -> None:
-        """Log a PNG file."""
-
-
-class _All(Tracker):
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = trackers
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers by name, at a step of a training."""
         for tracker in self._trackers:
             tracker.log(values, step)
 
     def picture(self, name: str, path: Path) -> None:
+        """Log a PNG file."""
         for tracker in self._trackers:
             tracker.picture(name, path)
 
@@ -93,7 +87,7 @@ def trackers(
             chosen.append(stack.enter_context(_wandb(job, config, folder, name, resume)))
         if tensorboard:
             chosen.append(stack.enter_context(_tensorboard(folder / "tensorboard" / job)))
-        yield _All(chosen)
+        yield Tracker(chosen)
 
 
 @contextmanager
