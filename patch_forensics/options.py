@@ -115,7 +115,9 @@ class PatchTraining:
         "xavier", "distribution of random weights; high_pass, not published, is for short training (docs/training.md)"
     )
     loadSize: int | None = flag(
-        None, "pixels that the shorter side is scaled to; absent: 333 of an Xception, 256 of others", parse=positive
+        None,
+        "pixels that the shorter side is scaled to; 0: not scaled; absent: 333 of an Xception, 256 of others",
+        parse=count,
     )
     fineSize: int | None = flag(
         None, "side of the crop in training; absent: 299 of an Xception, 224 of a ResNet, else 256", parse=positive
@@ -168,19 +170,19 @@ class PatchTraining:
             raise UserError("--random_crop and --random_resized_crop exclude each other: give one of them")
         if self.batch_size % 2:
             raise UserError(f"--batch_size {self.batch_size}: use an even number, half of a step is real")
-        if self.sizes[0] < self.sizes[1] and not self.random_resized_crop:
+        if 0 < self.sizes[0] < self.sizes[1] and not self.random_resized_crop:
             raise UserError(f"--loadSize {self.sizes[0]} is less than --fineSize {self.sizes[1]}: raise or lower one")
 
     @property
     def sizes(self) -> tuple[int, int]:
         """Pixels of the shorter side, and side of the crop in training."""
         known = default_sizes(self.which_model_netD)
-        return self.loadSize or known[0], self.fineSize or known[1]
+        return known[0] if self.loadSize is None else self.loadSize, self.fineSize or known[1]
 
     @property
     def test_size(self) -> int:
-        """Side of the central square that is validated and tested on."""
-        return self.sizes[0] if self.model == PATCHES else self.sizes[1]
+        """Side of the central square that is validated on, and tested on if images are scaled."""
+        return self.sizes[0] if self.model == PATCHES and self.sizes[0] else self.sizes[1]
 
 
 def default_sizes(network: str) -> tuple[int, int]:

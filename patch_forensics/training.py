@@ -36,6 +36,7 @@ from patch_forensics.patch_task import PatchTask
 from patch_forensics.patience import PatienceSchedule
 from patch_forensics.trained import Trained, run_name
 from utils.cli import say
+from utils.errors import UserError
 from utils.files import safe_join, write_text
 from utils.settings import plain
 
@@ -62,7 +63,11 @@ class PatchTransform:
         return self.options.sizes[1]
 
     def training(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
-        """A training image, uint8 (H, W, 3) of any size to a square."""
+        """A training image, uint8 (H, W, 3) of any size to a square.
+
+        Raises:
+            UserError: The image, called `name`, is not scaled and smaller than the crop.
+        """
         options, (load, size) = self.options, self.options.sizes
         if options.random_resized_crop:
             height, width = image.shape[:2]
@@ -70,7 +75,9 @@ class PatchTransform:
             part = Image.fromarray(image[top : top + rows, left : left + columns])
             image = np.asarray(part.resize((size, size), Image.Resampling.LANCZOS))
         elif options.random_crop:
-            image = resize_shorter_side(image, load, "lanczos")
+            image = resize_shorter_side(image, load, "lanczos") if load else image
+            if min(image.shape[:2]) < size:
+                raise UserError(f"{name} is smaller than the crop of {size}: lower --fineSize or give --loadSize")
             top, left = (int(generator.integers(0, side - size + 1)) for side in image.shape[:2])
             image = image[top : top + size, left : left + size]
         else:

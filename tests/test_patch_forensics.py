@@ -395,6 +395,21 @@ def test_training_images(words: list[str]) -> None:
     assert transform.validation(image, np.random.default_rng(0), "x").shape == (40, 40, 3)
 
 
+def test_training_images_that_are_not_scaled() -> None:
+    folders = ["--real_im_path", "r", "--fake_im_path", "f", "--loadSize", "0", "--fineSize", "32"]
+    (options,) = read_settings("", "", PatchTraining, argv=[*folders, "--random_crop", "--no_flip"])
+    transform = PatchTransform(options)
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
+    parts = np.lib.stride_tricks.sliding_window_view(pixels, (32, 32), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+    for seed in range(4):
+        made = transform.training(pixels, np.random.default_rng(seed), "x")
+        assert (parts == made).all(axis=(2, 3, 4)).sum() == 1
+    central = transform.validation(pixels, np.random.default_rng(0), "x")
+    np.testing.assert_array_equal(central, pixels[9:41, 19:51])
+    with pytest.raises(UserError, match=r"x is smaller than the crop of 32.*--fineSize"):
+        transform.training(pixels[:31], np.random.default_rng(0), "x")
+
+
 TRAINED = ["--which_model_netD", "xception_block1", "--loadSize", 40, "--fineSize", 40, "--batch_size", 8, "--no_flip"]
 TRAINED += ["--init_type", "kaiming", "--device", "cpu", "--name", "small", "--suffix", "s{seed}", "--patience", 3]
 
