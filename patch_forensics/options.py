@@ -131,12 +131,15 @@ class PatchTraining:
     color_augment: bool = flag(False, "change brightness, contrast, gamma and local contrast, each of half the images")
     all_augment: bool = flag(False, "all of these alterations, each of half the images")
     no_serial_batches: bool = flag(False, "pair each real image with a random fake; else in the order of names")
+    pairs: bool = flag(False, "alter a real image and the fake beside it alike, if they are equally large")
     max_dataset_size: int | None = flag(None, "first N images of each folder; 0 or absent: all", parse=count)
     batch_size: int = flag(32, "images of a step, half of them real", parse=positive)
     lr: float = flag(1e-3, "learning rate of Adam", parse=positive_number)
     beta1: float = flag(0.9, "of Adam", parse=share)
-    lr_policy: Literal["constant", "plateau"] = flag(
-        "constant", "plateau: a tenth after more than --patience epochs without progress"
+    lr_policy: Literal["constant", "plateau", "cosine"] = flag(
+        "constant",
+        "plateau: a tenth after more than --patience epochs without progress; cosine, not published: rising, then "
+        "falling to 0 within --epochs",
     )
     patience: int = flag(10, "training ends after 5 N epochs without a better validation", parse=positive)
     max_epochs: int | None = flag(None, "end at the first epoch beyond N that is no better", parse=count)
@@ -170,6 +173,8 @@ class PatchTraining:
             raise UserError("--random_crop and --random_resized_crop exclude each other: give one of them")
         if self.batch_size % 2:
             raise UserError(f"--batch_size {self.batch_size}: use an even number, half of a step is real")
+        if self.lr_policy == "cosine" and self.epochs is None:
+            raise UserError("--lr_policy cosine needs to know how long: give --epochs")
         if 0 < self.sizes[0] < self.sizes[1] and not self.random_resized_crop:
             raise UserError(f"--loadSize {self.sizes[0]} is less than --fineSize {self.sizes[1]}: raise or lower one")
 

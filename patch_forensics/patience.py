@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from cr_ud.schedule import Decision, Schedule
 
@@ -34,7 +33,7 @@ class PatienceSchedule(Schedule):
 
     lr: float
     patience: int
-    policy: Literal["constant", "plateau"] = "constant"
+    policy: str = "constant"
     max_epochs: int | None = None
     epoch: int = 0
     best: float | None = None

@@ -17,6 +17,7 @@ from torch.optim import Adam
 from cr_ud.checkpointing import RunFiles
 from cr_ud.initialisation import make_high_pass
 from cr_ud.options import Monitoring, Optimisation
+from cr_ud.schedule import CosineSchedule, Schedule
 from cr_ud.trainer import Training
 from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_run import run_training
@@ -192,14 +193,24 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
         task = PatchTask(options.fake_class_id)
         model = _initial(trained, run.seed, options).train()
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        idle = ("epochs", "max_epochs", "output_dir", "checkpoints_dir", "print_freq", "save_latest_freq", "device")
+        order = PublishedOrder(
+            sets.training,
+            options.batch_size,
+            seed=run.seed,
+            ranks=ranks,
+            pairs=options.pairs,
+            any_fake=options.no_serial_batches,
+        )
+        schedule: Schedule = PatienceSchedule(options.lr, options.patience, options.lr_policy, options.max_epochs)
+        if options.lr_policy == "cosine" and options.epochs is not None:
+            schedule = CosineSchedule(highest_lr=options.lr, steps=options.epochs * order.steps)
+        idle = {"max_epochs", "output_dir", "checkpoints_dir", "print_freq", "save_latest_freq", "device"}
+        idle |= {"patience" if options.lr_policy == "cosine" else "epochs"}
         determining = {key: value for key, value in {**plain(options, run), **inputs}.items() if key not in idle}
         training = Training(
             Detector(trained.architecture, model, device),
             task,
-            PublishedOrder(
-                sets.training, options.batch_size, seed=run.seed, ranks=ranks, any_fake=options.no_serial_batches
-            ),
+            order,
             sets.validation,
             Loader(
                 PatchTransform(options),
@@ -207,7 +218,7 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
                 Reading(num_workers=options.nThreads).workers_for(device.type),
                 options.skip_bad_images,
             ),
-            PatienceSchedule(options.lr, options.patience, options.lr_policy, options.max_epochs),
+            schedule,
             partial(Adam, lr=options.lr, betas=(options.beta1, 0.999)),
             Optimisation(options.batch_size, epochs=options.epochs),
             Monitoring(

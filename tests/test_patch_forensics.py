@@ -360,6 +360,9 @@ def test_orders_of_pairs(small: Path, tmp_path: Path) -> None:
     assert all((fake - 5) % 5 == real for real, fake in pairs)
     assert [part.step_size for part in order.micro_batches(0)] == [6, 6, 4]
     assert not np.array_equal(order.positions(1), order.positions(0))
+    alike = PublishedOrder(fewer, 6, seed=3, pairs=True)
+    assert [part.slots for part in alike.micro_batches(0)] == [(0, 0, 1, 1, 2, 2), (3, 3, 4, 4, 5, 5), (6, 6, 7, 7)]
+    assert np.array_equal(alike.positions(0), order.positions(0))
     random = PublishedOrder(fewer, 6, seed=3, any_fake=True)
     assert np.array_equal(random.positions(0).reshape(-1, 2)[:, 0], pairs[:, 0])
     assert not np.array_equal(random.positions(0), order.positions(0))
@@ -468,11 +471,12 @@ def test_training_learns_and_its_run_is_tested(small: Path, scripts: Scripts) ->
         assert done.code == 0, (script, done.err)
 
 
+@pytest.mark.parametrize("policy", ["plateau", "cosine"])
 def test_a_resumed_training_is_that_of_an_uninterrupted_one(
-    small: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+    policy: str, small: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = ["--real_im_path", small / "real", "--fake_im_path", small / "fake", "--all_augment"]
-    words = [*folders, *TRAINED, "--epochs", 3, "--lr_policy", "plateau"]
+    words = [*folders, *TRAINED, "--epochs", 3, "--lr_policy", policy]
     assert scripts("train_patch_forensics", *words).code == 0
     steps = iter([False] * 2 + [True])
     step = cr_ud.trainer.Trainer._step
@@ -563,6 +567,7 @@ def test_bad_training(small: Path, scripts: Scripts, tmp_path: Path) -> None:
         (["--which_model_netD", "xception_block99"], "xception_block99"),
         (["--fake_im_path", tmp_path], "no such folder"),
         (["--name", "{nothing}"], "cannot be made out"),
+        (["--lr_policy", "cosine"], "give --epochs"),
     ):
         run = scripts("train_patch_forensics", *folders, *words)
         assert (run.code, said in run.err.splitlines()[-1]) == (2, True), run
