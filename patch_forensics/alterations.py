@@ -10,6 +10,7 @@ import numpy as np
 
 from images.choice import Reading
 from images.decoding import Crop
+from images.distortions import jpeg
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,7 @@ class PatchReading(Reading):
 
 def jpeg_of_swapped(image: np.ndarray, quality: int) -> np.ndarray:
     """JPEG by OpenCV, red taken for blue: the published code does not exchange them, so chroma is coarser for red."""
-    done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return decoded
+    return np.ascontiguousarray(jpeg(image[:, :, ::-1], quality, "cv2")[:, :, ::-1])
 
 
 def brightness_contrast(image: np.ndarray, alpha: float, beta: float) -> np.ndarray:

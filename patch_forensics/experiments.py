@@ -8,6 +8,7 @@ from itertools import pairwise
 
 _CELEBAHQ = "dataset/faces/celebahq"
 _FACEFORENSICS = "dataset/faces/faceforensics_aligned"
+_METHODS = {"df": "Deepfakes", "nt": "NeuralTextures", "fs": "FaceSwap", "f2f": "Face2Face"}
 _INVERTED = (f"{_CELEBAHQ}/inverted_and_unpaired_real", f"{_CELEBAHQ}/inverted_and_unpaired_fake")
 _SUFFIX = "seed{seed}_{which_model_netD}_{lr_policy}_p{patience}"
 # Networks with less depth were given more time.
@@ -42,13 +43,10 @@ EXPERIMENTS = {
         f"{_CELEBAHQ}/real-tfr-1024-resized128", f"{_CELEBAHQ}/pgan-pretrained-128-png", ("--no_serial_batches",)
     ),
     **{
-        name: Experiment(f"{_FACEFORENSICS}/{method}/original", f"{_FACEFORENSICS}/{method}/manipulated")
-        for name, method in {
-            "gp2-faceforensics-df": "Deepfakes",
-            "gp3-faceforensics-nt": "NeuralTextures",
-            "gp4-faceforensics-fs": "FaceSwap",
-            "gp5-faceforensics-f2f": "Face2Face",
-        }.items()
+        f"gp{number}-faceforensics-{short}": Experiment(
+            f"{_FACEFORENSICS}/{method}/original", f"{_FACEFORENSICS}/{method}/manipulated"
+        )
+        for number, (short, method) in enumerate(_METHODS.items(), start=2)
     },
 }
 """By name; each was run with xception_block1 to 5, some also with the networks of `BASELINES`."""
@@ -58,32 +56,6 @@ BASELINES = {
     "resnet18_layer1": "baseline_resnet18_layer1",
 }
 """Suffixes of their names."""
-GROUPS = {
-    "gen_models": (
-        *(
-            (f"celebahq/{folder}", "celebahq/real-tfr-1024-resized128", f"celebahq-{name}-pretrained")
-            for folder, name in (
-                ("pgan-pretrained-128-png", "pgan"),
-                ("sgan-pretrained-128-png", "sgan"),
-                ("glow-pretrained-128-png", "glow"),
-            )
-        ),
-        ("celeba/mfa-defaults", "celeba/mfa-real", "celeba-gmm"),
-        ("ffhq/pgan-9k-128-png", "ffhq/real-tfr-1024-resized128", "ffhq-pgan"),
-        ("ffhq/sgan-pretrained-128-png", "ffhq/real-tfr-1024-resized128", "ffhq-sgan"),
-        ("ffhq/sgan2-pretrained-128-png", "ffhq/real-tfr-1024-resized128", "ffhq-sgan2"),
-    ),
-    "faceforensics": tuple(
-        (f"faceforensics_aligned/{method}/manipulated", f"faceforensics_aligned/{method}/original", name)
-        for method, name in (
-            ("NeuralTextures", "NT"),
-            ("Deepfakes", "DF"),
-            ("Face2Face", "F2F"),
-            ("FaceSwap", "FS"),
-        )
-    ),
-}
-"""Folders of fakes and of reals, and names, of the data sets that are tested together."""
 
 
 def with_experiment(words: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A page on a patch classifier: how good it is beside others, where it looks, and on which patches."""
+"""Pages: how good a patch classifier is beside others and where it looks; and the pictures of a folder."""
 
 from __future__ import annotations
 
@@ -82,13 +82,23 @@ def write_page(root: Path, results: Path, top_patches: Path, maps: Sequence[Path
             [],
         ),
     ]
+    rows = [(name, [ap(detector, name) for detector in detectors]) for name in sets]
+    page = _rendered("patches.html.j2", intro=_INTRO, detectors=detectors, rows=rows, sections=sections)
+    write_text(root / NAME, page)
+    return root / NAME
+
+
+def write_lightbox(path: Path, names: Sequence[str], title: str) -> Path:
+    """Write a page for pictures beside it, with a filter by name and a large view; it asks no network."""
+    write_text(path, _rendered("lightbox.html.j2", title=title, names=list(names)))
+    return path
+
+
+def _rendered(template: str, **values: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("patch_forensics"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    rows = [(name, [ap(detector, name) for detector in detectors]) for name in sets]
-    template = environment.get_template("patches.html.j2")
-    write_text(root / NAME, template.render(intro=_INTRO, detectors=detectors, rows=rows, sections=sections))
-    return root / NAME
+    return environment.get_template(template).render(**values)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cr_ud.task import Task
 from images.sets import FAKE, ImageItem
+from patch_forensics.averages import averaged
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,8 @@ class PatchTask(Task):
     def evidence(self, output: Tensor) -> Tensor:
         """(N, 4): the mean log-probability of both classes, the share of patches for class 1, its mean probability."""
         places = _places(output).double()
-        log_p = places.log_softmax(1)
-        votes = (places[:, 1] > places[:, 0]).double().mean(1)
-        return torch.stack([*log_p.mean(2).unbind(1), votes, log_p[:, 1].exp().mean(1)], dim=1)
+        votes, _, probability = averaged(places[:, 1] - places[:, 0]).unbind(1)
+        return torch.stack([*places.log_softmax(1).mean(2).unbind(1), votes, probability], dim=1)
 
     def summary(self, evidence: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Loss; the share of patches that are right; and of images by the most votes and by the mean probability."""

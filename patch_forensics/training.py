@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from cr_ud.options import Monitoring, Optimisation
 from cr_ud.schedule import CosineSchedule, Schedule
 from cr_ud.trainer import Training
 from cr_ud.training_data import EpochOrder, Loader
-from cr_ud.training_run import run_training
+from cr_ud.training_run import announced, run_training
 from cr_ud.training_sets import TrainingSets
 from detectors.detector import Detector
 from detectors.devices import use_device
@@ -28,14 +27,13 @@ from detectors.patch_networks import initialise, published_start
 from images.choice import Reading
 from images.decoding import drawn_box
 from images.distortions import resize_shorter_side
-from images.sets import ImageSet, find_image_pair
 from passes.options import RunOptions
 from passes.processes import process_group
 from patch_forensics.alterations import PublishedCrop, brightness_contrast, equalise, jpeg_of_swapped, power
-from patch_forensics.options import PATCHES, PatchTraining, chosen_device
+from patch_forensics.options import PatchTraining
 from patch_forensics.patch_task import PatchTask
 from patch_forensics.patience import PatienceSchedule
-from patch_forensics.trained import Trained, run_name
+from patch_forensics.trained import Trained, images_of, run_name, trained_as
 from utils.cli import say
 from utils.errors import UserError
 from utils.files import safe_join, write_text
@@ -170,26 +168,12 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
     saved |= {"name": run_name(saved), "prefix": "", "suffix": ""}
     folder = safe_join(options.checkpoints_dir or run.output_dir, saved["name"])
     files = PatchRunFiles(folder)
-    trained = Trained(
-        saved["name"],
-        options.which_model_netD,
-        options.model == PATCHES,
-        options.fake_class_id,
-        load,
-        options.test_size,
-        options.batch_size,
-        files.best,
-    )
-    device = use_device(chosen_device(options.device, options.gpu_ids), "fp32")
+    trained = trained_as(saved, files.options, files.best)
+    device = use_device(options.chosen_device, "fp32")
     resume = run.resume or options.load_model
     with process_group(device.type) as ranks:
-        sets = TrainingSets(_images(options, "train"), _images(options, "val"))
-        assert sets.validation is not None
-        if ranks.is_first:
-            say(f"{folder}: {len(sets.training)} training and {len(sets.validation)} validation images")
-            for warning in sets.warnings:
-                sys.stderr.write(f"warning: {warning}\n")
-        inputs = ranks.from_first(sets.digests() if ranks.is_first else None)
+        sets = TrainingSets(images_of(options, "train", "train"), images_of(options, "val", "val"))
+        inputs, notes = announced(sets, folder, ranks)
         task = PatchTask(options.fake_class_id)
         model = _initial(trained, run.seed, options).train()
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -239,22 +223,11 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
             title=saved["name"],
             settings=plain(options, run),
             inputs=inputs,
-            **(sets.notes() if ranks.is_first else {}),
+            **notes,
         )
         if ranks.is_first:
             say(str(files.best))
     return files
-
-
-def _images(options: PatchTraining, part: str) -> ImageSet:
-    return find_image_pair(
-        options.real_im_path / part,
-        options.fake_im_path / part,
-        part,
-        num_real=options.max_dataset_size,
-        num_fake=options.max_dataset_size,
-        flags="--real_im_path and --fake_im_path, with train/ and val/ in each,",
-    )
 
 
 def _initial(trained: Trained, seed: int, options: PatchTraining) -> nn.Module:

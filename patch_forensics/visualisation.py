@@ -19,7 +19,6 @@ from PIL import Image
 from images.decoding import Crop, decode_image
 from images.sets import FAKE, REAL, ImageSet
 from patch_forensics.averages import order_of
-from patch_forensics.lightbox import write_lightbox
 from patch_forensics.overlays import (
     NOTEBOOK_SIDE,
     average_picture,
@@ -27,6 +26,7 @@ from patch_forensics.overlays import (
     notebook_overlay,
     published_overlay,
 )
+from patch_forensics.patch_page import write_lightbox
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import read_npz, write_npz, write_text
@@ -110,15 +110,9 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
         items = images.with_label(label).items
         for group in _GROUPS:
             place = folder / name / group
-            sheets = ContactSheets(
-                folder / name / group / "sheet",
-                panels=4,
-                caption_lines=2,
-                columns=1,
-                rows=6,
-                title=f"{group} {name}: the image, p(fake) of its patches, as published, and the published contour",
-                legend=_legend(),
-            )
+            title = f"{group} {name}: the image, p(fake) of its patches, as published, and the published contour"
+            legend = ("p(fake) 0", LOOKS["signed"].legend()[1], "1")
+            sheets = ContactSheets(place / "sheet", panels=4, columns=1, rows=6, title=title, legend=legend)
             shape: tuple[int, ...] = ()
             pictures = []
             for rank, prediction in enumerate(Prediction.read(place / "preds.txt"), start=1):
@@ -168,7 +162,3 @@ def _draw_both(folder: Path, fake_class: int) -> list[Path]:
     path = folder / "telling_places.png"
     save_picture(path, both.repeat(scale, axis=0).repeat(scale, axis=1))
     return [path]
-
-
-def _legend() -> tuple[str, np.ndarray, str]:
-    return "p(fake) 0", LOOKS["signed"].legend()[1], "1"

@@ -17,9 +17,10 @@ EXAMPLE = (
 
 def main() -> None:
     settings = read_settings(DESCRIPTION, EXAMPLE, TopPatchOptions, RESULTS)
-    from patch_forensics.top_patches import extract_top_patches
+    from patch_forensics.top_patches import TopPatches
+    from patch_forensics.trained import run_tested
 
-    extract_top_patches(*settings)
+    run_tested(TopPatches, *settings)
 
 
 if __name__ == "__main__":

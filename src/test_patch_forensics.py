@@ -18,9 +18,10 @@ EXAMPLE = (
 
 def main() -> None:
     settings = read_settings(DESCRIPTION, EXAMPLE, PatchTest, RESULTS)
-    from patch_forensics.analysis import test_patches
+    from patch_forensics.analysis import PatchEvaluation
+    from patch_forensics.trained import run_tested
 
-    test_patches(*settings)
+    run_tested(PatchEvaluation, *settings)
 
 
 if __name__ == "__main__":

@@ -33,14 +33,13 @@ from passes.one_pass import PassBatch, run_pass
 from passes.shared_forward import SharedForward
 from patch_forensics.alterations import PublishedCrop, brightness_contrast, equalise, jpeg_of_swapped, power
 from patch_forensics.averages import AVERAGES, FILES, averaged, order_of
-from patch_forensics.clusters import position_group, shown_label
+from patch_forensics.clusters import KNOWN, position_group, shown_label
 from patch_forensics.collector import MapCollector
-from patch_forensics.experiments import EXPERIMENTS, GROUPS, experiment_flags, with_experiment
-from patch_forensics.geometry import Geometries
-from patch_forensics.lightbox import write_lightbox
+from patch_forensics.experiments import EXPERIMENTS, experiment_flags, with_experiment
+from patch_forensics.geometry import geometries
 from patch_forensics.options import PatchTraining
 from patch_forensics.overlays import blurred, combined_picture, notebook_overlay, scaled
-from patch_forensics.patch_page import write_page
+from patch_forensics.patch_page import write_lightbox, write_page
 from patch_forensics.patch_task import PatchTask
 from patch_forensics.patience import PatienceSchedule
 from patch_forensics.top_patches import TopPatchCollector, tiled
@@ -324,15 +323,16 @@ def test_top_patches_of_parts_are_those_of_the_whole(unique: bool, small: Path) 
     merged.load_state(halves[1].state())
     merged.merge(halves[0].state())
     for label in (0, 1):
-        for name, array in whole.best[label].items():
-            np.testing.assert_allclose(merged.best[label][name], array, err_msg=name)
-        assert list(whole.best[label]["logit"]) == sorted(whole.best[label]["logit"])
-        assert len(whole.best[label]["logit"]) == 6
-        assert not unique or len(set(whole.best[label]["position"])) == 6
+        best, parts = whole.best(label), merged.best(label)
+        for name, array in best.items():
+            np.testing.assert_allclose(parts[name], array, err_msg=name)
+        assert list(best["logit"]) == sorted(best["logit"])
+        assert len(best["logit"]) == 6
+        assert not unique or len(set(best["position"])) == 6
 
 
 def test_cut_patches_hold_what_a_place_sees() -> None:
-    geometry = Geometries(small_detector().model)(40, 48)
+    geometry = geometries(small_detector().model)(40, 48)
     image = np.random.default_rng(0).random((40, 48, 3))
     assert geometry.field == 19
     inner = geometry.cut(image, 4, 4, 0.0)
@@ -343,7 +343,7 @@ def test_cut_patches_hold_what_a_place_sees() -> None:
     np.testing.assert_array_equal(corner[6:, 6:], image[:13, :13])
     assert (corner[:6] == -1).all()
     with pytest.raises(UserError, match="raise --loadSize"):
-        Geometries(small_detector("xception_block2").model)(40, 48)
+        geometries(small_detector("xception_block2").model)(40, 48)
 
 
 # training
@@ -513,7 +513,8 @@ def test_published_experiments() -> None:
     # a name that was made before is not made longer
     assert run_name({**saved, "name": name, "suffix": options.suffix}) == name
     assert with_experiment(["--config", "mine.yml"]) == ["--config", "mine.yml"]
-    assert {name for sets in GROUPS.values() for _, _, name in sets} >= {"celeba-gmm", "NT", "ffhq-sgan2"}
+    names = {row["name"] for group in ("gen_models", "faceforensics") for row in table(KNOWN / f"{group}.csv")}
+    assert names >= {"celeba-gmm", "NT", "ffhq-sgan2"}
 
 
 # what a user can mend
