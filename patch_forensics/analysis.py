@@ -17,8 +17,7 @@ from images.sets import ImageSet
 from passes.analysis import Subject
 from passes.one_pass import PassReport
 from passes.shared_forward import SharedForward
-from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics
-from patch_forensics.collector import MapCollector
+from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics, MapCollector
 from patch_forensics.figures import draw_precision_recall
 from patch_forensics.geometry import check_sizes, geometries
 from patch_forensics.options import PatchTest

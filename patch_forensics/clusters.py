@@ -22,20 +22,20 @@ from images.decoding import Crop, Resize, image_size
 from images.distortions import resize
 from images.sets import FAKE, LABEL_NAMES, REAL
 from passes.options import RunOptions
+from patch_forensics.experiments import KNOWN
 from patch_forensics.figures import draw_groups
 from patch_forensics.geometry import geometries
 from patch_forensics.options import ClusterOptions
-from patch_forensics.top_patches import PREFIXES, SCRIPT, TopPatch, pixels_of, save_tiles
+from patch_forensics.top_patches import PREFIXES, pixels_of, read_patches, save_tiles
 from utils.cli import say
 from utils.errors import UserError
-from utils.files import CODE_ROOT, read_npz, safe_join, sha256_file, write_npz, write_text
+from utils.files import read_npz, safe_join, sha256_file, write_npz, write_text
 from utils.pictures import picture_grid, save_grid
 from utils.provenance import Origin, read_record, write_record
 from utils.settings import plain
 from utils.tables import read_rows, write_rows
 
 _COMPUTATION = 1
-KNOWN = CODE_ROOT / "patch_forensics" / "known"
 FACE_LABELS = KNOWN / "face_labels.csv"
 """Labels of face parsers trained on CelebAMask-HQ, in the published groups."""
 _VERTICAL, _HORIZONTAL = ("top", "middle", "bottom"), ("left", "centre", "right")
@@ -143,7 +143,7 @@ def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount
         UserError: There are no patches, a label map is missing or does not fit, or the images have gone.
     """
     table, folder = options.path / "top_patches.csv", options.path / "clusters"
-    patches = read_rows(table, TopPatch, made_by=SCRIPT)
+    patches = read_patches(options.path)
     made = read_record(table).get("settings", {})
     arrays = {label: read_npz(options.path / f"{prefix}.npz") for label, prefix in PREFIXES.items()}
     side = int(arrays[REAL]["finesize"])
@@ -166,7 +166,7 @@ def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount
     strongest: dict[tuple[str, int], np.ndarray] = {}
     for label, prefix in PREFIXES.items():
         # weakest first, as the arrays are
-        mine = [row for row in patches if row.label == LABEL_NAMES[label]][::-1]
+        mine = patches[label][::-1]
         groups = np.array(
             [grouping(label, row.path, (slice(row.top, row.bottom), slice(row.left, row.right))) for row in mine]
         )

@@ -39,15 +39,12 @@ class Geometry:
 
     def cut(self, image: np.ndarray, row: int, column: int, fill: float) -> np.ndarray:
         """What a place sees of (H, W, ...), at the side of a `field` x `field` canvas where the image ends."""
-        part = image[self.span(row, column)]
-        if part.shape[:2] == (self.field, self.field):
-            return part
-        canvas = np.full((self.field, self.field, *image.shape[2:]), fill, dtype=image.dtype)
-        top, left = (
-            max(0, self.field - int(spans[place, 1])) for spans, place in ((self.rows, row), (self.columns, column))
-        )
-        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
-        return canvas
+        spans = self.span(row, column)
+        missing = [(0, 0)] * image.ndim
+        for axis, span in enumerate(spans):
+            before = max(0, self.field - span.stop)
+            missing[axis] = before, self.field - (span.stop - span.start) - before
+        return np.pad(image[spans], missing, constant_values=fill)
 
 
 def geometries(model: nn.Module) -> Geometries:

@@ -40,6 +40,18 @@ class _Images(_Where):
     real_im_path: Path = flag(None, "folder of real images; in training with train/ and val/ in it", metavar="DIR")
     fake_im_path: Path = flag(None, "the same of fake images", metavar="DIR")
     fake_class_id: int | None = flag(None, "which class is fake; absent: as trained", metavar="0|1")
+    loadSize: int | None = flag(
+        None,
+        "pixels that the shorter side is scaled to; patch classifiers are tested on the central square of this side; "
+        "0: images of any size as they are; absent: as trained, in training 333 of an Xception, else 256",
+        parse=count,
+    )
+    fineSize: int | None = flag(
+        None,
+        "side of the crop in training, and of whole-image classifiers; absent: as trained, in training 299 of an "
+        "Xception, 224 of a ResNet, else 256",
+        parse=positive,
+    )
     nThreads: int | None = flag(
         None, "decoding processes; absent: as many as are useful", parse=count, recorded=False, metavar="N"
     )
@@ -72,13 +84,6 @@ class TestedRun(_Images):
     results_dir: Path | None = flag(None, "published name of --output_dir", metavar="DIR")
     model: Model | None = flag(None, "whether patches or whole images are classified; absent: as trained")
     which_model_netD: str | None = flag(None, "network; absent: as trained", metavar="NAME")
-    loadSize: int | None = flag(
-        None,
-        "pixels that the shorter side is scaled to; patch classifiers see the central square of this side; 0: images "
-        "of any size as they are; absent: as trained",
-        parse=count,
-    )
-    fineSize: int | None = flag(None, "side of the crop of whole-image classifiers; absent: as trained", parse=positive)
     batch_size: int | None = flag(None, "images in a batch; absent: as trained", parse=positive)
     name: str | None = flag(None, "of the run, in output folders; absent: as trained", parse=plain_name)
     force_redo: bool = flag(False, "published name of --overwrite", recorded=False)
@@ -132,14 +137,6 @@ class PatchTraining(_Images):
     fake_class_id: int = flag(0, "which class is fake", metavar="0|1")
     init_type: Literal["xavier", "normal", "kaiming", "orthogonal", "high_pass"] = flag(
         "xavier", "distribution of random weights; high_pass, not published, is for short training (docs/training.md)"
-    )
-    loadSize: int | None = flag(
-        None,
-        "pixels that the shorter side is scaled to; 0: not scaled; absent: 333 of an Xception, 256 of others",
-        parse=count,
-    )
-    fineSize: int | None = flag(
-        None, "side of the crop in training; absent: 299 of an Xception, 224 of a ResNet, else 256", parse=positive
     )
     random_crop: bool = flag(False, "crop at random; else at the centre")
     random_resized_crop: bool = flag(False, "crop 8 to 100 %% of the area at random, and scale it")

@@ -9,7 +9,7 @@ from pathlib import Path
 from passes.options import RunOptions
 from patch_forensics.analysis import SCRIPT, MetricRow, PatchEvaluation
 from patch_forensics.averages import FULL
-from patch_forensics.clusters import FACE_LABELS, KNOWN
+from patch_forensics.experiments import KNOWN
 from patch_forensics.figures import draw_runs
 from patch_forensics.options import GroupTest, PatchTest
 from patch_forensics.trained import run_tested
@@ -19,6 +19,8 @@ from utils.files import write_text
 from utils.provenance import describes, read_record
 from utils.tables import ABSENT, markdown, percent, percent_range, read_rows, write_rows
 
+GROUPS = ("gen_models", "faceforensics")
+"""Of data sets, published."""
 _SHOWN = ("after_softmax", FULL)
 """What stands in tables: of classifiers of patches, of whole images."""
 
@@ -83,11 +85,10 @@ def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
 
 
 def _sets(options: GroupTest) -> list[DataSet]:
-    known = {path.stem: path for path in sorted(KNOWN.glob("*.csv")) if path != FACE_LABELS}
-    file = known.get(options.group, Path(options.group))
+    file = KNOWN / f"{options.group}.csv" if options.group in GROUPS else Path(options.group)
     if not file.is_file():
         raise UserError(
-            f"no group {options.group}: use {', '.join(known)}, or a CSV with the columns name, real and fake"
+            f"no group {options.group}: use {', '.join(GROUPS)}, or a CSV with the columns name, real and fake"
         )
     return read_rows(file, DataSet, made_by="the columns name, real and fake")
 

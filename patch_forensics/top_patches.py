@@ -163,7 +163,6 @@ class TopPatches(OfTrained[TopPatchOptions]):
             if not len(best["logit"]):
                 raise UserError(f"no {LABEL_NAMES[label]} images could be used: give others")
             patches, rows = self._cut(collector.images, label, best)
-            paths = [str(collector.images.items[position].path) for position in best["position"].tolist()]
             write_npz(
                 self.folder / f"{PREFIXES[label]}.npz",
                 patch=patches,
@@ -174,7 +173,7 @@ class TopPatches(OfTrained[TopPatchOptions]):
                 finesize=np.array(self.trained.load_size),
                 which_model_netD=np.array(self.trained.network),
             )
-            write_text(self.folder / f"{PREFIXES[label]}_files.txt", "".join(f"{path}\n" for path in paths))
+            write_text(self.folder / f"{PREFIXES[label]}_files.txt", "".join(f"{row.path}\n" for row in rows))
             table += reversed(rows)
         write_rows(self.folder / "top_patches.csv", table, TopPatch)
         return {}
@@ -208,15 +207,14 @@ class TopPatches(OfTrained[TopPatchOptions]):
 
     def draw(self) -> list[Path]:
         drawn = []
-        table = read_rows(self.outputs[0], TopPatch, made_by=SCRIPT)
+        table = read_patches(self.folder)
         for label, prefix in PREFIXES.items():
             patches = pixels_of(read_npz(self.folder / f"{prefix}.npz")["patch"])
             drawn.append(self.folder / f"{prefix}_grid.jpg")
             save_tiles(drawn[-1], patches)
             title = f"strongest patches of {LABEL_NAMES[label]} images"
             sheets = ContactSheets(self.folder / f"{prefix}_sheet", title=title, columns=4, rows=6)
-            strongest = [row for row in table if row.label == LABEL_NAMES[label]][:_SHOWN]
-            for row, patch in zip(strongest, patches[::-1], strict=False):
+            for row, patch in zip(table[label][:_SHOWN], patches[::-1], strict=False):
                 outlined = self._shown(row.path, row.path)
                 cv2.rectangle(outlined, (row.left, row.top), (row.right - 1, row.bottom - 1), _YELLOW, 3)
                 sheets.add([patch, outlined], [Path(row.path).name, f"p({row.label}) {row.value:.4f}"])
@@ -224,16 +222,24 @@ class TopPatches(OfTrained[TopPatchOptions]):
         return drawn
 
     def messages(self) -> list[str]:
-        table = read_rows(self.outputs[0], TopPatch, made_by=SCRIPT)
         lines = []
-        for label in PREFIXES:
-            mine = [row for row in table if row.label == LABEL_NAMES[label]]
+        for label, mine in read_patches(self.folder).items():
             images = len({row.path for row in mine})
             lines.append(
                 f"{self.gan_name}: {len(mine)} {LABEL_NAMES[label]} patches of {images} images, "
                 f"p({LABEL_NAMES[label]}) {mine[-1].value:.4f} to {mine[0].value:.4f}"
             )
         return lines
+
+
+def read_patches(folder: Path) -> dict[int, list[TopPatch]]:
+    """The rows of `top_patches.csv` by label, strongest first.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    rows = read_rows(folder / "top_patches.csv", TopPatch, made_by=SCRIPT)
+    return {label: [row for row in rows if row.label == LABEL_NAMES[label]] for label in PREFIXES}
 
 
 def pixels_of(patches: np.ndarray) -> np.ndarray:

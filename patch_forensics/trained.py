@@ -155,8 +155,12 @@ def tested_subject(options: TestedRun, run: RunOptions) -> tuple[Trained, Subjec
     )
     images = images_of(options, options.dataset_name)
     run = replace(run, output_dir=options.results_dir or run.output_dir, overwrite=run.overwrite or options.force_redo)
-    reading = PatchReading(trained.batch_size, num_workers=options.nThreads, transform=transform)
-    reading = replace(reading, skip_bad_images=options.skip_bad_images)
+    reading = PatchReading(
+        trained.batch_size,
+        num_workers=options.nThreads,
+        skip_bad_images=options.skip_bad_images,
+        transform=transform,
+    )
     tag = f"{trained.name}-{options.partition}-{options.which_epoch}"
     settings = plain(options, run)
     return trained, Subject(detector, tag, options.dataset_name, described(images), reading, run, settings)

@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from images.decoding import Crop, decode_image
+from images.distortions import resize
 from images.sets import FAKE, REAL, ImageSet
 from patch_forensics.averages import order_of
 from patch_forensics.overlays import (
     NOTEBOOK_SIDE,
-    average_picture,
+    coloured,
     combined_picture,
     notebook_overlay,
     published_overlay,
+    scaled,
 )
 from patch_forensics.patch_page import write_lightbox
 from utils.errors import UserError
@@ -122,9 +123,7 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
                 shape = image.shape
                 p_real = prediction.p1 if fake_class == 0 else prediction.p0
                 right = (p_real > 0.5) == (label == REAL)
-                small = np.asarray(
-                    Image.fromarray(image).resize((NOTEBOOK_SIDE, NOTEBOOK_SIDE), Image.Resampling.LANCZOS)
-                )
+                small = resize(image, NOTEBOOK_SIDE, NOTEBOOK_SIDE, "lanczos")
                 p_fake = heat if fake_class == 1 else 1 - heat
                 readable = probability_heatmap(p_fake, image.shape[:2])
                 shown = {
@@ -144,7 +143,7 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
             average = place / "heatmap_avg.npz"
             if average.exists():
                 pictures.append(place / "heatmap_avg.png")
-                save_picture(pictures[-1], average_picture(read_npz(average)["heatmap"], shape))
+                save_picture(pictures[-1], coloured(scaled(read_npz(average)["heatmap"], 0.0), shape))
             names = [path.name for path in pictures]
             drawn += [*sheets.finish(), *pictures, write_lightbox(place / "+lightbox.html", names, f"{group} {name}")]
     return [*drawn, *_draw_both(folder, fake_class)]

@@ -31,20 +31,26 @@ from images.loading import iterate_batches, plan_batches
 from images.sets import ImageSet, find_image_pair
 from passes.one_pass import PassBatch, run_pass
 from passes.shared_forward import SharedForward
-from patch_forensics.alterations import PublishedCrop, brightness_contrast, equalise, jpeg_of_swapped, power
-from patch_forensics.averages import AVERAGES, FILES, averaged, order_of
-from patch_forensics.clusters import KNOWN, position_group, shown_label
-from patch_forensics.collector import MapCollector
-from patch_forensics.experiments import EXPERIMENTS, experiment_flags, with_experiment
+from patch_forensics.alterations import (
+    PatchTransform,
+    PublishedCrop,
+    brightness_contrast,
+    equalise,
+    jpeg_of_swapped,
+    power,
+)
+from patch_forensics.averages import AVERAGES, FILES, MapCollector, averaged, order_of
+from patch_forensics.clusters import position_group, shown_label
+from patch_forensics.experiments import EXPERIMENTS, KNOWN, experiment_flags, with_experiment
 from patch_forensics.geometry import geometries
 from patch_forensics.options import PatchTraining
 from patch_forensics.overlays import blurred, combined_picture, notebook_overlay, scaled
 from patch_forensics.patch_page import write_lightbox, write_page
-from patch_forensics.patch_task import PatchTask
-from patch_forensics.patience import PatienceSchedule
+from patch_forensics.patch_task import PatchTask, PatienceSchedule
+from patch_forensics.tables import GROUPS
 from patch_forensics.top_patches import TopPatchCollector, tiled
 from patch_forensics.trained import run_name
-from patch_forensics.training import PatchTransform, PublishedOrder
+from patch_forensics.training import PublishedOrder
 from utils.errors import UserError
 from utils.settings import read_settings
 
@@ -513,7 +519,7 @@ def test_published_experiments() -> None:
     # a name that was made before is not made longer
     assert run_name({**saved, "name": name, "suffix": options.suffix}) == name
     assert with_experiment(["--config", "mine.yml"]) == ["--config", "mine.yml"]
-    names = {row["name"] for group in ("gen_models", "faceforensics") for row in table(KNOWN / f"{group}.csv")}
+    names = {row["name"] for group in GROUPS for row in table(KNOWN / f"{group}.csv")}
     assert names >= {"celeba-gmm", "NT", "ffhq-sgan2"}
 
 
