@@ -21,7 +21,7 @@ from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics,
 from patch_forensics.figures import draw_precision_recall
 from patch_forensics.geometry import check_sizes, geometries
 from patch_forensics.options import PatchTest
-from patch_forensics.trained import OfTrained, Trained
+from patch_forensics.trained import OfTrained
 from patch_forensics.visualisation import draw_telling_images, write_telling_images
 from utils.errors import UserError
 from utils.files import read_npz
@@ -57,8 +57,9 @@ class PatchEvaluation(OfTrained[PatchTest]):
     name = "patch_test"
     computation = 2
 
-    def __init__(self, subject: Subject, options: PatchTest, trained: Trained) -> None:
-        super().__init__(subject, options, trained)
+    def __init__(self, subject: Subject, options: PatchTest) -> None:
+        super().__init__(subject, options)
+        trained = self.trained
         if options.visualize and not trained.is_patch:
             raise UserError(
                 f"--visualize: {trained.network} classifies whole images and has no heat maps: leave it out"

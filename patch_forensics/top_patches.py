@@ -24,7 +24,7 @@ from passes.one_pass import PassBatch, PassReport, State
 from passes.shared_forward import SharedForward, finite
 from patch_forensics.geometry import check_sizes, geometries
 from patch_forensics.options import TopPatchOptions
-from patch_forensics.trained import OfTrained, Trained
+from patch_forensics.trained import OfTrained
 from utils.errors import UserError
 from utils.files import atomic_path, read_npz, write_npz, write_text
 from utils.pictures import ContactSheets
@@ -130,12 +130,12 @@ class TopPatches(OfTrained[TopPatchOptions]):
 
     name = "top_patches"
 
-    def __init__(self, subject: Subject, options: TopPatchOptions, trained: Trained) -> None:
+    def __init__(self, subject: Subject, options: TopPatchOptions) -> None:
         # results of several numbers lie beside each other, and so do their states
-        super().__init__(replace(subject, tag=f"{subject.tag}-top{options.topn}"), options, trained)
-        if not trained.is_patch:
+        super().__init__(replace(subject, tag=f"{subject.tag}-top{options.topn}"), options)
+        if not self.trained.is_patch:
             raise UserError(
-                f"{trained.network} classifies whole images and has no patches: use a classifier of patches"
+                f"{self.trained.network} classifies whole images and has no patches: use a classifier of patches"
             )
         self._geometry_of = geometries(subject.detector.model)
         check_sizes(self._geometry_of, self.images, subject.reading)

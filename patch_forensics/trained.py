@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from detectors.detector import load_checkpoint
+from detectors.choice import DetectorChoice
+from detectors.detector import Detector, load_checkpoint
 from detectors.networks import Architecture, get_architecture
 from detectors.patch_networks import FAKE_CLASS, HALF, PREFIX
+from images.choice import ImageChoice
 from images.finding import described
 from images.sets import ImageSet, find_image_pair
 from passes.analysis import Analysis, Subject
 from passes.options import RunOptions
-from passes.processes import process_group
-from passes.running import run_analyses, tracked, warned
+from passes.running import run_experiment
 from patch_forensics.alterations import PatchReading, PublishedCrop
 from patch_forensics.options import PATCHES, WHOLE, PatchTraining, TestedRun, default_sizes
 from utils.errors import UserError
@@ -23,7 +24,6 @@ from utils.files import safe_join, safe_name
 from utils.settings import plain, read_mapping
 
 Options = TypeVar("Options", bound=TestedRun)
-Kind = TypeVar("Kind", bound=Analysis[Any])
 
 _BATCH = 32
 _NUMBERS = ("fake_class_id", "loadSize", "fineSize", "batch_size")
@@ -134,44 +134,21 @@ def images_of(options: TestedRun | PatchTraining, name: str, part: str = "") -> 
     )
 
 
-def tested_subject(options: TestedRun, run: RunOptions) -> tuple[Trained, Subject]:
-    """The classifier and the images that a command line names.
-
-    Raises:
-        UserError: Anything of them is missing or does not fit.
-    """
-    trained = read_trained(options)
-    detector = load_checkpoint(
-        trained.architecture, trained.weights, options.chosen_device, fake_class=trained.fake_class
-    )
-    transform = PublishedCrop(
-        "center" if trained.load_size else "none",
-        trained.crop_size,
-        trained.load_size,
-        options.test_flip,
-        options.test_compression,
-        options.test_blur,
-        options.test_gamma,
-    )
-    images = images_of(options, options.dataset_name)
-    run = replace(run, output_dir=options.results_dir or run.output_dir, overwrite=run.overwrite or options.force_redo)
-    reading = PatchReading(
-        trained.batch_size,
-        num_workers=options.nThreads,
-        skip_bad_images=options.skip_bad_images,
-        transform=transform,
-    )
-    tag = f"{trained.name}-{options.partition}-{options.which_epoch}"
-    settings = plain(options, run)
-    return trained, Subject(detector, tag, options.dataset_name, described(images), reading, run, settings)
-
-
 class OfTrained(Analysis[Options]):
     """An analysis of the images that a command line names, with the classifier that it names."""
 
-    def __init__(self, subject: Subject, options: Options, trained: Trained) -> None:
+    def __init__(self, subject: Subject, options: Options) -> None:
         super().__init__(subject, options)
-        self.trained = trained
+        self.trained = read_trained(options)
+
+    @classmethod
+    def choose_images(cls, choice: ImageChoice, options: Options) -> dict[str, ImageSet]:
+        return {options.dataset_name: described(images_of(options, options.dataset_name))}
+
+    @classmethod
+    def load_detector(cls, choice: DetectorChoice, options: Options) -> Detector:
+        trained = read_trained(options)
+        return load_checkpoint(trained.architecture, trained.weights, choice.device, fake_class=trained.fake_class)
 
     @property
     def folder(self) -> Path:
@@ -187,17 +164,30 @@ class OfTrained(Analysis[Options]):
         return {"fake_class": self.trained.fake_class}
 
 
-def run_tested(analysis: Callable[[Subject, Options, Trained], Kind], options: Options, run: RunOptions) -> Kind:
+def run_tested(analysis: type[OfTrained[Any]], options: TestedRun, run: RunOptions) -> None:
     """Run an analysis of the classifier and the images that a command line names.
 
     Raises:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
-    with process_group() as ranks:
-        trained, subject = tested_subject(options, run)
-        wanted = analysis(subject, options, trained)
-        warned({subject.gan_name: subject.images}, ranks)
-        with tracked(subject.run, wanted.name, subject.settings, ranks) as tracker:
-            run_analyses([wanted], ranks=ranks, tracker=tracker)
-    return wanted
+    trained = read_trained(options)
+    transform = PublishedCrop(
+        "center" if trained.load_size else "none",
+        trained.crop_size,
+        trained.load_size,
+        options.test_flip,
+        options.test_compression,
+        options.test_blur,
+        options.test_gamma,
+    )
+    reading = PatchReading(
+        trained.batch_size,
+        num_workers=options.nThreads,
+        skip_bad_images=options.skip_bad_images,
+        transform=transform,
+    )
+    tag = f"{trained.name}-{options.partition}-{options.which_epoch}"
+    detector = DetectorChoice(trained.architecture.name, tag, trained.weights, device=options.chosen_device)
+    run = replace(run, output_dir=options.results_dir or run.output_dir, overwrite=run.overwrite or options.force_redo)
+    run_experiment(analysis, detector, ImageChoice(), reading, options, run)
