@@ -72,7 +72,7 @@ class EpochOrder:
         if self.pairs and (self.balance or self.batch_size % 2):
             raise UserError("--pairs needs an even --bsize, and excludes --class_bal: pairs are balanced")
         if self.pairs:
-            find_pairs(self.image_set)
+            self.positions(0)  # complains of images without a partner
         if self.batch_size < self.ranks.world_size * self.accumulate:
             raise UserError(
                 f"--bsize {self.batch_size} is less than {self.ranks.world_size} processes times {self.accumulate} "

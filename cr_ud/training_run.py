@@ -22,7 +22,7 @@ from cr_ud.trainer import Trainer, Training
 from cr_ud.training_data import EpochOrder, Loader
 from cr_ud.training_figures import draw_comparison, draw_curves
 from cr_ud.training_log import EPOCH, read_log
-from cr_ud.training_sets import find_sets
+from cr_ud.training_sets import TrainingSets, find_sets
 from detectors.detector import Detector
 from detectors.devices import use_device
 from detectors.networks import get_architecture
@@ -110,6 +110,17 @@ def run_training(
     return files
 
 
+def announced(sets: TrainingSets, folder: Path, ranks: Ranks) -> tuple[dict[str, str], dict[str, object]]:
+    """Digests and notes of the images, after what there is to say of them; one process looks into the files."""
+    if not ranks.is_first:
+        return ranks.from_first(None), {}
+    validation = 0 if sets.validation is None else len(sets.validation)
+    say(f"{folder}: {len(sets.training)} training and {validation} validation images")
+    for warning in sets.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    return ranks.from_first(sets.digests()), sets.notes()
+
+
 def train_detectors(
     choice: TrainingImages,
     network: TrainedNetwork,
@@ -143,15 +154,9 @@ def train_detectors(
         for classes, sets in zip(lists, found, strict=True):
             name = "+".join(classes)
             folder = layout.training(name if len(lists) > 1 else None)
-            if ranks.is_first:
-                validation = 0 if sets.validation is None else len(sets.validation)
-                say(f"{folder}: {len(sets.training)} training and {validation} validation images")
-                for warning in sets.warnings:
-                    sys.stderr.write(f"warning: {warning}\n")
+            digests, notes = announced(sets, folder, ranks)
             model, init = initial_model(arch, network.init, run.seed)
             model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            # files are looked into by one process
-            digests = ranks.from_first(sets.digests() if ranks.is_first else None)
             inputs = digests | ({"init": init} if init else {})
             fixed = {"arch": arch, "init": network.init, "seed": run.seed, "compat": run.compat, **inputs}
             determining = {**plain(augmentation), **how.determining(), **fixed}
@@ -178,7 +183,7 @@ def train_detectors(
                 inputs=inputs,
                 variant=augmentation.variant,
                 classes=list(classes),
-                **(sets.notes() if ranks.is_first else {}),
+                **notes,
             )
         if ranks.is_first:
             for files in runs.values():

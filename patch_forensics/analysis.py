@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from evaluation.metrics import checked
 from evaluation.scores import Scores
-from evaluation.summary import ScoreSummary, summarise_columns
+from evaluation.summary import summarise_columns
 from images.sets import ImageSet
-from passes.analysis import Analysis, Subject
+from passes.analysis import Subject
 from passes.one_pass import PassReport
-from passes.options import RunOptions
 from passes.shared_forward import SharedForward
-from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics
-from patch_forensics.collector import MapCollector
+from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics, MapCollector
 from patch_forensics.figures import draw_precision_recall
-from patch_forensics.geometry import Geometries, check_sizes
+from patch_forensics.geometry import check_sizes, geometries
 from patch_forensics.options import PatchTest
-from patch_forensics.trained import Trained, result_folder, run_tested
+from patch_forensics.trained import OfTrained
 from patch_forensics.visualisation import draw_telling_images, write_telling_images
 from utils.errors import UserError
 from utils.files import read_npz
@@ -37,6 +37,7 @@ class MetricRow:
     Attributes:
         ap_class_1: Average precision with class 1 (real, unless trained otherwise) as positive, as published.
         ap_fake: With fakes as positives, as elsewhere in this project.
+        ap_low, ap_high: Its 95 % interval; NaN of `patch`.
         acc: Share decided rightly.
         n: Number of images, or of patches.
     """
@@ -44,29 +45,27 @@ class MetricRow:
     average: str
     ap_class_1: float
     ap_fake: float
+    ap_low: float
+    ap_high: float
     acc: float
     n: int
 
 
-class PatchEvaluation(Analysis[PatchTest]):
+class PatchEvaluation(OfTrained[PatchTest]):
     """Scores of images by the averages of their patches' scores."""
 
     name = "patch_test"
+    computation = 2
 
-    def __init__(self, subject: Subject, options: PatchTest, trained: Trained) -> None:
+    def __init__(self, subject: Subject, options: PatchTest) -> None:
         super().__init__(subject, options)
-        self.trained = trained
+        trained = self.trained
         if options.visualize and not trained.is_patch:
             raise UserError(
                 f"--visualize: {trained.network} classifies whole images and has no heat maps: leave it out"
             )
         if trained.is_patch and not trained.load_size:
-            check_sizes(Geometries(subject.detector.model), self.images, subject.reading)
-
-    @property
-    def folder(self) -> Path:
-        """Where the published code writes."""
-        return result_folder(self.trained, self.subject, self.options)
+            check_sizes(geometries(subject.detector.model), self.images, subject.reading)
 
     @property
     def averages(self) -> tuple[str, ...]:
@@ -79,13 +78,10 @@ class PatchEvaluation(Analysis[PatchTest]):
         tables = ("scores.csv", "summary.csv", "metrics.csv")
         return [*(self.folder / name for name in tables), *(self.folder / f"{FILES[name]}.npz" for name in named)]
 
-    def inputs(self) -> dict[str, str]:
-        return {}
-
     def facts(self) -> dict[str, object]:
         options = self.options
         vis = {"average_mode": options.average_mode, "topn": options.topn} if options.visualize else {}
-        return {"bootstrap": options.bootstrap, "fake_class": self.trained.fake_class, **vis}
+        return {**super().facts(), "bootstrap": options.bootstrap, **vis}
 
     def collector(self, forward: SharedForward, images: ImageSet) -> MapCollector:
         return MapCollector(forward, images, self.trained.fake_class)
@@ -102,21 +98,24 @@ class PatchEvaluation(Analysis[PatchTest]):
         samples = {name: (classes, first_class[:, place]) for place, name in enumerate(self.averages)}
         if self.trained.is_patch:
             maps = [collector.maps[position].ravel() for position in seen]
-            samples[PATCH] = np.repeat(classes, [len(part) for part in maps]), _sigmoid(np.concatenate(maps))
+            of_patches = np.repeat(classes, [len(part) for part in maps])
+            samples[PATCH] = of_patches, expit(np.concatenate(maps), dtype=np.float64)
+        summary = summarise_columns(labels, columns, {}, None, draws=self.options.bootstrap, seed=self.subject.run.seed)
+        bounds = {row.variant: (row.ap_low, row.ap_high) for row in summary}
         rows = []
         for name, (truth, scores) in samples.items():
             metrics = ClassMetrics.of(truth, scores)
             metrics.write(self.folder / f"{FILES[name]}.npz")
             fakes = metrics.ap if self.trained.fake_class == 1 else ClassMetrics.of(1 - truth, 1 - scores).ap
-            rows.append(MetricRow(name, metrics.ap, fakes, metrics.acc, metrics.n))
-        summary = summarise_columns(labels, columns, {}, None, draws=self.options.bootstrap, seed=self.subject.run.seed)
+            low, high = bounds.get(name, (math.nan, math.nan))
+            rows.append(MetricRow(name, metrics.ap, fakes, low, high, metrics.acc, metrics.n))
         if self.options.visualize and self.options.average_mode:
             mode = AVERAGES.index(self.options.average_mode)
             write_telling_images(
                 self.folder / "vis",
                 self.images,
                 dict(zip(seen, first_class[:, mode].tolist(), strict=True)),
-                lambda position: _sigmoid(collector.maps[position]),
+                lambda position: expit(collector.maps[position]),
                 self.trained.fake_class,
                 self.options.topn,
             )
@@ -135,43 +134,23 @@ class PatchEvaluation(Analysis[PatchTest]):
             drawn += draw_telling_images(self.folder / "vis", self.images, transform, self.trained.fake_class)
         return drawn
 
-    @property
-    def summary(self) -> Mapping[str, ScoreSummary]:
-        """Metrics with intervals by average, from the file; fakes are the positives."""
-        return {row.variant: row for row in read_rows(self.folder / "summary.csv", ScoreSummary, made_by=SCRIPT)}
+    def rows(self) -> list[MetricRow]:
+        """What was found, from the file."""
+        return read_rows(self.folder / "metrics.csv", MetricRow, made_by=SCRIPT)
 
     def numbers(self) -> dict[str, float]:
-        rows = read_rows(self.folder / "metrics.csv", MetricRow, made_by=SCRIPT)
-        return {
-            f"{row.average}/{name}": getattr(row, name) for row in rows for name in ("ap_class_1", "ap_fake", "acc")
-        }
+        shown = ("ap_class_1", "ap_fake", "acc")
+        return {f"{row.average}/{name}": getattr(row, name) for row in self.rows() for name in shown}
 
     def messages(self) -> list[str]:
-        rows = read_rows(self.folder / "metrics.csv", MetricRow, made_by=SCRIPT)
-        summary = self.summary
+        rows = self.rows()
         lines = [
             f"{self.gan_name}, {self.trained.name}: {rows[0].n} images; class {1 - self.trained.fake_class} is real"
         ]
         for row in rows:
-            known = summary.get(row.average)
-            bounds = f" [{known.ap_low:.4f}, {known.ap_high:.4f}]" if known else ""
+            bounds = "" if math.isnan(row.ap_low) else f" [{row.ap_low:.4f}, {row.ap_high:.4f}]"
             what = "AP of fakes" if row.average != PATCH else "AP of fakes, every patch a sample,"
             lines.append(
                 f"{row.average}: {what} {row.ap_fake:.4f}{bounds}, of class 1 {row.ap_class_1:.4f}, acc {row.acc:.4f}"
             )
         return lines
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    """float32, without a warning where exp() leaves its range."""
-    return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
-
-
-def test_patches(options: PatchTest, run: RunOptions) -> PatchEvaluation:
-    """Evaluate a classifier on the images named.
-
-    Raises:
-        UserError: Anything a user can mend.
-        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
-    """
-    return run_tested(PatchEvaluation, options, run)

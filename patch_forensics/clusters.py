@@ -6,49 +6,37 @@ often a group is met by chance is told by one random place of the grid of each i
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from detectors.patch_networks import build_patch_network
 from evaluation.intervals import wilson_interval
-from images.decoding import Crop, image_size
+from images.decoding import Crop, Resize, image_size
+from images.distortions import resize
 from images.sets import FAKE, LABEL_NAMES, REAL
 from passes.options import RunOptions
+from patch_forensics.experiments import KNOWN
 from patch_forensics.figures import draw_groups
-from patch_forensics.geometry import Geometries
+from patch_forensics.geometry import geometries
 from patch_forensics.options import ClusterOptions
-from patch_forensics.top_patches import PREFIXES, SCRIPT, TopPatch, pixels_of, save_tiles
+from patch_forensics.top_patches import PREFIXES, pixels_of, read_patches, save_tiles
 from utils.cli import say
 from utils.errors import UserError
 from utils.files import read_npz, safe_join, sha256_file, write_npz, write_text
 from utils.pictures import picture_grid, save_grid
 from utils.provenance import Origin, read_record, write_record
 from utils.settings import plain
-from utils.tables import read_rows, read_table, write_rows
+from utils.tables import read_rows, write_rows
 
 _COMPUTATION = 1
-_FACE = (
-    "background",
-    "skin",
-    "brows",
-    "brows",
-    "eye",
-    "eye",
-    "eye",
-    "ear",
-    "ear",
-    "ear",
-    "nose",
-    "mouth",
-    "mouth",
-    "mouth",
-)
-FACE_GROUPS = dict(enumerate((*_FACE, "neck", "neck", "clothes", "hair", "hat")))
+FACE_LABELS = KNOWN / "face_labels.csv"
 """Labels of face parsers trained on CelebAMask-HQ, in the published groups."""
 _VERTICAL, _HORIZONTAL = ("top", "middle", "bottom"), ("left", "centre", "right")
 _TILES = 225
@@ -83,6 +71,14 @@ class GroupCount:
     random_high: float
 
 
+@dataclass(frozen=True)
+class LabelGroup:
+    """A row of `--groups`: a label of label maps, and its group."""
+
+    label: int
+    group: str
+
+
 def shown_label(labels: np.ndarray, span: Span) -> int:
     """The label of which the largest share of all its pixels lies in the span; of equal shares the first met."""
     part = labels[span].ravel()
@@ -101,42 +97,43 @@ def position_group(span: Span, height: int, width: int) -> str:
     return " ".join(words)
 
 
-class _Labels:
-    """Groups by label maps."""
+def _by_labels(options: ClusterOptions, images: Mapping[int, Path], crop: Crop) -> Grouping:
+    """Groups by label maps, of images in these folders."""
+    assert options.real_labels is not None
+    assert options.fake_labels is not None
+    maps = {REAL: options.real_labels, FAKE: options.fake_labels}
+    rows = read_rows(options.groups or FACE_LABELS, LabelGroup, made_by="the columns label and group")
+    names = {row.label: row.group for row in rows}
 
-    def __init__(self, options: ClusterOptions, folders: Mapping[int, Path], crop: Crop) -> None:
-        assert options.real_labels is not None
-        assert options.fake_labels is not None
-        self._maps = {REAL: options.real_labels, FAKE: options.fake_labels}
-        self._images, self._crop = folders, crop
-        self._names = FACE_GROUPS if options.groups is None else _read_groups(options.groups)
-        self._last: tuple[str, np.ndarray] = ("", np.zeros(0))
+    @lru_cache
+    def labels_of(label: int, path: Path) -> np.ndarray:
+        inside = path.relative_to(images[label]) if path.is_relative_to(images[label]) else Path(path.name)
+        labels = _read_labels(safe_join(maps[label], inside.with_suffix(".png").as_posix()), path)
+        return crop(labels, seed=0, name=path.name)
 
-    def __call__(self, label: int, path: str, span: Span) -> str:
-        if self._last[0] != path:
-            self._last = path, self._read(label, Path(path))
-        found = shown_label(self._last[1], span)
-        return self._names.get(found, f"label {found}")
+    def group(label: int, path: str, span: Span) -> str:
+        found = shown_label(labels_of(label, Path(path)), span)
+        return names.get(found, f"label {found}")
 
-    def _read(self, label: int, path: Path) -> np.ndarray:
-        folder = self._images[label]
-        inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-        file = safe_join(self._maps[label], inside.with_suffix(".png").as_posix())
-        try:
-            with Image.open(file, formats=["PNG"]) as image:
-                labels = np.asarray(image)
-        except FileNotFoundError:
-            raise UserError(f"no label map {file} for {path}: make it (docs/patch_forensics.md)") from None
-        except OSError as error:
-            raise UserError(f"label map {file} is damaged or no PNG: make it anew") from error
-        height, width = image_size(path)
-        if labels.ndim != 2 or labels.dtype != np.uint8 or labels.shape[0] * width != labels.shape[1] * height:
-            raise UserError(
-                f"label map {file} has the shape {labels.shape} of {labels.dtype}, its image {width}x{height} pixels: "
-                "give one 8-bit number for each pixel, in the proportions of the image"
-            )
-        scaled = Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST)
-        return self._crop(np.asarray(scaled), seed=0, name=path.name)
+    return group
+
+
+def _read_labels(file: Path, path: Path) -> np.ndarray:
+    """The label map of an image, (H, W) uint8 of its size."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            labels = np.asarray(image)
+    except FileNotFoundError:
+        raise UserError(f"no label map {file} for {path}: make it (docs/patch_forensics.md)") from None
+    except OSError as error:
+        raise UserError(f"label map {file} is damaged or no PNG: make it anew") from error
+    height, width = image_size(path)
+    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.shape[0] * width != labels.shape[1] * height:
+        raise UserError(
+            f"label map {file} has the shape {labels.shape} of {labels.dtype}, its image {width}x{height} pixels: "
+            "give one 8-bit number for each pixel, in the proportions of the image"
+        )
+    return resize(labels, height, width, "nearest")
 
 
 def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount]:
@@ -145,13 +142,13 @@ def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount
     Raises:
         UserError: There are no patches, a label map is missing or does not fit, or the images have gone.
     """
-    table_path = options.path / "top_patches.csv"
-    table = read_rows(table_path, TopPatch, made_by=SCRIPT)
-    made = read_record(table_path).get("settings", {})
+    table, folder = options.path / "top_patches.csv", options.path / "clusters"
+    patches = read_patches(options.path)
+    made = read_record(table).get("settings", {})
     arrays = {label: read_npz(options.path / f"{prefix}.npz") for label, prefix in PREFIXES.items()}
     side = int(arrays[REAL]["finesize"])
-    crop = _NearestCrop("center" if side else "none", side, side)
-    geometries = Geometries(build_patch_network(str(arrays[REAL]["which_model_netD"])).eval())
+    crop = Crop("center" if side else "none", side, Resize(side, interpolation="nearest") if side else 0)
+    geometry_of = geometries(build_patch_network(str(arrays[REAL]["which_model_netD"])).eval())
 
     def size_of(path: str) -> tuple[int, int]:
         return crop.output_size(*image_size(path))
@@ -159,111 +156,99 @@ def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount
     def by_position(label: int, path: str, span: Span) -> str:
         return position_group(span, *size_of(path))
 
-    folders = {
-        REAL: Path(str(made.get("real_im_path"))).absolute(),
-        FAKE: Path(str(made.get("fake_im_path"))).absolute(),
-    }
-    grouping: Grouping = by_position if options.real_labels is None else _Labels(options, folders, crop)
+    grouping: Grouping = by_position
+    if options.real_labels is not None:
+        images = {REAL: made.get("real_im_path"), FAKE: made.get("fake_im_path")}
+        folders = {label: Path(str(name)).absolute() for label, name in images.items()}
+        grouping = _by_labels(options, folders, crop)
     generator = np.random.default_rng(run.seed)
-    counts: list[GroupCount] = []
-    members: dict[tuple[str, int], list[int]] = {}
-    for label, name in LABEL_NAMES.items():
-        if label not in PREFIXES or label is None:
-            continue
+    rows: list[GroupCount] = []
+    strongest: dict[tuple[str, int], np.ndarray] = {}
+    for label, prefix in PREFIXES.items():
         # weakest first, as the arrays are
-        rows = [row for row in table if row.label == name][::-1]
-        groups = defaultdict(list)
-        for place, row in enumerate(rows):
-            span = slice(row.top, row.bottom), slice(row.left, row.right)
-            groups[grouping(label, row.path, span)].append(place)
-        chance: dict[str, int] = defaultdict(int)
-        paths = sorted({row.path for row in rows})
-        for path in paths:
-            geometry = geometries(*size_of(path))
+        mine = patches[label][::-1]
+        groups = np.array(
+            [grouping(label, row.path, (slice(row.top, row.bottom), slice(row.left, row.right))) for row in mine]
+        )
+        chance: Counter[str] = Counter()
+        for path in sorted({row.path for row in mine}):
+            geometry = geometry_of(*size_of(path))
             drawn = (int(generator.integers(len(ends))) for ends in (geometry.rows, geometry.columns))
             chance[grouping(label, path, geometry.span(*drawn))] += 1
-        order = sorted({*groups, *chance}, key=lambda group: (-len(groups.get(group, ())), group))
-        for number, group in enumerate(order):
-            mine = groups.get(group, [])
-            members[name, number] = mine
-            count, met = len(mine), chance.get(group, 0)
-            shares = (count, count / len(rows), *wilson_interval(count, len(rows)))
-            random_shares = (met, met / len(paths), *wilson_interval(met, len(paths)))
-            counts.append(GroupCount(name, number, group, *shares, *random_shares))
-        _write(options.path / "clusters" / f"{PREFIXES[label]}_clusters", counts, name, members, rows, arrays[label])
-    target = options.path / "clusters" / "clusters.csv"
-    write_rows(target, counts)
-    inputs = {"top_patches": sha256_file(table_path)}
-    write_record(
-        [target], Origin(_COMPUTATION, inputs, plain(options, run)), settings=plain(options, run), seed=run.seed
-    )
-    pictures = draw_groups(counts, options.path / "clusters" / "histogram")
-    pictures += _draw_best(counts, members, arrays, options.path / "clusters" / "best_patches")
+        counts = _counts(LABEL_NAMES[label], Counter(groups.tolist()), chance)
+        rows += counts
+        members = {count.group: np.flatnonzero(groups == count.group) for count in counts}
+        _write(folder / f"{prefix}_clusters", counts, members, [row.path for row in mine], arrays[label])
+        for group, places in members.items():
+            strongest[group, label] = pixels_of(arrays[label]["patch"][places[: -_SHOWN_PATCHES - 1 : -1]])
+    target = folder / "clusters.csv"
+    write_rows(target, rows)
+    settings = plain(options, run)
+    origin = Origin(_COMPUTATION, {"top_patches": sha256_file(table)}, settings)
+    write_record([target], origin, settings=settings, seed=run.seed)
+    pictures = draw_groups(*_totals(rows), folder / "histogram")
+    pictures += _draw_best(rows, strongest, folder / "best_patches")
     for file in (target, *pictures):
         say(str(file))
-    return counts
+    return rows
 
 
-@dataclass(frozen=True)
-class _NearestCrop(Crop):
-    interpolation = "nearest"
+def _counts(label: str, patches: Counter[str], random: Counter[str]) -> list[GroupCount]:
+    """The groups of one label, the largest first."""
+    rows = []
+    for number, group in enumerate(sorted({*patches, *random}, key=lambda group: (-patches[group], group))):
+        cells: list[Any] = []
+        for counts in (patches, random):
+            count, total = counts[group], counts.total()
+            cells += [count, count / total, *wilson_interval(count, total)]
+        rows.append(GroupCount(label, number, group, *cells))
+    return rows
+
+
+def _totals(rows: Sequence[GroupCount]) -> tuple[Counter[str], Counter[str]]:
+    """Patches and random places of each group, over all labels."""
+    patches: Counter[str] = Counter()
+    random: Counter[str] = Counter()
+    for row in rows:
+        patches[row.group] += row.patches
+        random[row.group] += row.random
+    return patches, random
 
 
 def _write(
     folder: Path,
-    counts: Sequence[GroupCount],
-    name: str,
-    members: Mapping[tuple[str, int], Sequence[int]],
-    rows: Sequence[TopPatch],
+    rows: Sequence[GroupCount],
+    members: Mapping[str, np.ndarray],
+    paths: Sequence[str],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
     """The published files of the groups of one label."""
     for stale in sorted(folder.glob("cluster_*")):
         stale.unlink()
-    mine = [count for count in counts if count.label == name]
-    for count in mine:
-        places = np.array(members[name, count.cluster], dtype=int)
+    for row in rows:
+        places = members[row.group]
         if not len(places):
             continue
-        stem = folder / f"cluster_{count.cluster}"
+        stem = folder / f"cluster_{row.cluster}"
         own = {key: arrays[key][places] for key in ("patch", "pos", "value")}
         write_npz(stem.with_suffix(".npz"), **{**arrays, **own})
-        write_text(stem.with_suffix(".txt"), "".join(f"{rows[place].path}\n" for place in places))
+        write_text(stem.with_suffix(".txt"), "".join(f"{paths[place]}\n" for place in places))
         save_tiles(stem.with_suffix(".png"), pixels_of(own["patch"][-_TILES:]))
-    for file, numbers in (("counts", [c.patches for c in mine]), ("baseline", [c.random for c in mine])):
-        lines = (f"{c.cluster}: {c.group}, {number} patches\n" for c, number in zip(mine, numbers, strict=True))
+    for file, column in (("counts", "patches"), ("baseline", "random")):
+        lines = (f"{row.cluster}: {row.group}, {getattr(row, column)} patches\n" for row in rows)
         write_text(folder / f"{file}.txt", "".join(lines))
-    draw_groups(mine, folder / "histogram")
+    draw_groups(*_totals(rows), folder / "histogram")
 
 
-def _draw_best(
-    counts: Sequence[GroupCount],
-    members: Mapping[tuple[str, int], Sequence[int]],
-    arrays: Mapping[int, Mapping[str, np.ndarray]],
-    stem: Path,
-) -> list[Path]:
+def _draw_best(rows: Sequence[GroupCount], strongest: Mapping[tuple[str, int], np.ndarray], stem: Path) -> list[Path]:
     """The strongest patches of the groups that hold most."""
-    totals: dict[str, int] = defaultdict(int)
-    for count in counts:
-        totals[count.group] += count.patches
-    largest = sorted(totals, key=lambda group: (-totals[group], group))[:_SHOWN_GROUPS]
+    totals, _ = _totals(rows)
+    counts = {(row.group, row.label): row.patches for row in rows}
     pictures, labels = [], []
-    for group in largest:
+    for group in sorted(totals, key=lambda group: (-totals[group], group))[:_SHOWN_GROUPS]:
         for label in (FAKE, REAL):
             name = LABEL_NAMES[label]
-            own = next((c for c in counts if (c.group, c.label) == (group, name)), None)
-            places = [] if own is None else list(members[name, own.cluster])[: -_SHOWN_PATCHES - 1 : -1]
-            pictures.append(list(pixels_of(arrays[label]["patch"][places])))
-            labels.append([group, f"{name}: {0 if own is None else own.patches}"])
+            pictures.append(list(strongest.get((group, label), ())))
+            labels.append([group, f"{name}: {counts.get((group, name), 0)}"])
     title = "strongest patches of the largest groups, strongest at the left"
     return save_grid(picture_grid(pictures, labels=labels, title=title), stem, ("png",))
-
-
-def _read_groups(path: Path) -> dict[int, str]:
-    header, lines = read_table(path, made_by="the columns label and group")
-    if header != ["label", "group"]:
-        raise UserError(f"{path} has the columns {', '.join(header)}: give it label and group")
-    try:
-        return {int(label): group for label, group in lines}
-    except ValueError as error:
-        raise UserError(f"{path}: {error}: labels are whole numbers") from error

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-_CELEBAHQ = "dataset/faces/celebahq"
-_FACEFORENSICS = "dataset/faces/faceforensics_aligned"
-_INVERTED = (f"{_CELEBAHQ}/inverted_and_unpaired_real", f"{_CELEBAHQ}/inverted_and_unpaired_fake")
+from utils.files import CODE_ROOT
+from utils.tables import read_rows
+
+KNOWN = CODE_ROOT / "patch_forensics" / "known"
+"""Published experiments, groups of data sets, and labels of faces, a CSV each."""
 _SUFFIX = "seed{seed}_{which_model_netD}_{lr_policy}_p{patience}"
 # Networks with less depth were given more time.
 _PATIENCE = {"xception_block1": 50, "xception_block2": 20}
@@ -17,7 +19,7 @@ _OTHER_PATIENCE = 10
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a published training was about.
+    """What a published training was about: a row of `experiments.csv`.
 
     Attributes:
         real, fake: Folders with `train` and `val`.
@@ -26,30 +28,16 @@ class Experiment:
         size: Pixels that images are scaled to, if not those of the crop.
     """
 
+    name: str
     real: str
     fake: str
-    flags: tuple[str, ...] = ()
-    suffix: str = ""
-    size: int | None = None
+    flags: str
+    suffix: str
+    size: int | None
 
 
 EXPERIMENTS = {
-    "gp1-gan-winversion": Experiment(*_INVERTED),
-    "gp1a-gan-winversion": Experiment(*_INVERTED, ("--random_resized_crop",), "_randresizecrop", 333),
-    "gp1b-gan-winversion": Experiment(*_INVERTED, ("--random_crop",), "_randcrop", 333),
-    "gp1c-gan-invonly": Experiment(f"{_CELEBAHQ}/inverted_real", f"{_CELEBAHQ}/inverted_fake"),
-    "gp1d-gan-samplesonly": Experiment(
-        f"{_CELEBAHQ}/real-tfr-1024-resized128", f"{_CELEBAHQ}/pgan-pretrained-128-png", ("--no_serial_batches",)
-    ),
-    **{
-        name: Experiment(f"{_FACEFORENSICS}/{method}/original", f"{_FACEFORENSICS}/{method}/manipulated")
-        for name, method in {
-            "gp2-faceforensics-df": "Deepfakes",
-            "gp3-faceforensics-nt": "NeuralTextures",
-            "gp4-faceforensics-fs": "FaceSwap",
-            "gp5-faceforensics-f2f": "Face2Face",
-        }.items()
-    },
+    row.name: row for row in read_rows(KNOWN / "experiments.csv", Experiment, made_by="a new copy of the project")
 }
 """By name; each was run with xception_block1 to 5, some also with the networks of `BASELINES`."""
 BASELINES = {
@@ -58,32 +46,6 @@ BASELINES = {
     "resnet18_layer1": "baseline_resnet18_layer1",
 }
 """Suffixes of their names."""
-GROUPS = {
-    "gen_models": (
-        *(
-            (f"celebahq/{folder}", "celebahq/real-tfr-1024-resized128", f"celebahq-{name}-pretrained")
-            for folder, name in (
-                ("pgan-pretrained-128-png", "pgan"),
-                ("sgan-pretrained-128-png", "sgan"),
-                ("glow-pretrained-128-png", "glow"),
-            )
-        ),
-        ("celeba/mfa-defaults", "celeba/mfa-real", "celeba-gmm"),
-        ("ffhq/pgan-9k-128-png", "ffhq/real-tfr-1024-resized128", "ffhq-pgan"),
-        ("ffhq/sgan-pretrained-128-png", "ffhq/real-tfr-1024-resized128", "ffhq-sgan"),
-        ("ffhq/sgan2-pretrained-128-png", "ffhq/real-tfr-1024-resized128", "ffhq-sgan2"),
-    ),
-    "faceforensics": tuple(
-        (f"faceforensics_aligned/{method}/manipulated", f"faceforensics_aligned/{method}/original", name)
-        for method, name in (
-            ("NeuralTextures", "NT"),
-            ("Deepfakes", "DF"),
-            ("Face2Face", "F2F"),
-            ("FaceSwap", "FS"),
-        )
-    ),
-}
-"""Folders of fakes and of reals, and names, of the data sets that are tested together."""
 
 
 def with_experiment(words: Sequence[str]) -> list[str]:
@@ -113,4 +75,4 @@ def experiment_flags(name: str, network: str) -> list[str]:
         "patience": _OTHER_PATIENCE if baseline else _PATIENCE.get(network, _OTHER_PATIENCE),
         "max_epochs": 1000,
     }
-    return [*(word for flag, value in given.items() for word in (f"--{flag}", str(value))), *experiment.flags]
+    return [*(word for flag, value in given.items() for word in (f"--{flag}", str(value))), *experiment.flags.split()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -28,31 +28,17 @@ def draw_precision_recall(curve: Mapping[str, np.ndarray], stem: Path, name: str
     return save_figure(figure, stem)
 
 
-class Count(Protocol):
-    """What is drawn of a group."""
-
-    @property
-    def group(self) -> str: ...
-    @property
-    def patches(self) -> int: ...
-    @property
-    def random(self) -> int: ...
-
-
 @house_style()
-def draw_groups(counts: Sequence[Count], stem: Path) -> list[Path]:
+def draw_groups(patches: Counter[str], random: Counter[str], stem: Path) -> list[Path]:
     """Shares of groups among the most predictive patches beside those of random places, with 95 % intervals."""
-    groups = sorted(
-        {count.group for count in counts}, key=lambda group: -sum(c.patches for c in counts if c.group == group)
-    )
+    groups = sorted({*patches, *random}, key=lambda group: -patches[group])
     figure, axes = new_figure(max(4.0, 0.9 * len(groups) + 1.5), 3.6)
-    for shift, colour, text, kind in (
-        (-0.2, PURPLE, "most predictive patches", "patches"),
-        (0.2, GREY, "random places", "random"),
+    for shift, colour, text, counts in (
+        (-0.2, PURPLE, "most predictive patches", patches),
+        (0.2, GREY, "random places", random),
     ):
-        found = [sum(getattr(count, kind) for count in counts if count.group == group) for group in groups]
-        total = sum(found)
-        shares = np.array(found) / max(1, total)
+        found, total = np.array([counts[group] for group in groups]), counts.total()
+        shares = found / max(1, total)
         bounds = np.array([wilson_interval(number, total) for number in found]).T
         places = np.arange(len(groups)) + shift
         axes.bar(places, shares, 0.36, color=colour, label=f"{text} ({total})")

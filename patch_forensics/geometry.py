@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from images.sets import ImageSet
 from lrp import build_program
 from lrp.receptive import receptive_field, visible_pixels
 from utils.errors import UserError
+
+Geometries = Callable[[int, int], "Geometry"]
 
 
 @dataclass(frozen=True)
@@ -35,48 +39,37 @@ class Geometry:
 
     def cut(self, image: np.ndarray, row: int, column: int, fill: float) -> np.ndarray:
         """What a place sees of (H, W, ...), at the side of a `field` x `field` canvas where the image ends."""
-        part = image[self.span(row, column)]
-        if part.shape[:2] == (self.field, self.field):
-            return part
-        canvas = np.full((self.field, self.field, *image.shape[2:]), fill, dtype=image.dtype)
-        top, left = (
-            max(0, self.field - int(spans[place, 1])) for spans, place in ((self.rows, row), (self.columns, column))
-        )
-        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
-        return canvas
+        spans = self.span(row, column)
+        missing = [(0, 0)] * image.ndim
+        for axis, span in enumerate(spans):
+            before = max(0, self.field - span.stop)
+            missing[axis] = before, self.field - (span.stop - span.start) - before
+        return np.pad(image[spans], missing, constant_values=fill)
 
 
-class Geometries:
-    """The geometry of a classifier for images of any size.
+def geometries(model: nn.Module) -> Geometries:
+    """The geometry of a classifier of patches, with any weights, by height and width of an image.
 
-    Args:
-        model: A classifier of patches, with any weights.
+    It raises a `UserError` where the receptive field is larger than the image.
     """
+    program = build_program(model)
 
-    def __init__(self, model: nn.Module) -> None:
-        self._program = build_program(model)
-        self._known: dict[tuple[int, int], Geometry] = {}
+    @cache
+    def geometry(height: int, width: int) -> Geometry:
+        size = torch.Size((1, 3, height, width))
+        field = max(span.length for span in receptive_field(program, size))
+        if field > min(height, width):
+            raise UserError(
+                f"a patch has {field}x{field} pixels, more than an image of {width}x{height}: raise --loadSize, or "
+                "take a network with a smaller receptive field"
+            )
+        rows, columns = (ends.numpy() for ends in visible_pixels(program, size))
+        return Geometry(rows, columns, field)
 
-    def __call__(self, height: int, width: int) -> Geometry:
-        """For images of this size.
-
-        Raises:
-            UserError: The receptive field is larger than the image.
-        """
-        if (height, width) not in self._known:
-            size = torch.Size((1, 3, height, width))
-            field = max(span.length for span in receptive_field(self._program, size))
-            if field > min(height, width):
-                raise UserError(
-                    f"a patch has {field}x{field} pixels, more than an image of {width}x{height}: raise --loadSize, or "
-                    "take a network with a smaller receptive field"
-                )
-            rows, columns = (ends.numpy() for ends in visible_pixels(self._program, size))
-            self._known[height, width] = Geometry(rows, columns, field)
-        return self._known[height, width]
+    return geometry
 
 
-def check_sizes(geometries: Geometries, images: ImageSet, reading: Reading) -> None:
+def check_sizes(geometry: Geometries, images: ImageSet, reading: Reading) -> None:
     """See that a patch fits into every image, from the headers of the files.
 
     Raises:
@@ -86,7 +79,7 @@ def check_sizes(geometries: Geometries, images: ImageSet, reading: Reading) -> N
     # where all are scaled to one size, one says enough
     for item in images.items[: 1 if crop.kind == "center" else None]:
         try:
-            geometries(*crop.output_size(*image_size(item.path)))
+            geometry(*crop.output_size(*image_size(item.path)))
         except UserError as error:
             if not reading.skip_bad_images:
                 raise error if str(item.path) in str(error) else UserError(f"{item.path}: {error}") from error

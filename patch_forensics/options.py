@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from passes.options import RunOptions
 from utils.errors import UserError
@@ -21,7 +21,53 @@ _OTHER_SIZES = (256, 256)
 
 
 @dataclass(frozen=True)
-class TestedRun:
+class _Where:
+    max_dataset_size: int | None = flag(None, "first N images of each folder; 0 or absent: all", parse=count)
+    gpu_ids: str | None = flag(None, "-1: CPU; else the number of a GPU; absent: --device", metavar="N", recorded=False)
+    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
+
+    @property
+    def chosen_device(self) -> str:
+        """The device, by its published number if that is given."""
+        if self.gpu_ids is None:
+            return self.device
+        first = self.gpu_ids.split(",")[0].strip()
+        return "cpu" if first == "-1" else f"cuda:{first}"
+
+
+@dataclass(frozen=True)
+class _Images(_Where):
+    real_im_path: Path = flag(None, "folder of real images; in training with train/ and val/ in it", metavar="DIR")
+    fake_im_path: Path = flag(None, "the same of fake images", metavar="DIR")
+    fake_class_id: int | None = flag(None, "which class is fake; absent: as trained", metavar="0|1")
+    loadSize: int | None = flag(
+        None,
+        "pixels that the shorter side is scaled to; patch classifiers are tested on the central square of this side; "
+        "0: images of any size as they are; absent: as trained, in training 333 of an Xception, else 256",
+        parse=count,
+    )
+    fineSize: int | None = flag(
+        None,
+        "side of the crop in training, and of whole-image classifiers; absent: as trained, in training 299 of an "
+        "Xception, 224 of a ResNet, else 256",
+        parse=positive,
+    )
+    nThreads: int | None = flag(
+        None, "decoding processes; absent: as many as are useful", parse=count, recorded=False, metavar="N"
+    )
+    skip_bad_images: bool = flag(False, "leave out images that cannot be used, and report them")
+    required: ClassVar[tuple[str, ...]] = ("real_im_path", "fake_im_path")
+
+    def __post_init__(self) -> None:
+        for name in self.required:
+            if getattr(self, name) is None:
+                raise UserError(f"--{name} is missing: give it")
+        if self.fake_class_id not in (None, 0, 1):
+            raise UserError(f"--fake_class_id {self.fake_class_id}: use 0 or 1")
+
+
+@dataclass(frozen=True)
+class TestedRun(_Images):
     """Classifier and images.
 
     What is absent here is taken from the `opt.yml` of the training, as the published scripts do it.
@@ -35,42 +81,22 @@ class TestedRun:
     )
     partition: str = flag("val", "part of the data: a name of an output folder", parse=plain_name, metavar="NAME")
     dataset_name: str = flag(None, "of the images, in output folders", parse=plain_name, metavar="NAME")
-    real_im_path: Path = flag(None, "folder of real images", metavar="DIR")
-    fake_im_path: Path = flag(None, "folder of fake images", metavar="DIR")
-    max_dataset_size: int | None = flag(None, "first N images of each folder; 0 or absent: all", parse=count)
     results_dir: Path | None = flag(None, "published name of --output_dir", metavar="DIR")
     model: Model | None = flag(None, "whether patches or whole images are classified; absent: as trained")
     which_model_netD: str | None = flag(None, "network; absent: as trained", metavar="NAME")
-    fake_class_id: int | None = flag(None, "which class is fake; absent: as trained", metavar="0|1")
-    loadSize: int | None = flag(
-        None,
-        "pixels that the shorter side is scaled to; patch classifiers see the central square of this side; 0: images "
-        "of any size as they are; absent: as trained",
-        parse=count,
-    )
-    fineSize: int | None = flag(None, "side of the crop of whole-image classifiers; absent: as trained", parse=positive)
     batch_size: int | None = flag(None, "images in a batch; absent: as trained", parse=positive)
-    nThreads: int | None = flag(
-        None, "decoding processes; absent: as many as are useful", parse=count, recorded=False, metavar="N"
-    )
     name: str | None = flag(None, "of the run, in output folders; absent: as trained", parse=plain_name)
-    gpu_ids: str | None = flag(None, "-1: CPU; else the number of a GPU; absent: --device", metavar="N")
-    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
     force_redo: bool = flag(False, "published name of --overwrite", recorded=False)
-    skip_bad_images: bool = flag(False, "leave out images that cannot be decoded, and report them")
     test_flip: bool = flag(False, "mirror all images")
     test_compression: int = flag(0, "JPEG quality that all images are compressed at; 0: none", parse=count)
     test_blur: int = flag(0, "side of the box that all images are blurred by, pixels; 0: none", parse=count)
     test_gamma: int = flag(0, "exponent of all images' brightness, percent; 0: none", parse=count)
+    required: ClassVar[tuple[str, ...]] = ("train_config", "dataset_name", *_Images.required)
 
     def __post_init__(self) -> None:
-        for name in ("train_config", "dataset_name", "real_im_path", "fake_im_path"):
-            if getattr(self, name) is None:
-                raise UserError(f"--{name} is missing: give it")
+        super().__post_init__()
         # the published README has it so, too
         object.__setattr__(self, "which_epoch", self.which_epoch.replace("best_val", "bestval"))
-        if self.fake_class_id not in (None, 0, 1):
-            raise UserError(f"--fake_class_id {self.fake_class_id}: use 0 or 1")
         if self.test_compression > 100:
             raise UserError(f"--test_compression {self.test_compression}: use a JPEG quality from 1 to 100")
 
@@ -99,11 +125,9 @@ class TopPatchOptions(TestedRun):
 
 
 @dataclass(frozen=True)
-class PatchTraining:
+class PatchTraining(_Images):
     """Training of a classifier."""
 
-    real_im_path: Path = flag(None, "folder with train/ and val/ of real images", metavar="DIR")
-    fake_im_path: Path = flag(None, "the same of fake images", metavar="DIR")
     model: Model = flag("patch_discriminator", "whether patches or whole images are classified")
     which_model_netD: str = flag(
         "xception_block2",
@@ -114,12 +138,6 @@ class PatchTraining:
     init_type: Literal["xavier", "normal", "kaiming", "orthogonal", "high_pass"] = flag(
         "xavier", "distribution of random weights; high_pass, not published, is for short training (docs/training.md)"
     )
-    loadSize: int | None = flag(
-        None, "pixels that the shorter side is scaled to; absent: 333 of an Xception, 256 of others", parse=positive
-    )
-    fineSize: int | None = flag(
-        None, "side of the crop in training; absent: 299 of an Xception, 224 of a ResNet, else 256", parse=positive
-    )
     random_crop: bool = flag(False, "crop at random; else at the centre")
     random_resized_crop: bool = flag(False, "crop 8 to 100 %% of the area at random, and scale it")
     no_flip: bool = flag(False, "mirror no images; else half of them")
@@ -129,12 +147,14 @@ class PatchTraining:
     color_augment: bool = flag(False, "change brightness, contrast, gamma and local contrast, each of half the images")
     all_augment: bool = flag(False, "all of these alterations, each of half the images")
     no_serial_batches: bool = flag(False, "pair each real image with a random fake; else in the order of names")
-    max_dataset_size: int | None = flag(None, "first N images of each folder; 0 or absent: all", parse=count)
+    pairs: bool = flag(False, "alter a real image and the fake beside it alike, if they are equally large")
     batch_size: int = flag(32, "images of a step, half of them real", parse=positive)
     lr: float = flag(1e-3, "learning rate of Adam", parse=positive_number)
     beta1: float = flag(0.9, "of Adam", parse=share)
-    lr_policy: Literal["constant", "plateau"] = flag(
-        "constant", "plateau: a tenth after more than --patience epochs without progress"
+    lr_policy: Literal["constant", "plateau", "cosine"] = flag(
+        "constant",
+        "plateau: a tenth after more than --patience epochs without progress; cosine, not published: rising, then "
+        "falling to 0 within --epochs",
     )
     patience: int = flag(10, "training ends after 5 N epochs without a better validation", parse=positive)
     max_epochs: int | None = flag(None, "end at the first epoch beyond N that is no better", parse=count)
@@ -151,49 +171,33 @@ class PatchTraining:
     load_model: bool = flag(False, "published name of --resume", recorded=False)
     which_epoch: Literal["latest"] = flag("latest", "of --load_model", recorded=False)
     overwrite_config: bool = flag(False, "accepted with --load_model; --overwrite starts anew", recorded=False)
-    nThreads: int | None = flag(
-        None, "decoding processes; absent: as many as are useful", parse=count, recorded=False, metavar="N"
-    )
-    gpu_ids: str | None = flag(None, "-1: CPU; else the number of a GPU; absent: --device", metavar="N", recorded=False)
-    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")
-    skip_bad_images: bool = flag(False, "leave out images that cannot be used; they are listed")
 
     def __post_init__(self) -> None:
-        for name in ("real_im_path", "fake_im_path"):
-            if getattr(self, name) is None:
-                raise UserError(f"--{name} is missing: give it")
-        if self.fake_class_id not in (0, 1):
-            raise UserError(f"--fake_class_id {self.fake_class_id}: use 0 or 1")
+        super().__post_init__()
         if self.random_crop and self.random_resized_crop:
             raise UserError("--random_crop and --random_resized_crop exclude each other: give one of them")
         if self.batch_size % 2:
             raise UserError(f"--batch_size {self.batch_size}: use an even number, half of a step is real")
-        if self.sizes[0] < self.sizes[1] and not self.random_resized_crop:
+        if self.lr_policy == "cosine" and self.epochs is None:
+            raise UserError("--lr_policy cosine needs to know how long: give --epochs")
+        if 0 < self.sizes[0] < self.sizes[1] and not self.random_resized_crop:
             raise UserError(f"--loadSize {self.sizes[0]} is less than --fineSize {self.sizes[1]}: raise or lower one")
 
     @property
     def sizes(self) -> tuple[int, int]:
         """Pixels of the shorter side, and side of the crop in training."""
         known = default_sizes(self.which_model_netD)
-        return self.loadSize or known[0], self.fineSize or known[1]
+        return known[0] if self.loadSize is None else self.loadSize, self.fineSize or known[1]
 
     @property
     def test_size(self) -> int:
-        """Side of the central square that is validated and tested on."""
-        return self.sizes[0] if self.model == PATCHES else self.sizes[1]
+        """Side of the central square that is validated on, and tested on if images are scaled."""
+        return self.sizes[0] if self.model == PATCHES and self.sizes[0] else self.sizes[1]
 
 
 def default_sizes(network: str) -> tuple[int, int]:
     """Pixels of the shorter side and side of the crop that the published parser takes for a network."""
     return next((sizes for part, sizes in _SIZES.items() if part in network), _OTHER_SIZES)
-
-
-def chosen_device(device: str, gpu_ids: str | None) -> str:
-    """A device by its published number, if that is given."""
-    if gpu_ids is None:
-        return device
-    first = gpu_ids.split(",")[0].strip()
-    return "cpu" if first == "-1" else f"cuda:{first}"
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class GroupTest:
+class GroupTest(_Where):
     """Classifier and groups of data sets."""
 
     checkpoint: Path = flag(None, "folder of a training, with opt.yml", metavar="CHECKPOINT", positional=True)
@@ -235,7 +239,4 @@ class GroupTest:
     data_root: Path = flag(Path("dataset/faces"), "where the folders of the groups lie", metavar="DIR")
     which_epoch: str = flag("bestval", "weights <which_epoch>_net_D.pth", parse=plain_name, metavar="TAG")
     results_dir: Path | None = flag(None, "published name of --output_dir", metavar="DIR")
-    max_dataset_size: int | None = flag(None, "first N images of each folder; 0 or absent: all", parse=count)
     bootstrap: int = flag(1000, "redraws of images for intervals", parse=positive)
-    gpu_ids: str | None = flag(None, "-1: CPU; else the number of a GPU; absent: --device", metavar="N")
-    device: str = flag("auto", "auto: a GPU if there is one", metavar="auto|cpu|cuda|cuda:N")

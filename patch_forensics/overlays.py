@@ -34,11 +34,6 @@ def published_overlay(image: np.ndarray, heat: np.ndarray, p_real: float, *, rig
     return picture
 
 
-def average_picture(heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An average map, stretched and coloured."""
-    return coloured(scaled(heat, 0.0), shape)
-
-
 def combined_picture(fakes: np.ndarray, reals: np.ndarray, sigma: float = 0.0) -> np.ndarray:
     """Where both kinds give themselves away: mean p(real) over reals and p(fake) over fakes, in bone colours."""
     both = (blurred(reals, sigma) + 1 - blurred(fakes, sigma)) / 2

@@ -2,71 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
-from passes.analysis import draw_once
+from passes.analysis import Analysis, draw_once
 from utils.errors import UserError
 from utils.files import read_npz, safe_join
 from utils.heatmaps import LOOKS, probability_heatmap
-from utils.layout import Layout
 from utils.pictures import ContactSheets
 
 
-class Explained(Protocol):
-    """What a method has left of the images that it explained."""
+def draw_patch_maps(lrp: Analysis[Any], gradcam: Analysis[Any]) -> list[Path]:
+    """Sheets of the images explained by both, unless they are there: the image, p(fake) of patches, LRP, Grad-CAM.
 
-    layout: Layout
-    gan_name: str
-
-    @property
-    def folder(self) -> Path:
-        """With `arrays/`."""
-
-    @property
-    def outputs(self) -> Sequence[Path]:
-        """Its table."""
-
-
-def draw_patch_maps(lrp: Explained, gradcam: Explained) -> list[Path]:
-    """`draw_comparison` into the output folder, unless that is done.
+    Args:
+        lrp, gradcam: What was run of these methods, with `arrays/` beside its table.
 
     Raises:
-        UserError: As `draw_comparison`.
+        UserError: No image was explained by both, or the network is no classifier of patches.
     """
     layout = lrp.layout
     stem = safe_join(layout.root, f"patch_maps_{layout.arch}")
     sources = [*lrp.outputs, *gradcam.outputs]
 
     def draw() -> list[Path]:
-        return draw_comparison(lrp.folder, gradcam.folder, stem)
+        return _draw(lrp.outputs[0].parent, gradcam.outputs[0].parent, stem)
 
     return draw_once(layout, f"patch_maps-{lrp.gan_name}", sources, {}, draw)
 
 
-def draw_comparison(lrp: Path, gradcam: Path, stem: Path) -> list[Path]:
-    """Sheets of the images explained by both: the image, p(fake) of its patches, LRP, Grad-CAM.
-
-    Args:
-        lrp, gradcam: Folders with `arrays/`, as the scripts of these methods leave them.
-        stem: Of the sheets.
-
-    Raises:
-        UserError: No image was explained by both, or the network is no classifier of patches.
-    """
+def _draw(lrp: Path, gradcam: Path, stem: Path) -> list[Path]:
     look = LOOKS["signed"]
-    sheets = ContactSheets(
-        stem,
-        panels=4,
-        caption_lines=2,
-        columns=1,
-        rows=6,
-        title="The image; p(fake) of every patch; LRP of the mean p(fake); Grad-CAM of it",
-        legend=("p(fake) 0, evidence against", look.legend()[1], "1, evidence for fake"),
-    )
+    title = "The image; p(fake) of every patch; LRP of the mean p(fake); Grad-CAM of it"
+    legend = ("p(fake) 0, evidence against", look.legend()[1], "1, evidence for fake")
+    sheets = ContactSheets(stem, panels=4, columns=1, rows=6, title=title, legend=legend)
     names = [path.relative_to(lrp) for path in sorted((lrp / "arrays").rglob("*.npz"))]
     common = [name for name in names if (gradcam / name).is_file()]
     if not common:
@@ -76,7 +48,7 @@ def draw_comparison(lrp: Path, gradcam: Path, stem: Path) -> list[Path]:
         image, logits = relevance["image"], cam["logits"]
         if logits.ndim != 3:
             raise UserError("the network has one logit for an image: take a classifier of patches, patchforensics-...")
-        probability = 1 / (1 + np.exp(-logits[0].astype(np.float64)))
+        probability = expit(logits[0], dtype=np.float64)
         maps = (
             probability_heatmap(probability, image.shape[:2]),
             look.render(relevance["relevance"]),

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.summary import ScoreSummary
 from passes.options import RunOptions
-from patch_forensics.analysis import SCRIPT, MetricRow, test_patches
+from patch_forensics.analysis import SCRIPT, MetricRow, PatchEvaluation
 from patch_forensics.averages import FULL
-from patch_forensics.experiments import GROUPS
+from patch_forensics.experiments import KNOWN
 from patch_forensics.figures import draw_runs
 from patch_forensics.options import GroupTest, PatchTest
+from patch_forensics.trained import run_tested
 from utils.cli import say_files
 from utils.errors import UserError
 from utils.files import write_text
 from utils.provenance import describes, read_record
-from utils.tables import ABSENT, markdown, percent, percent_range, read_rows, read_table, write_rows
+from utils.tables import ABSENT, markdown, percent, percent_range, read_rows, write_rows
 
+GROUPS = ("gen_models", "faceforensics")
+"""Of data sets, published."""
 _SHOWN = ("after_softmax", FULL)
 """What stands in tables: of classifiers of patches, of whole images."""
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A row of `runs.csv`: an average of a run on a data set; as `MetricRow`, with an interval of `ap_fake`."""
+    """A row of `runs.csv`: an average of a run on a data set, as in `MetricRow`."""
 
     run: str
     partition: str
@@ -42,54 +42,54 @@ class Tested:
     n: int
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """A row of a group: name, folders of reals and of fakes."""
+
+    name: str
+    real: str
+    fake: str
+
+
 def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
     """Test a classifier on the data sets of a group that are there, and write tables over all runs.
 
     Raises:
-        UserError: None of them is there, or as `test_patches`.
+        UserError: None of them is there, or as `run_tested`.
     """
     results = options.results_dir or run.output_dir
-    sets = _sets(options)
-    there = [entry for entry in sets if all((folder / options.partition).is_dir() for folder in entry[:2])]
-    for fake, real, name in sets:
-        if (fake, real, name) not in there:
-            sys.stderr.write(f"warning: {name} is left out: no {options.partition} in {fake} or in {real}\n")
+    there: dict[str, list[Path]] = {}
+    for entry in _sets(options):
+        folders = [options.data_root / folder / options.partition for folder in (entry.real, entry.fake)]
+        if all(folder.is_dir() for folder in folders):
+            there[entry.name] = folders
+        else:
+            sys.stderr.write(f"warning: {entry.name} is left out: no {' or no '.join(map(str, folders))}\n")
     if not there:
         raise UserError(f"none of the data sets of {options.group} lies in {options.data_root}: give --data_root")
-    for fake, real, name in there:
+    same = ("which_epoch", "partition", "max_dataset_size", "gpu_ids", "device", "bootstrap")
+    for name, (real, fake) in there.items():
         test = PatchTest(
             train_config=options.checkpoint / "opt.yml",
-            which_epoch=options.which_epoch,
-            partition=options.partition,
             dataset_name=name,
-            real_im_path=real / options.partition,
-            fake_im_path=fake / options.partition,
-            max_dataset_size=options.max_dataset_size,
+            real_im_path=real,
+            fake_im_path=fake,
             results_dir=results,
-            gpu_ids=options.gpu_ids,
-            device=options.device,
-            bootstrap=options.bootstrap,
+            **{flag: getattr(options, flag) for flag in same},
         )
-        test_patches(test, run)
+        run_tested(PatchEvaluation, test, run)
     written = write_tables(results)
     say_files(written)
     return written
 
 
-def _sets(options: GroupTest) -> list[tuple[Path, Path, str]]:
-    """Folder of the fakes, of the reals, and name."""
-    root = options.data_root
-    if options.group in GROUPS:
-        return [(root / fake, root / real, name) for fake, real, name in GROUPS[options.group]]
-    file = Path(options.group)
+def _sets(options: GroupTest) -> list[DataSet]:
+    file = KNOWN / f"{options.group}.csv" if options.group in GROUPS else Path(options.group)
     if not file.is_file():
         raise UserError(
             f"no group {options.group}: use {', '.join(GROUPS)}, or a CSV with the columns name, real and fake"
         )
-    header, lines = read_table(file, made_by="the columns name, real and fake")
-    if header != ["name", "real", "fake"]:
-        raise UserError(f"{file} has the columns {', '.join(header)}: give it name, real and fake")
-    return [(root / fake, root / real, name) for name, real, fake in lines]
+    return read_rows(file, DataSet, made_by="the columns name, real and fake")
 
 
 def write_tables(results: Path) -> list[Path]:
@@ -103,21 +103,17 @@ def write_tables(results: Path) -> list[Path]:
         if not describes(read_record(path), path):
             continue
         run, partition, epoch, dataset = path.relative_to(results).parts[:4]
-        summary = {row.variant: row for row in read_rows(path.with_name("summary.csv"), ScoreSummary, made_by=SCRIPT)}
-        for metrics in read_rows(path, MetricRow, made_by=SCRIPT):
-            known = summary.get(metrics.average)
-            low, high = (math.nan, math.nan) if known is None else (known.ap_low, known.ap_high)
-            place = (run, partition, epoch.removeprefix("epoch_"), dataset)
-            aps = (metrics.ap_class_1, metrics.ap_fake, low, high)
-            rows.append(Tested(*place, metrics.average, *aps, metrics.acc, n=metrics.n))
+        where = (run, partition, epoch.removeprefix("epoch_"), dataset)
+        rows += (Tested(*where, **vars(metrics)) for metrics in read_rows(path, MetricRow, made_by=SCRIPT))
     if not rows:
         raise UserError(f"no results in {results}: make some with {SCRIPT}")
     table, page = results / "runs.csv", results / "tables.md"
     write_rows(table, rows)
-    shown = [row for row in rows if row.average in _SHOWN]
-    runs = list(dict.fromkeys((row.run, row.partition, row.epoch) for row in shown))
-    sets = list(dict.fromkeys(row.dataset for row in shown))
-    by_place = {(row.run, row.partition, row.epoch, row.dataset): row for row in shown}
+    tested: dict[tuple[str, str, str], dict[str, Tested]] = {}
+    for row in rows:
+        if row.average in _SHOWN:
+            tested.setdefault((row.run, row.partition, row.epoch), {})[row.dataset] = row
+    sets = list(dict.fromkeys(name for own in tested.values() for name in own))
     cells = {
         "Average precision of class 1 (real, unless trained otherwise), as published": lambda row: percent(
             row.ap_class_1, 2
@@ -130,24 +126,13 @@ def write_tables(results: Path) -> list[Path]:
     }
     parts = ["# Patch classifiers", "Percent; patches averaged after the softmax. A dash: not tested."]
     for title, cell in cells.items():
-        lines = [
-            [*run, *(ABSENT if (row := by_place.get((*run, name))) is None else cell(row) for name in sets)]
-            for run in runs
-        ]
+        lines = []
+        for place, own in tested.items():
+            lines.append([*place, *(cell(own[name]) if name in own else ABSENT for name in sets)])
         parts += [f"## {title}", markdown(["run", "partition", "epoch", *sets], lines)]
     write_text(page, "\n\n".join(parts) + "\n")
-    return [table, page, *draw_runs(_curves(shown, runs), sets, results / "runs")]
-
-
-def _curves(
-    rows: Sequence[Tested], runs: Sequence[tuple[str, str, str]]
-) -> Mapping[str, Mapping[str, tuple[float, float, float]]]:
-    """AP of fakes and its interval by data set, for each run."""
-    return {
-        " ".join(run): {
-            row.dataset: (row.ap_fake, row.ap_low, row.ap_high)
-            for row in rows
-            if (row.run, row.partition, row.epoch) == run
-        }
-        for run in runs
+    aps = {
+        " ".join(place): {name: (row.ap_fake, row.ap_low, row.ap_high) for name, row in own.items()}
+        for place, own in tested.items()
     }
+    return [table, page, *draw_runs(aps, sets, results / "runs")]

@@ -6,9 +6,7 @@ Below `patches_top<n>/` of a data set's results, as published: `{reals,fakes}_ea
 
 from __future__ import annotations
 
-import io
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,25 +15,24 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from scipy.special import expit
 
 from images.decoding import decode_image
 from images.sets import FAKE, LABEL_NAMES, REAL, ImageSet
-from passes.analysis import Analysis, Subject
+from passes.analysis import Subject
 from passes.one_pass import PassBatch, PassReport, State
-from passes.options import RunOptions
 from passes.shared_forward import SharedForward, finite
-from patch_forensics.geometry import Geometries, check_sizes
+from patch_forensics.geometry import check_sizes, geometries
 from patch_forensics.options import TopPatchOptions
-from patch_forensics.trained import Trained, result_folder, run_tested
+from patch_forensics.trained import OfTrained
 from utils.errors import UserError
-from utils.files import read_npz, write_bytes, write_npz, write_text
+from utils.files import atomic_path, read_npz, write_npz, write_text
 from utils.pictures import ContactSheets
 from utils.tables import read_rows, write_rows
 
 SCRIPT = "extract_top_patches.py"
 PREFIXES = {REAL: "reals_easiest", FAKE: "fakes_easiest"}
 """Published names, by label."""
-_ORDER = ("logit", "tie")
 _WHERE = ("position", "row", "column")
 _GRID_SIDE = 8192  # pixels; a larger grid of patches leaves out the weakest
 _SHOWN = 24
@@ -57,9 +54,14 @@ class TopPatchCollector:
 
     def __init__(self, forward: SharedForward, images: ImageSet, count: int, *, unique: bool, seed: int) -> None:
         self._forward, self.images, self._count, self._unique, self._seed = forward, images, count, unique, seed
-        self.best: dict[int, State] = {label: _no_patches() for label in PREFIXES}
-        """By label, `logit`, `tie`, `position` (in the set), `row` and `column` of each patch, weakest first."""
+        self._best: State = {"logit": np.zeros(0, np.float32), "tie": np.zeros(0)}
+        self._best |= {name: np.zeros(0, np.int64) for name in ("label", *_WHERE)}
         forward.request("rgb", output=True)
+
+    def best(self, label: int) -> State:
+        """`logit`, `tie`, `position` (in the set), `row` and `column` of each patch of a label, weakest first."""
+        mine = self._best["label"] == label
+        return {name: array[mine] for name, array in self._best.items()}
 
     def update(self, batch: PassBatch) -> None:
         """Add a batch.
@@ -69,47 +71,36 @@ class TopPatchCollector:
         """
         logits = finite(self._forward.output(batch), batch, "the classifier's output")[:, 0].cpu().numpy()
         for item, position, heat in zip(batch.items, batch.positions, logits, strict=True):
-            if item.label not in self.best:
+            if item.label not in PREFIXES:
                 continue
             rows, columns = np.divmod(np.arange(heat.size), heat.shape[1])
             own = {
                 "logit": (heat if item.label == FAKE else -heat).ravel(),
                 "tie": np.random.default_rng([self._seed, position]).random(heat.size),
+                "label": np.full(heat.size, item.label),
                 "position": np.full(heat.size, position),
                 "row": rows,
                 "column": columns,
             }
-            self._add(item.label, _strongest(own, 1 if self._unique else self._count))
+            self.merge(_strongest(own, 1 if self._unique else self._count))
 
     def state(self) -> State:
-        """Arrays of `best` by `<label>.<name>`."""
-        return {f"{label}.{name}": array.copy() for label, best in self.best.items() for name, array in best.items()}
+        """The arrays of `best`, both labels together."""
+        return {name: array.copy() for name, array in self._best.items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        self.best = {label: _of_label(state, label) for label in PREFIXES}
+        self._best = dict(state)
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
-        for label in PREFIXES:
-            self._add(label, _of_label(state, label))
-
-    def _add(self, label: int, more: State) -> None:
-        joined = {name: np.concatenate([array, more[name]]) for name, array in self.best[label].items()}
-        self.best[label] = _strongest(joined, self._count)
-
-
-def _no_patches() -> State:
-    empty: State = {"logit": np.zeros(0, np.float32), "tie": np.zeros(0)}
-    return {**empty, **{name: np.zeros(0, np.int64) for name in _WHERE}}
-
-
-def _of_label(state: Mapping[str, np.ndarray], label: int) -> State:
-    return {name: state[f"{label}.{name}"].copy() for name in (*_ORDER, *_WHERE)}
+        joined = {name: np.concatenate([array, state[name]]) for name, array in self._best.items()}
+        self._best = _strongest(joined, self._count)
 
 
 def _strongest(patches: State, count: int) -> State:
-    """The `count` strongest, weakest first."""
-    order = np.lexsort((patches["tie"], patches["logit"]))[-count:]
-    return {name: array[order] for name, array in patches.items()}
+    """The `count` strongest of each label, weakest first."""
+    order = np.lexsort((patches["tie"], patches["logit"]))
+    kept = np.concatenate([order[patches["label"][order] == label][-count:] for label in PREFIXES])
+    return {name: array[kept] for name, array in patches.items()}
 
 
 @dataclass(frozen=True)
@@ -134,38 +125,32 @@ class TopPatch:
     right: int
 
 
-class TopPatches(Analysis[TopPatchOptions]):
+class TopPatches(OfTrained[TopPatchOptions]):
     """The most predictive patches of each class."""
 
     name = "top_patches"
 
-    def __init__(self, subject: Subject, options: TopPatchOptions, trained: Trained) -> None:
+    def __init__(self, subject: Subject, options: TopPatchOptions) -> None:
         # results of several numbers lie beside each other, and so do their states
         super().__init__(replace(subject, tag=f"{subject.tag}-top{options.topn}"), options)
-        self.trained = trained
-        if not trained.is_patch:
+        if not self.trained.is_patch:
             raise UserError(
-                f"{trained.network} classifies whole images and has no patches: use a classifier of patches"
+                f"{self.trained.network} classifies whole images and has no patches: use a classifier of patches"
             )
-        self._geometries = Geometries(subject.detector.model)
-        check_sizes(self._geometries, self.images, subject.reading)
+        self._geometry_of = geometries(subject.detector.model)
+        check_sizes(self._geometry_of, self.images, subject.reading)
 
     @property
     def folder(self) -> Path:
-        """Where the published code writes."""
-        return result_folder(self.trained, self.subject, self.options) / f"patches_top{self.options.topn}"
+        return super().folder / f"patches_top{self.options.topn}"
 
     @property
     def outputs(self) -> Sequence[Path]:
         arrays = [self.folder / f"{prefix}.npz" for prefix in PREFIXES.values()]
         return [self.folder / "top_patches.csv", *arrays]
 
-    def inputs(self) -> dict[str, str]:
-        return {}
-
     def facts(self) -> dict[str, object]:
-        options = self.options
-        return {"topn": options.topn, "unique": options.unique, "fake_class": self.trained.fake_class}
+        return {**super().facts(), "topn": self.options.topn, "unique": self.options.unique}
 
     def collector(self, forward: SharedForward, images: ImageSet) -> TopPatchCollector:
         options = self.options
@@ -173,11 +158,11 @@ class TopPatches(Analysis[TopPatchOptions]):
 
     def write(self, collector: TopPatchCollector, report: PassReport) -> dict[str, object]:
         table: list[TopPatch] = []
-        for label, best in collector.best.items():
+        for label in PREFIXES:
+            best = collector.best(label)
             if not len(best["logit"]):
                 raise UserError(f"no {LABEL_NAMES[label]} images could be used: give others")
             patches, rows = self._cut(collector.images, label, best)
-            paths = [str(collector.images.items[position].path) for position in best["position"].tolist()]
             write_npz(
                 self.folder / f"{PREFIXES[label]}.npz",
                 patch=patches,
@@ -188,71 +173,73 @@ class TopPatches(Analysis[TopPatchOptions]):
                 finesize=np.array(self.trained.load_size),
                 which_model_netD=np.array(self.trained.network),
             )
-            write_text(self.folder / f"{PREFIXES[label]}_files.txt", "".join(f"{path}\n" for path in paths))
+            write_text(self.folder / f"{PREFIXES[label]}_files.txt", "".join(f"{row.path}\n" for row in rows))
             table += reversed(rows)
         write_rows(self.folder / "top_patches.csv", table, TopPatch)
         return {}
 
     def _cut(self, images: ImageSet, label: int, best: State) -> tuple[np.ndarray, list[TopPatch]]:
         """Patches (k, 3, field, field) as the classifier sees them, and their rows; each image is decoded once."""
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, position in enumerate(best["position"].tolist()):
-            places[position].append(place)
         patches: dict[int, np.ndarray] = {}
         rows: dict[int, TopPatch] = {}
-        count = len(best["logit"])
-        values = 1 / (1 + np.exp(-best["logit"].astype(np.float64)))
-        crop, seed = self.subject.reading.cropping(), self.subject.run.seed
-        for position, mine in places.items():
+        last, count = -1, len(best["logit"])
+        values = expit(best["logit"].astype(np.float64)).tolist()
+        for place in np.argsort(best["position"], kind="stable").tolist():
+            position, row, column = (int(best[name][place]) for name in _WHERE)
             item = images.items[position]
-            image = crop(decode_image(item.path), seed=seed, name=item.name)
-            geometry = self._geometries(*image.shape[:2])
-            self._outsize = np.array([len(geometry.rows), len(geometry.columns)])
-            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-            seen = self.subject.detector.architecture.transform(pixels)[0].permute(1, 2, 0).numpy()
-            for place in mine:
-                row, column = int(best["row"][place]), int(best["column"][place])
-                patches[place] = geometry.cut(seen, row, column, 0.0).transpose(2, 0, 1)
-                vertical, horizontal = geometry.span(row, column)
-                ends = (vertical.start, vertical.stop, horizontal.start, horizontal.stop)
-                value = float(values[place])
-                rows[place] = TopPatch(LABEL_NAMES[label], count - place, str(item.path), value, row, column, *ends)
+            if position != last:
+                image, last = self._shown(item.path, item.name), position
+                geometry = self._geometry_of(*image.shape[:2])
+                pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+                seen = self.subject.detector.inputs(pixels)[0].permute(1, 2, 0).cpu().numpy()
+            patches[place] = geometry.cut(seen, row, column, 0.0).transpose(2, 0, 1)
+            vertical, horizontal = geometry.span(row, column)
+            ends = (vertical.start, vertical.stop, horizontal.start, horizontal.stop)
+            where = (str(item.path), values[place], row, column)
+            rows[place] = TopPatch(LABEL_NAMES[label], count - place, *where, *ends)
+        self._outsize = np.array([len(geometry.rows), len(geometry.columns)])
         return np.stack([patches[place] for place in range(count)]), [rows[place] for place in range(count)]
+
+    def _shown(self, path: Path | str, name: str) -> np.ndarray:
+        """The image as it is read, (H, W, 3)."""
+        image = self.subject.crop(decode_image(path), seed=self.subject.run.seed, name=name)
+        return np.ascontiguousarray(image)
 
     def draw(self) -> list[Path]:
         drawn = []
-        table = read_rows(self.outputs[0], TopPatch, made_by=SCRIPT)
-        crop, seed = self.subject.reading.cropping(), self.subject.run.seed
+        table = read_patches(self.folder)
         for label, prefix in PREFIXES.items():
             patches = pixels_of(read_npz(self.folder / f"{prefix}.npz")["patch"])
             drawn.append(self.folder / f"{prefix}_grid.jpg")
             save_tiles(drawn[-1], patches)
-            sheets = ContactSheets(
-                self.folder / f"{prefix}_sheet",
-                title=f"strongest patches of {LABEL_NAMES[label]} images",
-                columns=4,
-                rows=6,
-            )
-            strongest = [row for row in table if row.label == LABEL_NAMES[label]][:_SHOWN]
-            for row, patch in zip(strongest, patches[::-1], strict=False):
-                image = crop(decode_image(row.path), seed=seed, name=row.path)
-                outlined = np.ascontiguousarray(image)
+            title = f"strongest patches of {LABEL_NAMES[label]} images"
+            sheets = ContactSheets(self.folder / f"{prefix}_sheet", title=title, columns=4, rows=6)
+            for row, patch in zip(table[label][:_SHOWN], patches[::-1], strict=False):
+                outlined = self._shown(row.path, row.path)
                 cv2.rectangle(outlined, (row.left, row.top), (row.right - 1, row.bottom - 1), _YELLOW, 3)
                 sheets.add([patch, outlined], [Path(row.path).name, f"p({row.label}) {row.value:.4f}"])
             drawn += sheets.finish()
         return drawn
 
     def messages(self) -> list[str]:
-        table = read_rows(self.outputs[0], TopPatch, made_by=SCRIPT)
         lines = []
-        for label in PREFIXES:
-            mine = [row for row in table if row.label == LABEL_NAMES[label]]
+        for label, mine in read_patches(self.folder).items():
             images = len({row.path for row in mine})
             lines.append(
                 f"{self.gan_name}: {len(mine)} {LABEL_NAMES[label]} patches of {images} images, "
                 f"p({LABEL_NAMES[label]}) {mine[-1].value:.4f} to {mine[0].value:.4f}"
             )
         return lines
+
+
+def read_patches(folder: Path) -> dict[int, list[TopPatch]]:
+    """The rows of `top_patches.csv` by label, strongest first.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    rows = read_rows(folder / "top_patches.csv", TopPatch, made_by=SCRIPT)
+    return {label: [row for row in rows if row.label == LABEL_NAMES[label]] for label in PREFIXES}
 
 
 def pixels_of(patches: np.ndarray) -> np.ndarray:
@@ -273,19 +260,5 @@ def tiled(pictures: np.ndarray) -> np.ndarray:
 def save_tiles(path: Path, pictures: np.ndarray) -> None:
     """Write `tiled` as JPEG or PNG, by the suffix; of very many pictures the last."""
     kept = max(1, _GRID_SIDE // pictures.shape[1]) ** 2
-    buffer = io.BytesIO()
-    if path.suffix == ".jpg":
-        Image.fromarray(tiled(pictures[-kept:])).save(buffer, format="JPEG", quality=95)
-    else:
-        Image.fromarray(tiled(pictures[-kept:])).save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
-
-
-def extract_top_patches(options: TopPatchOptions, run: RunOptions) -> TopPatches:
-    """Find, cut out and draw the most predictive patches of the images named.
-
-    Raises:
-        UserError: Anything a user can mend.
-        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
-    """
-    return run_tested(TopPatches, options, run)
+    with atomic_path(path) as temporary:
+        Image.fromarray(tiled(pictures[-kept:])).save(temporary, quality=95)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from detectors.choice import DetectorChoice
 from detectors.detector import Detector, load_checkpoint
 from detectors.networks import Architecture, get_architecture
 from detectors.patch_networks import FAKE_CLASS, HALF, PREFIX
+from images.choice import ImageChoice
 from images.finding import described
-from images.sets import find_image_pair
+from images.sets import ImageSet, find_image_pair
 from passes.analysis import Analysis, Subject
 from passes.options import RunOptions
-from passes.processes import process_group
-from passes.running import run_analyses, tracked, warned
+from passes.running import run_experiment
 from patch_forensics.alterations import PatchReading, PublishedCrop
-from patch_forensics.options import PATCHES, WHOLE, TestedRun, chosen_device, default_sizes
+from patch_forensics.options import PATCHES, WHOLE, PatchTraining, TestedRun, default_sizes
 from utils.errors import UserError
 from utils.files import safe_join, safe_name
-from utils.settings import plain
+from utils.settings import plain, read_mapping
 
 Options = TypeVar("Options", bound=TestedRun)
-Kind = TypeVar("Kind", bound=Analysis[Any])
 
 _BATCH = 32
+_NUMBERS = ("fake_class_id", "loadSize", "fineSize", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,6 @@ class Trained:
         # published whole-image ResNets are torchvision's, with another input and two outputs
         return replace(get_architecture(self.network), transform=HALF, fake_class=FAKE_CLASS)
 
-    def detector(self, device: str = "auto") -> Detector:
-        """The classifier with its weights.
-
-        Raises:
-            UserError: The weights are missing, or of another network.
-        """
-        return load_checkpoint(self.architecture, self.weights, device, fake_class=self.fake_class)
-
 
 def read_trained(options: TestedRun) -> Trained:
     """The training that `--train_config` names, flags before what it says.
@@ -81,53 +72,40 @@ def read_trained(options: TestedRun) -> Trained:
     Raises:
         UserError: `opt.yml` is missing, unreadable or incomplete.
     """
-    path, typed = options.train_config, plain(options)
-    saved = _read(path)
+    path = options.train_config
+    saved = read_mapping(path, "--train_config", "give the opt.yml of a training")
+    named = {"prefix": None, "suffix": None} if options.name else {}
+    published = path.parent / f"{options.which_epoch}_net_D.pth"
+    plain_file = path.parent / f"{options.which_epoch}.safetensors"
+    weights = plain_file if plain_file.is_file() and not published.is_file() else published
+    return trained_as({**saved, **named, **plain(options)}, path, weights)
 
-    def value(name: str, default: Any) -> Any:
-        for found in (typed.get(name), saved.get(name)):
-            if found is not None:
-                return found
-        if default is None:
-            raise UserError(f"{path} does not say {name}: add a line {name}: ..., or give --{name}")
-        return default
 
-    network, model = str(value("which_model_netD", None)), str(value("model", WHOLE))
-    if model not in (PATCHES, WHOLE):
-        raise UserError(f"{path}: model is {model!r}: use {PATCHES} or {WHOLE}")
-    known = default_sizes(network)
+def trained_as(given: Mapping[str, Any], path: Path, weights: Path) -> Trained:
+    """What the options of a training say, which stand in `path`.
+
+    Raises:
+        UserError: They do not fit or are not complete.
+    """
+    network = given.get("which_model_netD")
+    if network is None:
+        raise UserError(f"{path} does not say which_model_netD: add a line which_model_netD: ..., or give the flag")
+    load, crop = default_sizes(str(network))
+    known: dict[str, Any] = {"model": WHOLE, "fake_class_id": FAKE_CLASS, "batch_size": _BATCH}
+    known |= {"loadSize": load, "fineSize": crop}
+    known |= {name: value for name, value in given.items() if value is not None}
+    if known["model"] not in (PATCHES, WHOLE):
+        raise UserError(f"{path}: model is {known['model']!r}: use {PATCHES} or {WHOLE}")
     try:
-        numbers = {
-            name: int(value(name, default))
-            for name, default in (
-                ("fake_class_id", FAKE_CLASS),
-                ("loadSize", known[0]),
-                ("fineSize", known[1]),
-                ("batch_size", _BATCH),
-            )
-        }
+        fake_class, load, crop, batch_size = (int(known[name]) for name in _NUMBERS)
     except ValueError as error:
         raise UserError(f"{path}: {error}: sizes and classes are whole numbers") from error
-    is_patch = model == PATCHES
-    return Trained(
-        options.name or run_name({**saved, "model": model, "which_model_netD": network, **numbers}),
-        network,
-        is_patch,
-        numbers["fake_class_id"],
-        numbers["loadSize"],
-        numbers["loadSize"] if is_patch else numbers["fineSize"],
-        numbers["batch_size"],
-        _weights(path.parent, options.which_epoch),
-    )
+    is_patch = known["model"] == PATCHES
+    crop = load if is_patch else crop
+    return Trained(run_name(known), str(network), is_patch, fake_class, load, crop, batch_size, weights)
 
 
-def _weights(folder: Path, tag: str) -> Path:
-    """The file of an epoch: by its published name, or as .safetensors."""
-    published, plain_file = folder / f"{tag}_net_D.pth", folder / f"{tag}.safetensors"
-    return plain_file if plain_file.is_file() and not published.is_file() else published
-
-
-def run_name(saved: dict[str, Any]) -> str:
+def run_name(saved: Mapping[str, Any]) -> str:
     """The name of a run: `[prefix-]name[_suffix]`, each of which may name other options in braces."""
     parts = {key: str(saved.get(key) or "") for key in ("prefix", "name", "suffix")}
     parts["name"] = parts["name"] or "{model}_{which_model_netD}_size{fineSize}"
@@ -140,29 +118,60 @@ def run_name(saved: dict[str, Any]) -> str:
     return safe_name(name if name.endswith(f"_{suffix}") or not suffix else f"{name}_{suffix}")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot read --train_config {path} ({error.strerror}): give the opt.yml of a training"
-        ) from error
-    except (ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--train_config {path} is not YAML ({reason}): give the opt.yml of a training") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--train_config {path} holds no options: give the opt.yml of a training")
-    return content
-
-
-def tested_subject(options: TestedRun, run: RunOptions) -> tuple[Trained, Subject]:
-    """The classifier and the images that a command line names.
+def images_of(options: TestedRun | PatchTraining, name: str, part: str = "") -> ImageSet:
+    """The images that a command line names; of a training a part of them.
 
     Raises:
-        UserError: Anything of them is missing or does not fit.
+        UserError: There are none.
+    """
+    return find_image_pair(
+        options.real_im_path / part,
+        options.fake_im_path / part,
+        name,
+        num_real=options.max_dataset_size,
+        num_fake=options.max_dataset_size,
+        flags="--real_im_path and --fake_im_path" + (", with train/ and val/ in each," if part else ""),
+    )
+
+
+class OfTrained(Analysis[Options]):
+    """An analysis of the images that a command line names, with the classifier that it names."""
+
+    def __init__(self, subject: Subject, options: Options) -> None:
+        super().__init__(subject, options)
+        self.trained = read_trained(options)
+
+    @classmethod
+    def choose_images(cls, choice: ImageChoice, options: Options) -> dict[str, ImageSet]:
+        return {options.dataset_name: described(images_of(options, options.dataset_name))}
+
+    @classmethod
+    def load_detector(cls, choice: DetectorChoice, options: Options) -> Detector:
+        trained = read_trained(options)
+        return load_checkpoint(trained.architecture, trained.weights, choice.device, fake_class=trained.fake_class)
+
+    @property
+    def folder(self) -> Path:
+        """Where the published code writes the results of a data set."""
+        options = self.options
+        parts = (self.trained.name, options.partition, f"epoch_{options.which_epoch}", self.gan_name)
+        return safe_join(self.subject.run.output_dir, *parts)
+
+    def inputs(self) -> dict[str, str]:
+        return {}
+
+    def facts(self) -> dict[str, object]:
+        return {"fake_class": self.trained.fake_class}
+
+
+def run_tested(analysis: type[OfTrained[Any]], options: TestedRun, run: RunOptions) -> None:
+    """Run an analysis of the classifier and the images that a command line names.
+
+    Raises:
+        UserError: Anything a user can mend.
+        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
     trained = read_trained(options)
-    detector = trained.detector(chosen_device(options.device, options.gpu_ids))
     transform = PublishedCrop(
         "center" if trained.load_size else "none",
         trained.crop_size,
@@ -172,39 +181,13 @@ def tested_subject(options: TestedRun, run: RunOptions) -> tuple[Trained, Subjec
         options.test_blur,
         options.test_gamma,
     )
-    images = find_image_pair(
-        options.real_im_path,
-        options.fake_im_path,
-        options.dataset_name,
-        num_real=options.max_dataset_size,
-        num_fake=options.max_dataset_size,
-        flags="--real_im_path and --fake_im_path",
+    reading = PatchReading(
+        trained.batch_size,
+        num_workers=options.nThreads,
+        skip_bad_images=options.skip_bad_images,
+        transform=transform,
     )
-    run = replace(run, output_dir=options.results_dir or run.output_dir, overwrite=run.overwrite or options.force_redo)
-    reading = PatchReading(trained.batch_size, num_workers=options.nThreads, transform=transform)
-    reading = replace(reading, skip_bad_images=options.skip_bad_images)
     tag = f"{trained.name}-{options.partition}-{options.which_epoch}"
-    settings = plain(options, run)
-    return trained, Subject(detector, tag, options.dataset_name, described(images), reading, run, settings)
-
-
-def result_folder(trained: Trained, subject: Subject, options: TestedRun) -> Path:
-    """Folder of a data set's results, as the published code names it."""
-    epoch = f"epoch_{options.which_epoch}"
-    return safe_join(subject.run.output_dir, trained.name, options.partition, epoch, subject.gan_name)
-
-
-def run_tested(analysis: Callable[[Subject, Options, Trained], Kind], options: Options, run: RunOptions) -> Kind:
-    """Run an analysis of the classifier and the images that a command line names.
-
-    Raises:
-        UserError: Anything a user can mend.
-        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
-    """
-    with process_group() as ranks:
-        trained, subject = tested_subject(options, run)
-        wanted = analysis(subject, options, trained)
-        warned({subject.gan_name: subject.images}, ranks)
-        with tracked(subject.run, wanted.name, subject.settings, ranks) as tracker:
-            run_analyses([wanted], ranks=ranks, tracker=tracker)
-    return wanted
+    detector = DetectorChoice(trained.architecture.name, tag, trained.weights, device=options.chosen_device)
+    run = replace(run, output_dir=options.results_dir or run.output_dir, overwrite=run.overwrite or options.force_redo)
+    run_experiment(analysis, detector, ImageChoice(), reading, options, run)

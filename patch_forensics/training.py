@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,103 +9,32 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 from torch import nn
 from torch.optim import Adam
 
 from cr_ud.checkpointing import RunFiles
 from cr_ud.initialisation import make_high_pass
 from cr_ud.options import Monitoring, Optimisation
+from cr_ud.schedule import CosineSchedule, Schedule
 from cr_ud.trainer import Training
 from cr_ud.training_data import EpochOrder, Loader
-from cr_ud.training_run import run_training
+from cr_ud.training_run import announced, run_training
 from cr_ud.training_sets import TrainingSets
 from detectors.detector import Detector
 from detectors.devices import use_device
 from detectors.patch_networks import initialise, published_start
 from images.choice import Reading
-from images.decoding import drawn_box
-from images.distortions import resize_shorter_side
-from images.sets import ImageSet, find_image_pair
 from passes.options import RunOptions
 from passes.processes import process_group
-from patch_forensics.alterations import PublishedCrop, brightness_contrast, equalise, jpeg_of_swapped, power
-from patch_forensics.options import PATCHES, PatchTraining, chosen_device
-from patch_forensics.patch_task import PatchTask
-from patch_forensics.patience import PatienceSchedule
-from patch_forensics.trained import Trained, run_name
+from patch_forensics.alterations import PatchTransform
+from patch_forensics.options import PatchTraining
+from patch_forensics.patch_task import PatchTask, PatienceSchedule
+from patch_forensics.trained import Trained, images_of, run_name, trained_as
 from utils.cli import say
 from utils.files import safe_join, write_text
 from utils.settings import plain
 
 _ORDER = 1  # stream of random numbers, as in `EpochOrder`
-_RESIZED_AREA, _RESIZED_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-_BOX = 3
-_HALF = 0.5
-_COLOUR = ("brightness", "gamma", "clahe")
-
-
-@dataclass(frozen=True)
-class PatchTransform:
-    """The published training and validation transforms.
-
-    Attributes:
-        options: Which crop, and what is altered.
-    """
-
-    options: PatchTraining
-
-    @property
-    def crop_size(self) -> int:
-        """Side of what comes out in training."""
-        return self.options.sizes[1]
-
-    def training(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
-        """A training image, uint8 (H, W, 3) of any size to a square."""
-        options, (load, size) = self.options, self.options.sizes
-        if options.random_resized_crop:
-            height, width = image.shape[:2]
-            top, left, rows, columns = drawn_box(height, width, generator, _RESIZED_AREA, _RESIZED_RATIO)
-            part = Image.fromarray(image[top : top + rows, left : left + columns])
-            image = np.asarray(part.resize((size, size), Image.Resampling.LANCZOS))
-        elif options.random_crop:
-            image = resize_shorter_side(image, load, "lanczos")
-            top, left = (int(generator.integers(0, side - size + 1)) for side in image.shape[:2])
-            image = image[top : top + size, left : left + size]
-        else:
-            image = PublishedCrop("center", size, load)(image, seed=0, name=name)
-        image = self._altered(np.ascontiguousarray(image), generator)
-        return image if options.no_flip or generator.random() >= _HALF else image[:, ::-1]
-
-    def validation(self, image: np.ndarray, generator: np.random.Generator, name: str) -> np.ndarray:
-        """A validation image, as in tests."""
-        return PublishedCrop("center", self.options.test_size, self.options.sizes[0])(image, seed=0, name=name)
-
-    def _altered(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        options = self.options
-        wanted: list[tuple[str, float]] = []
-        if options.cnn_detection_augment is not None:
-            wanted += [("blur", options.cnn_detection_augment), ("jpeg", options.cnn_detection_augment)]
-        wanted += [(kind, _HALF) for kind in _COLOUR if options.color_augment]
-        wanted += [(kind, _HALF) for kind in ("blur", "jpeg", *_COLOUR) if options.all_augment]
-        for kind, probability in wanted:
-            if generator.random() < probability:
-                image = altered(image, kind, generator)
-        return image
-
-
-def altered(image: np.ndarray, kind: str, generator: np.random.Generator) -> np.ndarray:
-    """The image after `blur`, `jpeg`, `brightness` (and contrast), `gamma` or `clahe`, as strong as drawn."""
-    match kind:
-        case "blur":
-            return PublishedCrop(box=_BOX)(image, seed=0, name="")
-        case "jpeg":
-            return jpeg_of_swapped(image, int(generator.integers(30, 101)))
-        case "brightness":
-            return brightness_contrast(image, 1 + generator.uniform(-0.2, 0.2), generator.uniform(-0.2, 0.2))
-        case "gamma":
-            return power(image, int(generator.integers(80, 121)) / 100)
-    return equalise(image, generator.uniform(1.0, 4.0))
 
 
 @dataclass(frozen=True)
@@ -162,37 +90,33 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
     saved |= {"name": run_name(saved), "prefix": "", "suffix": ""}
     folder = safe_join(options.checkpoints_dir or run.output_dir, saved["name"])
     files = PatchRunFiles(folder)
-    trained = Trained(
-        saved["name"],
-        options.which_model_netD,
-        options.model == PATCHES,
-        options.fake_class_id,
-        load,
-        options.test_size,
-        options.batch_size,
-        files.best,
-    )
-    device = use_device(chosen_device(options.device, options.gpu_ids), "fp32")
+    trained = trained_as(saved, files.options, files.best)
+    device = use_device(options.chosen_device, "fp32")
     resume = run.resume or options.load_model
     with process_group(device.type) as ranks:
-        sets = TrainingSets(_images(options, "train"), _images(options, "val"))
-        assert sets.validation is not None
-        if ranks.is_first:
-            say(f"{folder}: {len(sets.training)} training and {len(sets.validation)} validation images")
-            for warning in sets.warnings:
-                sys.stderr.write(f"warning: {warning}\n")
-        inputs = ranks.from_first(sets.digests() if ranks.is_first else None)
+        sets = TrainingSets(images_of(options, "train", "train"), images_of(options, "val", "val"))
+        inputs, notes = announced(sets, folder, ranks)
         task = PatchTask(options.fake_class_id)
         model = _initial(trained, run.seed, options).train()
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        idle = ("epochs", "max_epochs", "output_dir", "checkpoints_dir", "print_freq", "save_latest_freq", "device")
+        order = PublishedOrder(
+            sets.training,
+            options.batch_size,
+            seed=run.seed,
+            ranks=ranks,
+            pairs=options.pairs,
+            any_fake=options.no_serial_batches,
+        )
+        schedule: Schedule = PatienceSchedule(options.lr, options.patience, options.lr_policy, options.max_epochs)
+        if options.lr_policy == "cosine" and options.epochs is not None:
+            schedule = CosineSchedule(highest_lr=options.lr, steps=options.epochs * order.steps)
+        idle = {"max_epochs", "output_dir", "checkpoints_dir", "print_freq", "save_latest_freq", "device"}
+        idle |= {"patience" if options.lr_policy == "cosine" else "epochs"}
         determining = {key: value for key, value in {**plain(options, run), **inputs}.items() if key not in idle}
         training = Training(
             Detector(trained.architecture, model, device),
             task,
-            PublishedOrder(
-                sets.training, options.batch_size, seed=run.seed, ranks=ranks, any_fake=options.no_serial_batches
-            ),
+            order,
             sets.validation,
             Loader(
                 PatchTransform(options),
@@ -200,7 +124,7 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
                 Reading(num_workers=options.nThreads).workers_for(device.type),
                 options.skip_bad_images,
             ),
-            PatienceSchedule(options.lr, options.patience, options.lr_policy, options.max_epochs),
+            schedule,
             partial(Adam, lr=options.lr, betas=(options.beta1, 0.999)),
             Optimisation(options.batch_size, epochs=options.epochs),
             Monitoring(
@@ -221,22 +145,11 @@ def train_patch_classifier(options: PatchTraining, run: RunOptions) -> PatchRunF
             title=saved["name"],
             settings=plain(options, run),
             inputs=inputs,
-            **(sets.notes() if ranks.is_first else {}),
+            **notes,
         )
         if ranks.is_first:
             say(str(files.best))
     return files
-
-
-def _images(options: PatchTraining, part: str) -> ImageSet:
-    return find_image_pair(
-        options.real_im_path / part,
-        options.fake_im_path / part,
-        part,
-        num_real=options.max_dataset_size,
-        num_fake=options.max_dataset_size,
-        flags="--real_im_path and --fake_im_path, with train/ and val/ in each,",
-    )
 
 
 def _initial(trained: Trained, seed: int, options: PatchTraining) -> nn.Module:

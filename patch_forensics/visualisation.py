@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from images.decoding import Crop, decode_image
+from images.distortions import resize
 from images.sets import FAKE, REAL, ImageSet
 from patch_forensics.averages import order_of
-from patch_forensics.lightbox import write_lightbox
 from patch_forensics.overlays import (
     NOTEBOOK_SIDE,
-    average_picture,
+    coloured,
     combined_picture,
     notebook_overlay,
     published_overlay,
+    scaled,
 )
+from patch_forensics.patch_page import write_lightbox
 from utils.errors import UserError
 from utils.figures import save_picture
 from utils.files import read_npz, write_npz, write_text
@@ -110,15 +111,9 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
         items = images.with_label(label).items
         for group in _GROUPS:
             place = folder / name / group
-            sheets = ContactSheets(
-                folder / name / group / "sheet",
-                panels=4,
-                caption_lines=2,
-                columns=1,
-                rows=6,
-                title=f"{group} {name}: the image, p(fake) of its patches, as published, and the published contour",
-                legend=_legend(),
-            )
+            title = f"{group} {name}: the image, p(fake) of its patches, as published, and the published contour"
+            legend = ("p(fake) 0", LOOKS["signed"].legend()[1], "1")
+            sheets = ContactSheets(place / "sheet", panels=4, columns=1, rows=6, title=title, legend=legend)
             shape: tuple[int, ...] = ()
             pictures = []
             for rank, prediction in enumerate(Prediction.read(place / "preds.txt"), start=1):
@@ -128,9 +123,7 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
                 shape = image.shape
                 p_real = prediction.p1 if fake_class == 0 else prediction.p0
                 right = (p_real > 0.5) == (label == REAL)
-                small = np.asarray(
-                    Image.fromarray(image).resize((NOTEBOOK_SIDE, NOTEBOOK_SIDE), Image.Resampling.LANCZOS)
-                )
+                small = resize(image, NOTEBOOK_SIDE, NOTEBOOK_SIDE, "lanczos")
                 p_fake = heat if fake_class == 1 else 1 - heat
                 readable = probability_heatmap(p_fake, image.shape[:2])
                 shown = {
@@ -150,7 +143,7 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
             average = place / "heatmap_avg.npz"
             if average.exists():
                 pictures.append(place / "heatmap_avg.png")
-                save_picture(pictures[-1], average_picture(read_npz(average)["heatmap"], shape))
+                save_picture(pictures[-1], coloured(scaled(read_npz(average)["heatmap"], 0.0), shape))
             names = [path.name for path in pictures]
             drawn += [*sheets.finish(), *pictures, write_lightbox(place / "+lightbox.html", names, f"{group} {name}")]
     return [*drawn, *_draw_both(folder, fake_class)]
@@ -168,7 +161,3 @@ def _draw_both(folder: Path, fake_class: int) -> list[Path]:
     path = folder / "telling_places.png"
     save_picture(path, both.repeat(scale, axis=0).repeat(scale, axis=1))
     return [path]
-
-
-def _legend() -> tuple[str, np.ndarray, str]:
-    return "p(fake) 0", LOOKS["signed"].legend()[1], "1"

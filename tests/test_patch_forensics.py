@@ -31,21 +31,26 @@ from images.loading import iterate_batches, plan_batches
 from images.sets import ImageSet, find_image_pair
 from passes.one_pass import PassBatch, run_pass
 from passes.shared_forward import SharedForward
-from patch_forensics.alterations import PublishedCrop, brightness_contrast, equalise, jpeg_of_swapped, power
-from patch_forensics.averages import AVERAGES, FILES, averaged, order_of
+from patch_forensics.alterations import (
+    PatchTransform,
+    PublishedCrop,
+    brightness_contrast,
+    equalise,
+    jpeg_of_swapped,
+    power,
+)
+from patch_forensics.averages import AVERAGES, FILES, MapCollector, averaged, order_of
 from patch_forensics.clusters import position_group, shown_label
-from patch_forensics.collector import MapCollector
-from patch_forensics.experiments import EXPERIMENTS, GROUPS, experiment_flags, with_experiment
-from patch_forensics.geometry import Geometries
-from patch_forensics.lightbox import write_lightbox
+from patch_forensics.experiments import EXPERIMENTS, KNOWN, experiment_flags, with_experiment
+from patch_forensics.geometry import geometries
 from patch_forensics.options import PatchTraining
 from patch_forensics.overlays import blurred, combined_picture, notebook_overlay, scaled
-from patch_forensics.patch_page import write_page
-from patch_forensics.patch_task import PatchTask
-from patch_forensics.patience import PatienceSchedule
+from patch_forensics.patch_page import write_lightbox, write_page
+from patch_forensics.patch_task import PatchTask, PatienceSchedule
+from patch_forensics.tables import GROUPS
 from patch_forensics.top_patches import TopPatchCollector, tiled
 from patch_forensics.trained import run_name
-from patch_forensics.training import PatchTransform, PublishedOrder
+from patch_forensics.training import PublishedOrder
 from utils.errors import UserError
 from utils.settings import read_settings
 
@@ -324,15 +329,16 @@ def test_top_patches_of_parts_are_those_of_the_whole(unique: bool, small: Path) 
     merged.load_state(halves[1].state())
     merged.merge(halves[0].state())
     for label in (0, 1):
-        for name, array in whole.best[label].items():
-            np.testing.assert_allclose(merged.best[label][name], array, err_msg=name)
-        assert list(whole.best[label]["logit"]) == sorted(whole.best[label]["logit"])
-        assert len(whole.best[label]["logit"]) == 6
-        assert not unique or len(set(whole.best[label]["position"])) == 6
+        best, parts = whole.best(label), merged.best(label)
+        for name, array in best.items():
+            np.testing.assert_allclose(parts[name], array, err_msg=name)
+        assert list(best["logit"]) == sorted(best["logit"])
+        assert len(best["logit"]) == 6
+        assert not unique or len(set(best["position"])) == 6
 
 
 def test_cut_patches_hold_what_a_place_sees() -> None:
-    geometry = Geometries(small_detector().model)(40, 48)
+    geometry = geometries(small_detector().model)(40, 48)
     image = np.random.default_rng(0).random((40, 48, 3))
     assert geometry.field == 19
     inner = geometry.cut(image, 4, 4, 0.0)
@@ -343,7 +349,7 @@ def test_cut_patches_hold_what_a_place_sees() -> None:
     np.testing.assert_array_equal(corner[6:, 6:], image[:13, :13])
     assert (corner[:6] == -1).all()
     with pytest.raises(UserError, match="raise --loadSize"):
-        Geometries(small_detector("xception_block2").model)(40, 48)
+        geometries(small_detector("xception_block2").model)(40, 48)
 
 
 # training
@@ -360,6 +366,9 @@ def test_orders_of_pairs(small: Path, tmp_path: Path) -> None:
     assert all((fake - 5) % 5 == real for real, fake in pairs)
     assert [part.step_size for part in order.micro_batches(0)] == [6, 6, 4]
     assert not np.array_equal(order.positions(1), order.positions(0))
+    alike = PublishedOrder(fewer, 6, seed=3, pairs=True)
+    assert [part.slots for part in alike.micro_batches(0)] == [(0, 0, 1, 1, 2, 2), (3, 3, 4, 4, 5, 5), (6, 6, 7, 7)]
+    assert np.array_equal(alike.positions(0), order.positions(0))
     random = PublishedOrder(fewer, 6, seed=3, any_fake=True)
     assert np.array_equal(random.positions(0).reshape(-1, 2)[:, 0], pairs[:, 0])
     assert not np.array_equal(random.positions(0), order.positions(0))
@@ -393,6 +402,21 @@ def test_training_images(words: list[str]) -> None:
     assert {(picture.shape, picture.dtype) for picture in made} == {((32, 32, 3), np.dtype(np.uint8))}
     assert len({picture.tobytes() for picture in made}) > 4
     assert transform.validation(image, np.random.default_rng(0), "x").shape == (40, 40, 3)
+
+
+def test_training_images_that_are_not_scaled() -> None:
+    folders = ["--real_im_path", "r", "--fake_im_path", "f", "--loadSize", "0", "--fineSize", "32"]
+    (options,) = read_settings("", "", PatchTraining, argv=[*folders, "--random_crop", "--no_flip"])
+    transform = PatchTransform(options)
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
+    parts = np.lib.stride_tricks.sliding_window_view(pixels, (32, 32), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+    for seed in range(4):
+        made = transform.training(pixels, np.random.default_rng(seed), "x")
+        assert (parts == made).all(axis=(2, 3, 4)).sum() == 1
+    central = transform.validation(pixels, np.random.default_rng(0), "x")
+    np.testing.assert_array_equal(central, pixels[9:41, 19:51])
+    with pytest.raises(UserError, match=r"x is smaller than the crop of 32.*--fineSize"):
+        transform.training(pixels[:31], np.random.default_rng(0), "x")
 
 
 TRAINED = ["--which_model_netD", "xception_block1", "--loadSize", 40, "--fineSize", 40, "--batch_size", 8, "--no_flip"]
@@ -453,11 +477,12 @@ def test_training_learns_and_its_run_is_tested(small: Path, scripts: Scripts) ->
         assert done.code == 0, (script, done.err)
 
 
+@pytest.mark.parametrize("policy", ["plateau", "cosine"])
 def test_a_resumed_training_is_that_of_an_uninterrupted_one(
-    small: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+    policy: str, small: Path, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = ["--real_im_path", small / "real", "--fake_im_path", small / "fake", "--all_augment"]
-    words = [*folders, *TRAINED, "--epochs", 3, "--lr_policy", "plateau"]
+    words = [*folders, *TRAINED, "--epochs", 3, "--lr_policy", policy]
     assert scripts("train_patch_forensics", *words).code == 0
     steps = iter([False] * 2 + [True])
     step = cr_ud.trainer.Trainer._step
@@ -494,7 +519,8 @@ def test_published_experiments() -> None:
     # a name that was made before is not made longer
     assert run_name({**saved, "name": name, "suffix": options.suffix}) == name
     assert with_experiment(["--config", "mine.yml"]) == ["--config", "mine.yml"]
-    assert {name for sets in GROUPS.values() for _, _, name in sets} >= {"celeba-gmm", "NT", "ffhq-sgan2"}
+    names = {row["name"] for group in GROUPS for row in table(KNOWN / f"{group}.csv")}
+    assert names >= {"celeba-gmm", "NT", "ffhq-sgan2"}
 
 
 # what a user can mend
@@ -548,6 +574,7 @@ def test_bad_training(small: Path, scripts: Scripts, tmp_path: Path) -> None:
         (["--which_model_netD", "xception_block99"], "xception_block99"),
         (["--fake_im_path", tmp_path], "no such folder"),
         (["--name", "{nothing}"], "cannot be made out"),
+        (["--lr_policy", "cosine"], "give --epochs"),
     ):
         run = scripts("train_patch_forensics", *folders, *words)
         assert (run.code, said in run.err.splitlines()[-1]) == (2, True), run

@@ -261,7 +261,23 @@ def _read_config(path: Path, known: Mapping[str, _Kind]) -> dict[str, Any]:
     """Values by flag of a YAML file, or of the record of a result.
 
     Raises:
-        UserError: Unreadable, not a mapping, or a flag that the script does not have.
+        UserError: As `read_mapping`, or a flag that the script does not have.
+    """
+    content = read_mapping(path, "--config", "write lines such as topk: 114")
+    if isinstance(content.get("settings"), dict):
+        # The record of a result may name flags of the other steps of its run.
+        return {name: value for name, value in content["settings"].items() if name in known}
+    unknown = sorted(str(name) for name in content if name not in known)
+    if unknown:
+        raise UserError(f"--config {path}: no flag is called {', '.join(unknown)}: choose among {', '.join(known)}")
+    return content
+
+
+def read_mapping(path: Path, flag: str, mend: str) -> dict[str, Any]:
+    """A mapping in YAML or JSON; `flag` names the file, and `mend` says what it should be, for messages.
+
+    Raises:
+        UserError: Unreadable, or not a mapping.
     """
     import yaml
 
@@ -269,18 +285,11 @@ def _read_config(path: Path, known: Mapping[str, _Kind]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
-        raise UserError(f"cannot read --config {path} ({error.strerror}): check the path") from error
+        raise UserError(f"cannot read {flag} {path} ({error.strerror}): check the path") from error
     except (ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--config {path} is not YAML ({reason}): write lines such as topk: 114") from error
-    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
-        # The record of a result may name flags of the other steps of its run.
-        return {name: value for name, value in content["settings"].items() if name in known}
+        raise UserError(f"{flag} {path} is not YAML ({str(error).splitlines()[0]}): {mend}") from error
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} is not a list of flags: write lines such as topk: 114")
-    unknown = sorted(str(name) for name in content if name not in known)
-    if unknown:
-        raise UserError(f"--config {path}: no flag is called {', '.join(unknown)}: choose among {', '.join(known)}")
+        raise UserError(f"{flag} {path} is not a list of flags: {mend}")
     return content
 
 
