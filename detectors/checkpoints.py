@@ -166,14 +166,16 @@ def load_state(
             missing, unexpected, of another shape or type, or holds values that no network has.
     """
     outputs = architecture.head.outputs if outputs is None else outputs
-    fitting = _fitting(_shapes(state))
+    given = _shapes(state)
     state = _named_as_in(architecture, state)
     shapes, layer = _shapes(state), architecture.last_layer
     fold = outputs == 1 and _rows(shapes, architecture) == 2
     if shapes != _expected(architecture.build, 2 if fold else outputs):
-        raise _misfit(path, shapes, architecture, outputs, fitting)
-    others = [name for name in fitting if name != architecture.name]
-    if others and not _is_settled(path, architecture.name):
+        raise _misfit(path, shapes, architecture, outputs, _fitting(given))
+    # comparing with all registered networks takes longer than reading the file
+    settled = _is_settled(path, architecture.name)
+    others = [] if settled else [name for name in _fitting(given) if name != architecture.name]
+    if others:
         sys.stderr.write(
             f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
             f"strides nor preprocessing): taken as {architecture.name}; --arch chooses another\n"
