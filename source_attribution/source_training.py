@@ -132,8 +132,7 @@ class _Job:
                     f"{path} is there already: give --resume to go on, --overwrite, another --model_id or --registry"
                 )
         train, validation = self.train, chosen_images(options, options.second, options.val_size)
-        if shared := shared_images(train, validation):
-            sys.stderr.write(f"warning: {shared} validation images are among the training images, by content\n")
+        shared = shared_images(train, validation)
         if len(self.sources) == 1:
             train, validation = (told_apart(images, self.sources[0]) for images in (train, validation))
         inputs = {"training images": train.digest(), "validation images": validation.digest()}
@@ -145,6 +144,8 @@ class _Job:
         settings, images = plain(options, training, run), train.counts()
         batch = min(options.batch_size, len(train))
         with process_group(trainee.device.type) as ranks:
+            if shared and ranks.is_first:
+                sys.stderr.write(f"warning: {shared} validation images are among the training images, by content\n")
             order = EpochOrder(train, batch, 1, options.seed, training.class_bal, ranks, training.pairs)
             files = run_training(
                 self._training(order, validation, {key: str(value) for key, value in determining.items()}),
@@ -156,6 +157,8 @@ class _Job:
                 inputs=inputs,
                 images=images,
             )
+        if not ranks.is_first:
+            return list(trainee.files)
         trainee.load(files, run)
         if training.most_false is not None:
             trainee.calibrate(validation, options, training.most_false)
