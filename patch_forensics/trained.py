@@ -26,6 +26,7 @@ from utils.settings import plain, read_mapping
 Options = TypeVar("Options", bound=TestedRun)
 
 _BATCH = 32
+_LARGEST = 65_535  # side of an image, pixels
 _NUMBERS = ("fake_class_id", "loadSize", "fineSize", "batch_size")
 
 
@@ -98,8 +99,12 @@ def trained_as(given: Mapping[str, Any], path: Path, weights: Path) -> Trained:
         raise UserError(f"{path}: model is {known['model']!r}: use {PATCHES} or {WHOLE}")
     try:
         fake_class, load, crop, batch_size = (int(known[name]) for name in _NUMBERS)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}: sizes and classes are whole numbers") from error
+        fits = fake_class in (0, 1) and 0 <= load <= _LARGEST and 0 < crop <= _LARGEST and batch_size > 0
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        numbers = ", ".join(f"{name} {known[name]}" for name in _NUMBERS)
+        raise UserError(f"{path}: {numbers}: classes are 0 or 1, sizes whole numbers up to {_LARGEST}")
     is_patch = known["model"] == PATCHES
     crop = load if is_patch else crop
     return Trained(run_name(known), str(network), is_patch, fake_class, load, crop, batch_size, weights)
