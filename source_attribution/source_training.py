@@ -256,7 +256,10 @@ class _Job:
         """A network with weights from the seed, or those of a network of the same kind."""
         training = self.training
         if training.model is not None:
-            given = read_stored(self._start(training.model, description))
+            # of secondaries a folder holds one for each source
+            in_folder = description.kind == SECONDARY and training.model.is_dir()
+            start = safe_join(training.model, description.sources[0] + SUFFIX) if in_folder else training.model
+            given = read_stored(start)
             if given.with_description(sources=description.sources, threshold=0.5).description != description:
                 raise UserError(f"--model is another kind of {given.description.kind}: give one like the new network")
             return given.network
@@ -272,10 +275,6 @@ class _Job:
                     if isinstance(module, nn.BatchNorm2d):
                         module.momentum = _MOMENTUM
             return network
-
-    def _start(self, model: Path, description: Description) -> Path:
-        """The network that another one starts from: in a folder that of its source."""
-        return secondary_path(model, description.sources[0]) if model.is_dir() else model
 
     def _primary(self, registry: Path) -> tuple[Path, Stored]:
         """The primary of secondaries, in the registry that they go to."""

@@ -237,12 +237,13 @@ def test_thresholds_are_kept_with_the_networks(data: Path, scripts: Scripts, tmp
         ready = made("secondary", 1, SIDE, primary, sources=(name,))
         nn.init.constant_(ready.network[-1].get_parameter("bias"), 3.0)
         write_stored(tmp_path / "p" / f"{name}.safetensors", ready)
+    (tmp_path / "p").rename(tmp_path / "start.1")
     words = ("att", "train", data, data, *TRAIN[:4], "-e", 1, "--learning_rate", 1e-6, "--multiclass")
     more = (
         "--det_model",
         path,
         "--model",
-        tmp_path / "p",
+        tmp_path / "start.1",
         "--registry",
         "more",
         "--class_weights",
@@ -252,6 +253,8 @@ def test_thresholds_are_kept_with_the_networks(data: Path, scripts: Scripts, tmp
     run = attribute(scripts, *words, *more)
     assert run.code == 0, run.err
     assert read_stored(tmp_path / "more" / "p" / "b.safetensors").description.threshold > 0.9
+    run = attribute(scripts, "det", "train", data, data, *TRAIN, "--model", tmp_path / "start.1")
+    assert (run.code, "no network" in run.err, "Traceback" in run.err) == (2, True, False), run.err
     shares = []
     for number, threshold in enumerate(((), ("--threshold", 0.5), ("--threshold", 1e-6))):
         run = attribute(
