@@ -75,11 +75,14 @@ def read_trained(options: TestedRun) -> Trained:
     """
     path = options.train_config
     saved = read_mapping(path, "--train_config", "give the opt.yml of a training")
-    named = {"prefix": None, "suffix": None} if options.name else {}
+    named = {}
+    if options.name:
+        # as it is given: braces do not name options
+        named = {"prefix": None, "suffix": None, "name": options.name.replace("{", "{{").replace("}", "}}")}
     published = path.parent / f"{options.which_epoch}_net_D.pth"
     plain_file = path.parent / f"{options.which_epoch}.safetensors"
     weights = plain_file if plain_file.is_file() and not published.is_file() else published
-    return trained_as({**saved, **named, **plain(options)}, path, weights)
+    return trained_as({**saved, **plain(options), **named}, path, weights)
 
 
 def trained_as(given: Mapping[str, Any], path: Path, weights: Path) -> Trained:

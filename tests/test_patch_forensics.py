@@ -449,9 +449,9 @@ def test_training_learns_and_its_run_is_tested(small: Path, scripts: Scripts) ->
     assert "nothing to compute" in once_more.out
     assert contents(Path("out")) == before
     # images of any size as they are
-    bare = scripts("test_patch_forensics", *TESTED, *words, "--loadSize", 0, "--name", "bare")
+    bare = scripts("test_patch_forensics", *TESTED, *words, "--loadSize", 0, "--name", "bare {}")
     assert bare.code == 0, bare.err
-    assert read_scores(Path("out/bare/test/epoch_bestval/set/scores.csv"), made_by="").columns["vote"].shape == (16,)
+    assert read_scores(Path("out/bare {}/test/epoch_bestval/set/scores.csv"), made_by="").columns["vote"].shape == (16,)
     # the other scripts of the house take the network as any other
     detector = ["--arch", f"{PREFIX}xception_block1", "--weights", folder / "bestval_net_D.pth", "--device", "cpu"]
     sets = Path("sets/mine")
