@@ -415,7 +415,8 @@ class SavedPart:
         arrays = read_npz(path)
         try:
             conditions, report = (dict(json.loads(str(arrays.pop(name)))) for name in ("conditions", "report"))
-            return cls(path, conditions, report, arrays.pop("done").tolist(), arrays)
+            done = [int(number) for number in arrays.pop("done")]
+            return cls(path, conditions, report, done, arrays)
         except (KeyError, TypeError, ValueError) as error:
             raise _unusable(path) from error
 

@@ -26,7 +26,7 @@ from patch_forensics.experiments import KNOWN
 from patch_forensics.figures import draw_groups
 from patch_forensics.geometry import geometries
 from patch_forensics.options import ClusterOptions
-from patch_forensics.top_patches import PREFIXES, pixels_of, read_patches, save_tiles
+from patch_forensics.top_patches import PREFIXES, SCRIPT, pixels_of, read_patches, save_tiles
 from utils.cli import say
 from utils.errors import UserError
 from utils.files import read_npz, safe_join, sha256_file, write_npz, write_text
@@ -146,6 +146,9 @@ def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount
     patches = read_patches(options.path)
     made = read_record(table).get("settings", {})
     arrays = {label: read_npz(options.path / f"{prefix}.npz") for label, prefix in PREFIXES.items()}
+    for label, prefix in PREFIXES.items():
+        if len(patches[label]) != len(arrays[label]["patch"]):
+            raise UserError(f"{table} has not as many rows as {prefix}.npz has patches: make both anew with {SCRIPT}")
     side = int(arrays[REAL]["finesize"])
     crop = Crop("center" if side else "none", side, Resize(side, interpolation="nearest") if side else 0)
     geometry_of = geometries(build_patch_network(str(arrays[REAL]["which_model_netD"])).eval())

@@ -60,6 +60,8 @@ def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
     results = options.results_dir or run.output_dir
     there: dict[str, list[Path]] = {}
     for entry in _sets(options):
+        if entry.name in there:
+            raise UserError(f"{options.group} has two data sets called {entry.name}: give each a name of its own")
         folders = [options.data_root / folder / options.partition for folder in (entry.real, entry.fake)]
         if all(folder.is_dir() for folder in folders):
             there[entry.name] = folders

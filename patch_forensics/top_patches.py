@@ -129,6 +129,7 @@ class TopPatches(OfTrained[TopPatchOptions]):
     """The most predictive patches of each class."""
 
     name = "top_patches"
+    computation = 2
 
     def __init__(self, subject: Subject, options: TopPatchOptions) -> None:
         # results of several numbers lie beside each other, and so do their states

@@ -26,6 +26,7 @@ from utils.settings import plain, read_mapping
 Options = TypeVar("Options", bound=TestedRun)
 
 _BATCH = 32
+_LARGEST = 65_535  # side of an image, pixels
 _NUMBERS = ("fake_class_id", "loadSize", "fineSize", "batch_size")
 
 
@@ -74,11 +75,14 @@ def read_trained(options: TestedRun) -> Trained:
     """
     path = options.train_config
     saved = read_mapping(path, "--train_config", "give the opt.yml of a training")
-    named = {"prefix": None, "suffix": None} if options.name else {}
+    named = {}
+    if options.name:
+        # as it is given: braces do not name options
+        named = {"prefix": None, "suffix": None, "name": options.name.replace("{", "{{").replace("}", "}}")}
     published = path.parent / f"{options.which_epoch}_net_D.pth"
     plain_file = path.parent / f"{options.which_epoch}.safetensors"
     weights = plain_file if plain_file.is_file() and not published.is_file() else published
-    return trained_as({**saved, **named, **plain(options)}, path, weights)
+    return trained_as({**saved, **plain(options), **named}, path, weights)
 
 
 def trained_as(given: Mapping[str, Any], path: Path, weights: Path) -> Trained:
@@ -98,8 +102,12 @@ def trained_as(given: Mapping[str, Any], path: Path, weights: Path) -> Trained:
         raise UserError(f"{path}: model is {known['model']!r}: use {PATCHES} or {WHOLE}")
     try:
         fake_class, load, crop, batch_size = (int(known[name]) for name in _NUMBERS)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}: sizes and classes are whole numbers") from error
+        fits = fake_class in (0, 1) and 0 <= load <= _LARGEST and 0 < crop <= _LARGEST and batch_size > 0
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        numbers = ", ".join(f"{name} {known[name]}" for name in _NUMBERS)
+        raise UserError(f"{path}: {numbers}: classes are 0 or 1, sizes whole numbers up to {_LARGEST}")
     is_patch = known["model"] == PATCHES
     crop = load if is_patch else crop
     return Trained(run_name(known), str(network), is_patch, fake_class, load, crop, batch_size, weights)

@@ -170,6 +170,8 @@ def load_attributor(
     elif not any(part.description.sources for part in parts):
         raise UserError(f"{weights} holds a primary module only, which attributes to no source: use det")
     if asking.threshold is not None:
+        if any(len(part.description.sources) > 1 for part in parts):
+            raise UserError(f"{weights} answers with the most probable of its classes: leave out --threshold")
         parts = [part.with_description(threshold=asking.threshold) for part in parts]
     if not parts:
         raise UserError(f"{weights} attributes, and does not tell generated from real: use att")

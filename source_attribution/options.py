@@ -70,6 +70,8 @@ class LooseAttribution(Asking):
     def __post_init__(self) -> None:
         if self.model_type == "det" and self.source:
             raise UserError("--source is for att: det asks whether an image is generated, not by which source")
+        if self.model_type == "det" and self.threshold is not None:
+            raise UserError("--threshold is for att: det calls an image generated from 0.5 on")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Attributing(Asking):
             raise UserError("--dct and --greyscale exclude each other: spectra are grey anyway")
         if self.model_type == "det" and (self.source or self.multiclass):
             raise UserError("--source and --multiclass are for att: det tells real from generated")
+        if self.threshold is not None and (self.model_type == "det" or self.action == "train"):
+            raise UserError("--threshold is for att test: training calibrates one with --most_false")
         if self.multiclass and (self.source or self.arch_level):
             raise UserError("--multiclass excludes --source and --arch_level: it is about all sources as they are")
         if self.model_type == "att" and self.action == "train" and not (self.source or self.multiclass):

@@ -14,7 +14,7 @@ from images.sets import find_loose_images
 from passes.options import RunOptions
 from source_attribution.attributor import Answer, ask, load_attributor
 from source_attribution.options import LooseAttribution
-from source_attribution.source_scores import NONE, THRESHOLD, Scores
+from source_attribution.source_scores import NONE, REAL, THRESHOLD, Scores
 from source_attribution.spectra import log_spectrum
 from utils.cli import say, say_files
 from utils.figures import save_picture
@@ -121,8 +121,9 @@ def _caption(path: str, scores: Scores) -> list[str]:
         return [path, f"{'FAKE' if scores.fake else 'REAL'}: {fake}"]
     answer, best = scores.answers[scores.said()[0]], scores.likeliest[0]
     who, source = NOBODY if answer == NONE else answer, scores.sources[best]
-    needed = percent(scores.thresholds.get(source, THRESHOLD))
-    return [path, fake, f"{who}: p({source}) {percent(scores.of_sources[0, best])} %, needs {needed} %"]
+    # of several classes the most probable one needs nothing
+    needed = "" if scores.columns[0] == REAL else f", needs {percent(scores.thresholds.get(source, THRESHOLD))} %"
+    return [path, fake, f"{who}: p({source}) {percent(scores.of_sources[0, best])} %{needed}"]
 
 
 def _overlay(image: np.ndarray, evidence: np.ndarray | None, look: str) -> np.ndarray:

@@ -116,12 +116,14 @@ class OneVersusRest(Telling):
 def class_weights(sources: Sequence[str], images: ImageSet) -> dict[str, dict[str, float]]:
     """Of `OneVersusRest`: a source counts as much as all else, and real images as much as the other sources."""
     counts = Counter(item.generator for item in images.items)
-    total, real = len(images), max(1, counts.pop("", 0))
+    total, real = len(images), counts.pop("", 0)
     found = {}
     for source in sources:
         own, others = counts[source], sum(number for name, number in counts.items() if name != source)
-        weights = dict.fromkeys(counts, total / max(1, 4 * others))
-        found[source] = weights | {source: total / (2 * own), "": total / ((4 if others else 2) * real)}
+        # a half for all else, divided where there are both kinds of it
+        share = total / (4 if others and real else 2)
+        weights = dict.fromkeys(counts, share / max(1, others))
+        found[source] = weights | {source: total / (2 * own), "": share / max(1, real)}
     return found
 
 

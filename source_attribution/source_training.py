@@ -132,8 +132,7 @@ class _Job:
                     f"{path} is there already: give --resume to go on, --overwrite, another --model_id or --registry"
                 )
         train, validation = self.train, chosen_images(options, options.second, options.val_size)
-        if shared := shared_images(train, validation):
-            sys.stderr.write(f"warning: {shared} validation images are among the training images, by content\n")
+        shared = shared_images(train, validation)
         if len(self.sources) == 1:
             train, validation = (told_apart(images, self.sources[0]) for images in (train, validation))
         inputs = {"training images": train.digest(), "validation images": validation.digest()}
@@ -145,6 +144,8 @@ class _Job:
         settings, images = plain(options, training, run), train.counts()
         batch = min(options.batch_size, len(train))
         with process_group(trainee.device.type) as ranks:
+            if shared and ranks.is_first:
+                sys.stderr.write(f"warning: {shared} validation images are among the training images, by content\n")
             order = EpochOrder(train, batch, 1, options.seed, training.class_bal, ranks, training.pairs)
             files = run_training(
                 self._training(order, validation, {key: str(value) for key, value in determining.items()}),
@@ -156,6 +157,8 @@ class _Job:
                 inputs=inputs,
                 images=images,
             )
+        if not ranks.is_first:
+            return list(trainee.files)
         trainee.load(files, run)
         if training.most_false is not None:
             trainee.calibrate(validation, options, training.most_false)
@@ -253,7 +256,10 @@ class _Job:
         """A network with weights from the seed, or those of a network of the same kind."""
         training = self.training
         if training.model is not None:
-            given = read_stored(self._start(training.model, description))
+            # of secondaries a folder holds one for each source
+            in_folder = description.kind == SECONDARY and training.model.is_dir()
+            start = safe_join(training.model, description.sources[0] + SUFFIX) if in_folder else training.model
+            given = read_stored(start)
             if given.with_description(sources=description.sources, threshold=0.5).description != description:
                 raise UserError(f"--model is another kind of {given.description.kind}: give one like the new network")
             return given.network
@@ -269,10 +275,6 @@ class _Job:
                     if isinstance(module, nn.BatchNorm2d):
                         module.momentum = _MOMENTUM
             return network
-
-    def _start(self, model: Path, description: Description) -> Path:
-        """The network that another one starts from: in a folder that of its source."""
-        return secondary_path(model, description.sources[0]) if model.is_dir() else model
 
     def _primary(self, registry: Path) -> tuple[Path, Stored]:
         """The primary of secondaries, in the registry that they go to."""

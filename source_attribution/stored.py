@@ -87,7 +87,7 @@ class Description:
             known = known and description.input in get_args(Input)
             if not known or not 8 <= description.side <= 4096 or not 0.0 < description.threshold < 1.0:
                 raise ValueError
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{path}: what the file says of its network cannot be read: make it anew") from error
         return description
 

@@ -24,6 +24,7 @@ from fmap_ranking.ranking import Ranking
 from lrp.canonise import build_program, explained_layers
 from passes.analysis import Analysis
 from passes.processes import Ranks
+from utils.files import read_npz, write_npz
 
 
 @dataclass(frozen=True)
@@ -336,6 +337,12 @@ def test_parts_of_other_runs_are_not_merged(runs: Runs, tmp_path: Path) -> None:
     assert runs(case, a, "--part", "1/3", "--resume").code == 2
     assert "is no part K/N" in runs(case, a, "--part", "3/2").err
     assert runs.scripts("merge_states", tmp_path, "--output_dir", merged).code == 2
+    (state,) = a.glob(".states/*.npz")
+    arrays = read_npz(state)
+    for done in (np.array(1), np.zeros((2, 2), int), np.array(["x"])):
+        write_npz(state, **{**arrays, "done": done})
+        refused = runs.scripts("merge_states", a, "--output_dir", merged)
+        assert (refused.code, "is not a saved state" in refused.err) == (2, True), refused.err
     assert not merged.exists()
 
 

@@ -1,6 +1,8 @@
 """Source attribution from the command line, on tiny images: training, testing, loose images, comparison, bad input."""
 
 import csv
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,13 @@ from reproduction.source_contents import read_sources
 from source_attribution.confusion import Confusion
 from source_attribution.options import DataPreparation
 from source_attribution.overlap import overlaps
+from source_attribution.single_images import _caption
 from source_attribution.source_evaluation import confusions, open_set
 from source_attribution.source_scores import Scores, calibrated_threshold
 from source_attribution.source_sets import find_sources, sources_in
 from source_attribution.source_tasks import Branches, EarlyStopping, OneVersusRest, class_weights
-from source_attribution.stored import read_stored, write_stored
+from source_attribution.stored import Description, read_stored, write_stored
+from utils.errors import UserError
 from utils.provenance import read_record
 from utils.tables import read_table
 
@@ -195,6 +199,16 @@ def test_weighted_classes_count_as_said(data: Path) -> None:
     assert (np.sign(targets[:, 0]) == np.where(made_by == "a_x", 1, -1)).all()
 
 
+@pytest.mark.parametrize("left", [("a_x", "b", "c"), ("a_x", "b"), ("a_x", "")])
+def test_half_of_the_weight_is_for_all_else(left: tuple[str, ...], data: Path) -> None:
+    images = find_sources(data)
+    some = replace(images, items=tuple(item for item in images.items if item.generator in left))
+    weights = class_weights(["a_x"], some)["a_x"]
+    own = sum(weights[item.generator] for item in some.items if item.generator == "a_x")
+    assert own == pytest.approx(len(some) / 2)
+    assert sum(weights[item.generator] for item in some.items) == pytest.approx(len(some))
+
+
 @given(st.lists(SHARES, min_size=1, max_size=40), st.lists(SHARES, max_size=9), SHARES)
 def test_calibrated_thresholds_keep_what_they_promise(reals: list[float], others: list[float], most: float) -> None:
     groups = [np.array(reals), np.array(others)]
@@ -223,12 +237,13 @@ def test_thresholds_are_kept_with_the_networks(data: Path, scripts: Scripts, tmp
         ready = made("secondary", 1, SIDE, primary, sources=(name,))
         nn.init.constant_(ready.network[-1].get_parameter("bias"), 3.0)
         write_stored(tmp_path / "p" / f"{name}.safetensors", ready)
+    (tmp_path / "p").rename(tmp_path / "start.1")
     words = ("att", "train", data, data, *TRAIN[:4], "-e", 1, "--learning_rate", 1e-6, "--multiclass")
     more = (
         "--det_model",
         path,
         "--model",
-        tmp_path / "p",
+        tmp_path / "start.1",
         "--registry",
         "more",
         "--class_weights",
@@ -238,6 +253,8 @@ def test_thresholds_are_kept_with_the_networks(data: Path, scripts: Scripts, tmp
     run = attribute(scripts, *words, *more)
     assert run.code == 0, run.err
     assert read_stored(tmp_path / "more" / "p" / "b.safetensors").description.threshold > 0.9
+    run = attribute(scripts, "det", "train", data, data, *TRAIN, "--model", tmp_path / "start.1")
+    assert (run.code, "no network" in run.err, "Traceback" in run.err) == (2, True, False), run.err
     shares = []
     for number, threshold in enumerate(((), ("--threshold", 0.5), ("--threshold", 1e-6))):
         run = attribute(
@@ -248,6 +265,37 @@ def test_thresholds_are_kept_with_the_networks(data: Path, scripts: Scripts, tmp
         # of real images: none of these, or a source
         shares.append([int(rows[0][1]), sum(map(int, rows[0][2:]))])
     assert shares == [[6, 0], [0, 6], [0, 6]]
+
+
+def test_thresholds_are_for_tests_of_secondaries(data: Path, registry: Path, scripts: Scripts, tmp_path: Path) -> None:
+    several = made("notl", side=SIDE, sources=("a_x", "b"))
+    write_stored(tmp_path / "several.safetensors", several)
+    images = data / "a_x"
+    for words in (
+        ("attribute_source", "det", "test", registry, data),
+        ("attribute_source", "att", "train", data, data, *TRAIN, "--multiclass"),
+        ("attribute_source", "att", "test", tmp_path / "several.safetensors", data),
+        ("run_attribution", "det", registry, images, "out"),
+        ("run_attribution", "att", tmp_path / "several.safetensors", images, "out"),
+    ):
+        run = scripts(*words, "--threshold", 0.9)
+        assert (run.code, "--threshold" in run.err, run.err.count("\n")) == (2, True, 1), run.err
+
+
+def test_captions_say_what_a_source_needs() -> None:
+    values = np.array([[0.2, 0.7]])
+    assert _caption("x", Scores(["fake", "b"], values, {"b": 0.8}))[2] == "none of these: p(b) 70.0 %, needs 80.0 %"
+    assert _caption("x", Scores(["b"], values[:, 1:]))[2] == "b: p(b) 70.0 %, needs 50.0 %"
+    # the most probable class is the answer, however probable
+    assert _caption("x", Scores(["real", "b", "c"], np.array([[0.3, 0.4, 0.3]])))[2] == "b: p(b) 40.0 %"
+
+
+@pytest.mark.parametrize("text", ["NaN", "1e999", '"0.4"', "null", "[0.5]", "0", "1", "[" * 100_000])
+def test_thresholds_of_damaged_files(text: str) -> None:
+    described = json.dumps(asdict(made("secondary", 1, SIDE, made("primary", side=SIDE), sources=("b",)).description))
+    assert '"threshold": 0.5' in described
+    with pytest.raises(UserError, match="cannot be read"):
+        Description.read(described.replace('"threshold": 0.5', f'"threshold": {text}'), Path("b.safetensors"))
 
 
 def test_early_stopping() -> None:

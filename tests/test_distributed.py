@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 from ranking_runs import LOGITS, SOURCES, Scripts, at_batch, contents, stop
+from test_attribution_networks import made
+from test_attribution_scripts import SIDE, TRAIN, write_images
 
 from passes.processes import Ranks, process_group
+from source_attribution.stored import write_stored
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 RANKING = ("rank_fmaps", "--crop", "none", "--bsize", "1", "--figures", "False")
@@ -162,3 +165,16 @@ def test_two_processes_terminated_and_gone_on_with_by_one(
     assert scripts(script, *flags[:-1], "whole").code == 0
     assert_alike(Path("out"), Path("whole"))
     assert not list(Path("out").glob(STATES))
+
+
+def test_one_of_two_processes_calibrates_and_writes_secondaries(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", ("a", "b"))
+    primary = made("primary", side=SIDE)
+    write_stored(tmp_path / "p.safetensors", primary)
+    words = ("att", "train", images, images, *TRAIN, "--multiclass", "--most_false", 0.2, "--device", "cpu")
+    folders = ("--output_dir", tmp_path / "out", "--registry", tmp_path / "registry")
+    run = start(TORCHRUN, "attribute_source", *words, "--det_model", tmp_path / "p.safetensors", *folders)
+    said, messages = run.communicate(timeout=200)
+    assert run.returncode == 0, messages
+    assert [Path(line).name for line in said.splitlines()] == ["a.safetensors", "b.safetensors"]
+    assert messages.count("are among the training images") == 1

@@ -449,9 +449,9 @@ def test_training_learns_and_its_run_is_tested(small: Path, scripts: Scripts) ->
     assert "nothing to compute" in once_more.out
     assert contents(Path("out")) == before
     # images of any size as they are
-    bare = scripts("test_patch_forensics", *TESTED, *words, "--loadSize", 0, "--name", "bare")
+    bare = scripts("test_patch_forensics", *TESTED, *words, "--loadSize", 0, "--name", "bare {}")
     assert bare.code == 0, bare.err
-    assert read_scores(Path("out/bare/test/epoch_bestval/set/scores.csv"), made_by="").columns["vote"].shape == (16,)
+    assert read_scores(Path("out/bare {}/test/epoch_bestval/set/scores.csv"), made_by="").columns["vote"].shape == (16,)
     # the other scripts of the house take the network as any other
     detector = ["--arch", f"{PREFIX}xception_block1", "--weights", folder / "bestval_net_D.pth", "--device", "cpu"]
     sets = Path("sets/mine")
@@ -557,6 +557,8 @@ def test_bad_input(refusals: Callable[..., str], small: Path, tmp_path: Path) ->
     assert "no-such" in refusals(test, opt=["model: patch_discriminator", "which_model_netD: no-such"])
     assert "is not YAML" in refusals(test, opt=["{"])
     assert "whole numbers" in refusals(test, opt=["which_model_netD: xception_block2", "loadSize: big"])
+    for line in ("loadSize: [1]", "loadSize: .inf", "loadSize: -5", "batch_size: 0", "fake_class_id: 7"):
+        assert line.partition(":")[0] in refusals(test, opt=["which_model_netD: xception_block2", line])
     assert "model is 'x'" in refusals(test, opt=["model: x", "which_model_netD: xception_block2"])
     assert "weights not found" in refusals(test, "--which_epoch", "latest")
     assert "43x43" in refusals(top, "--loadSize", 32)
@@ -642,6 +644,11 @@ def test_groups_of_patches(tested: Path, small: Path, scripts: Scripts, tmp_path
     text = (folder / "clusters/clusters.csv").read_text()
     assert "west" in text
     assert "label 17" in text
+    rows = (folder / "top_patches.csv").read_text()
+    (folder / "top_patches.csv").write_text("".join(rows.splitlines(keepends=True)[:-1]))
+    refused = scripts("cluster_patches", folder)
+    assert (refused.code, "not as many rows" in refused.err) == (2, True)
+    (folder / "top_patches.csv").write_text(rows)
     next((tmp_path / "fake").iterdir()).unlink()
     refused = scripts("cluster_patches", folder, *maps)
     assert (refused.code, "no label map" in refused.err) == (2, True)
@@ -667,6 +674,9 @@ def test_tables_over_sets_and_runs(tested: Path, small: Path, scripts: Scripts, 
     assert {(row["run"], row["dataset"]) for row in rows} == {("hardly", "mine")}
     assert "| hardly | val | bestval |" in Path("results/tables.md").read_text()
     assert Path("results/runs.png").is_file()
+    (tmp_path / "twice.csv").write_text("name,real,fake\nmine,real,fake\nmine,fake,real\n")
+    refused = scripts("test_patch_forensics_runs", tested.parent, tmp_path / "twice.csv", "val", "--data_root", small)
+    assert (refused.code, "two data sets called mine" in refused.err) == (2, True)
     refused = scripts("test_patch_forensics_runs", tested.parent, "gen_models", "test", "--data_root", tmp_path)
     assert (refused.code, "--data_root" in refused.err.splitlines()[-1]) == (2, True)
 
