@@ -105,7 +105,7 @@ def _by_labels(options: ClusterOptions, images: Mapping[int, Path], crop: Crop) 
     rows = read_rows(options.groups or FACE_LABELS, LabelGroup, made_by="the columns label and group")
     names = {row.label: row.group for row in rows}
 
-    @lru_cache
+    @lru_cache(maxsize=8)  # a map of a large photograph takes tens of megabytes
     def labels_of(label: int, path: Path) -> np.ndarray:
         inside = path.relative_to(images[label]) if path.is_relative_to(images[label]) else Path(path.name)
         labels = _read_labels(safe_join(maps[label], inside.with_suffix(".png").as_posix()), path)
