@@ -180,6 +180,8 @@ class PatchTraining(_Images):
             raise UserError(f"--batch_size {self.batch_size}: use an even number, half of a step is real")
         if self.lr_policy == "cosine" and self.epochs is None:
             raise UserError("--lr_policy cosine needs to know how long: give --epochs")
+        if self.lr_policy == "cosine" and self.max_epochs is not None:
+            raise UserError("--max_epochs ends other trainings than --lr_policy cosine: give --epochs alone")
         if 0 < self.sizes[0] < self.sizes[1] and not self.random_resized_crop:
             raise UserError(f"--loadSize {self.sizes[0]} is less than --fineSize {self.sizes[1]}: raise or lower one")
 

@@ -577,6 +577,7 @@ def test_bad_training(small: Path, scripts: Scripts, tmp_path: Path) -> None:
         (["--fake_im_path", tmp_path], "no such folder"),
         (["--name", "{nothing}"], "cannot be made out"),
         (["--lr_policy", "cosine"], "give --epochs"),
+        (["--lr_policy", "cosine", "--epochs", 2, "--max_epochs", 1], "give --epochs alone"),
     ):
         run = scripts("train_patch_forensics", *folders, *words)
         assert (run.code, said in run.err.splitlines()[-1]) == (2, True), run
