@@ -33,7 +33,7 @@ UNSEEN = "nearest"  # by the classifier of patches
 # Of each family the generator that detectors were trained on, and some that they were not.
 ANALYSED = ("x4plus-anime", "animevideo-x2", "transposed4", "pixelshuffle", "skip")
 SCORED = ("animevideo-re4", "x4plus-anime-luma", "x4plus-anime-chroma", "transposed4-chroma")
-# Chosen with find_topk.py on both_val (docs/mini_forensynths.md).
+# Where AP is that of guessing on both_val, by find_topk.py (docs/mini_forensynths.md).
 TOPK = {"efb0": 12, "resnet50": 16}
 COLUMNS = {"baseline": "all maps", "top-k": "no top k", "random-k": "no random k"}
 COLUMNS |= {"layer-random-k": "same layers", "low-k": "no lowest k", "grayscale": "greyscale"}
