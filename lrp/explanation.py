@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+_CACHED = 2**21
+"""So many numbers of a relevance map are summed at once."""
+
 
 @dataclass(frozen=True)
 class ChannelStatistics:
@@ -26,7 +29,13 @@ class ChannelStatistics:
     def of(cls, relevance: Tensor, *, scale: float = 1.0) -> ChannelStatistics:
         """Statistics of a relevance map (N, C, H, W) divided by `scale`, in float64."""
         dtype = torch.promote_types(relevance.dtype, torch.float32)
-        total, positive = (part.sum((2, 3), dtype=dtype).double() for part in (relevance, relevance.clamp(min=0)))
+        # On processors by few samples at a time, so that what was just read or written is still in the cache.
+        few = len(relevance) if relevance.is_cuda else max(1, _CACHED // max(relevance[0].numel(), 1))
+        sums: list[tuple[Tensor, Tensor]] = []
+        for part in relevance.split(few):
+            values = part.to(dtype)
+            sums.append((values.sum((2, 3)), values.clamp(min=0).sum((2, 3))))
+        total, positive = (torch.cat(parts).double() for parts in zip(*sums, strict=True))
         # sum abs = 2 sum max(., 0) - sum: no third pass over the map, and no cancellation, as both parts count
         absolute = (2.0 * positive - total).sum(1)
         return cls(total / scale, positive / scale, absolute / scale)

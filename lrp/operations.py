@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrp.errors import UnsupportedLayerError
+from lrp.onednn import Kernels, is_for
 
 Sides = tuple[int, int, int, int]
 """Padding of an image on the left, right, top and bottom, as `torch.nn.functional.pad` takes it."""
@@ -80,7 +81,8 @@ class LinearOperation(Operation):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight.detach()
         self.bias = None if bias is None else bias.detach()
-        self._parts: dict[str, tuple[Tensor, ...]] = {}
+        self._derived: dict[object, Tensor] = {}
+        """What was computed from the weight, by name."""
 
     @abstractmethod
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -90,24 +92,24 @@ class LinearOperation(Operation):
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         """A(weight)^T upstream, in the shape (first two dimensions excepted) of the input `like`."""
 
-    def parts(self, sign: str) -> tuple[Tensor, ...]:
-        """What positive and what negative inputs are to be multiplied by for the size of contributions of one sign.
+    def parts(self, sign: str) -> Iterator[Tensor]:
+        """What positive, then what negative inputs are to be multiplied by for the size of contributions of one sign.
 
-        `"+"`: (w+, w-), as x+ w+ and x- w- are the positive contributions; `"-"`: (-w-, -w+). Computed once.
+        `"+"`: w+ and w-, as x+ w+ and x- w- are the positive contributions; `"-"`: -w- and -w+. Each is computed once,
+        when it is asked for, as inputs that are never negative need the first alone.
         """
-        if sign not in self._parts:
-            positive, negative = self.weight.clamp(min=0), self.weight.clamp(max=0)
-            pair = (positive, negative) if sign == "+" else (-negative, -positive)
-            self._parts[sign] = (_compact(pair[0]), _compact(pair[1]))
-        return self._parts[sign]
+        for key, bound in (((sign, "first"), {"min": 0}), ((sign, "second"), {"max": 0})):
+            if key not in self._derived:
+                weight = self.weight if sign == "+" else -self.weight
+                self._derived[key] = _compact(weight.clamp(**bound))
+            yield self._derived[key]
 
     def joined_parts(self, sign: str) -> Tensor:
         """Both `parts` as one weight, for an input with its positive and then its negative part as channels."""
-        key = f"joined {sign}"
-        if key not in self._parts:
-            self._parts[key] = (_compact(torch.cat(self.parts(sign), 1)),)
-            del self._parts[sign]
-        return self._parts[key][0]
+        if sign not in self._derived:
+            self._derived[sign] = _compact(torch.cat(tuple(self.parts(sign)), 1))
+            del self._derived[sign, "first"], self._derived[sign, "second"]
+        return self._derived[sign]
 
     def ones_like(self, x: Tensor) -> Tensor:
         """A constant image of ones as this operation sees it: one sample, or one per sample of cut-out inputs."""
@@ -122,14 +124,18 @@ class LinearOperation(Operation):
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         self.weight = _compact(self.weight.to(device, dtype, copy=True))
         self.bias = None if self.bias is None else self.bias.to(device, dtype, copy=True)
-        self._parts.clear()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was derived from a weight that is another one now."""
+        self._derived.clear()
 
     def scale_output(self, scale: Tensor, shift: Tensor) -> None:
         """Compose with y -> scale * y + shift per output channel, i.e. fold a batch norm in evaluation mode."""
         bias = torch.zeros_like(scale) if self.bias is None else self.bias
         self.weight = self.weight * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
         self.bias = bias * scale + shift
-        self._parts.clear()
+        self.forget()
 
 
 def _compact(weight: Tensor) -> Tensor:
@@ -163,6 +169,7 @@ class Convolution(LinearOperation):
         self.padding: Sides = padding if len(padding) == 4 else (padding[1], padding[1], padding[0], padding[0])
         self.same_padding, self.reads_all_channels = same_padding, groups == 1
         self._inside: Tensor | None = None
+        self._kernels = Kernels()
 
     @property
     def channels(self) -> int:
@@ -209,59 +216,56 @@ class Convolution(LinearOperation):
         if explicit is not None:
             x = F.pad(x, explicit)
         x = x.to(weight.dtype)  # the mean before a squeeze-and-excitation gate is in float32 even in a bf16 network
-        return _convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return self._kernels.convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def forget(self) -> None:
+        super().forget()
+        self._kernels.clear()
 
     def adjoint(self, upstream: Tensor, weight: Tensor, like: Tensor) -> Tensor:
         if self._is_slow_in_bfloat16(upstream):
             return self.adjoint(upstream.float(), weight.float(), like).to(upstream.dtype)
-        if self._is_pointwise:
-            share = _convolve(upstream, weight.transpose(0, 1))
+        padding, explicit = self._padding(like)
+        reach = self._reach(padding)
+        # as a convolution itself, which is up to twice as fast on processors where there is one weight for each output
+        if self._is_pointwise or (is_for(upstream) and explicit is None and self.stride == (1, 1) and min(reach) >= 0):
+            options = ((1, 1), reach, self.dilation, self.groups)
+            share = self._kernels.convolve(upstream, self._turned(weight), None, *options)
             if self.stride == (1, 1):
                 return share
             result = torch.zeros_like(like, dtype=share.dtype, memory_format=torch.channels_last)
             result[..., :: self.stride[0], :: self.stride[1]] = share
             return result
-        padding, explicit = self._padding(like)
         height, width = like.shape[-2:]
         left, right, top, bottom = explicit or (0, 0, 0, 0)
         shape = (upstream.shape[0], weight.shape[1] * self.groups, height + top + bottom, width + left + right)
         # The backward pass wants the input for its shape and memory format only.
         if explicit is not None or like.shape != shape or like.dtype != upstream.dtype:
             like = torch.empty(shape, dtype=upstream.dtype, device=upstream.device, memory_format=torch.channels_last)
-        options = (self.stride, padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
-        result = torch.ops.aten.convolution_backward(upstream, like, weight, None, *options)[0]
+        backward = (self.stride, padding, self.dilation, False, (0, 0), self.groups, (True, False, False))
+        result = torch.ops.aten.convolution_backward(upstream, like, weight, None, *backward)[0]
         if explicit is not None:
             result = result[..., top : top + height, left : left + width]
         return result
+
+    def _reach(self, padding: Pair) -> Pair:
+        """Padding of the output with which the adjoint of a convolution of stride 1 is a convolution."""
+        (height, width), (down, across) = self.weight.shape[2:], self.dilation
+        return (down * (height - 1) - padding[0], across * (width - 1) - padding[1])
+
+    def _turned(self, weight: Tensor) -> Tensor:
+        """The weight of that convolution: inputs and outputs exchanged, and turned by 180 degrees."""
+        key = ("turned", weight)
+        if key not in self._derived:
+            outputs, inputs, *kernel = weight.shape
+            turned = weight.reshape(self.groups, outputs // self.groups, inputs, *kernel).transpose(1, 2).flip(-2, -1)
+            self._derived[key] = _compact(turned.reshape(inputs * self.groups, outputs // self.groups, *kernel))
+        return self._derived[key]
 
     def _is_slow_in_bfloat16(self, upstream: Tensor) -> bool:
         """Whether the processor has no fast kernel: a strided grouped adjoint in bf16 takes 30 times that in fp32."""
         strided = self.groups > 1 and self.stride != (1, 1)
         return strided and upstream.dtype == torch.bfloat16 and upstream.device.type == "cpu"
-
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    groups: int = 1,
-) -> Tensor:
-    """As `torch.nn.functional.conv2d`, on processors always by oneDNN.
-
-    PyTorch itself takes other ways with one thread, and products of matrices for kernels of 1x1: half as fast where the
-    processor is not Intel's.
-    """
-    # a tensor that only pretends, as those that sizes are found with, is no tensor of oneDNN's
-    known = type(x) is Tensor and x.device.type == "cpu" and x.dtype in _ONEDNN
-    if known and torch.backends.mkldnn.is_available():
-        return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-
-_ONEDNN = (torch.float32, torch.bfloat16)
 
 
 class Dense(LinearOperation):
