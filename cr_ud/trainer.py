@@ -103,6 +103,7 @@ class Trainer:
         self.log: TrainingLog | None = None
         self._interrupt = GracefulInterrupt()
         self._skipped: dict[str, None] = {}
+        self._learnt = False  # from any image
         self._bar: Any = None
         self._shown: dict[str, str] = {}
         self._since, self._images = time.monotonic(), 0  # for the speed, without validations
@@ -119,6 +120,7 @@ class Trainer:
         self.scaler.load_state_dict(saved["scaler"])
         self.schedule = type(self.schedule)(**saved["schedule"])
         self.progress = Progress(**saved["progress"])
+        self._learnt = self.progress.step > 0
 
     def run(self) -> Progress:
         """Train to the end and write the weights.
@@ -134,6 +136,8 @@ class Trainer:
             bar.update(self.progress.step)
             while not self._is_done():
                 self._train_epoch()
+                if not self._learnt:
+                    raise UserError(f"no training image can be used: {self.files.skipped} says why")
                 if self.progress.step_in_epoch == self.order.steps:
                     self._end_epoch()
         self.save()
@@ -217,6 +221,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.parameters, self.training.optimisation.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._learnt |= count > 0
         now.loss_sum += total
         now.loss_images += int(count)
         self._images += int(count)

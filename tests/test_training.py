@@ -368,7 +368,7 @@ def test_damaged_checkpoints_are_refused(data: Path, tmp_path: Path, content: by
         (["--load_size", "0", "--crop_size", "30"], r"24x24 pixels, less than the crop of 30"),
         (["--init", "nowhere.pth"], r"weights not found: nowhere\.pth"),
         (["--init", "imagenet"], "ImageNet weights not found: put"),
-        (["--skip_bad_images", "--load_size", "0", "--crop_size", "30", "--max_steps", "1"], "no validation image can"),
+        (["--skip_bad_images", "--load_size", "0", "--crop_size", "30", "--max_steps", "1"], "no training image can"),
     ],
 )
 def test_bad_arguments_are_refused(data: Path, tmp_path: Path, more: list[str], message: str) -> None:
@@ -406,6 +406,20 @@ def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
     folder = train(tmp_path, tmp_path / "out", "--epochs", "2", "--skip_bad_images", "--overwrite")
     assert (folder / "skipped.txt").read_text().count("3.png is damaged") == 1
     assert sum(row.images for row in read_log(folder / "log.csv") if row.kind == "train") == 2 * 23
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [("val", "no validation image can be used"), ("train", r"no training image .*skipped\.txt says why")],
+)
+def test_images_that_are_all_bad_are_refused(tmp_path: Path, part: str, message: str) -> None:
+    for folder in ("train", "val"):
+        write_images(tmp_path / folder, ("cat",), number=4)
+    for number, image in enumerate(sorted((tmp_path / part).rglob("*.png"))):
+        image.write_bytes(b"no image %d" % number)
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, tmp_path / "out", "--epochs", "1", "--skip_bad_images")
+    assert not list((tmp_path / "out").rglob("final.pth"))
 
 
 def test_several_subsets_of_classes_are_compared(data: Path, tmp_path: Path) -> None:
