@@ -265,11 +265,11 @@ class Contributions:
 
     def share(self, sign: str, ratio: Tensor) -> Tensor:
         """sum_j |z_ij| ratio_j; shape of the input."""
-        pairs = zip(self._inputs, self._weights(sign), strict=False)
-        first, *second = (self._operation.adjoint(ratio, weight, x).mul_(x) for x, weight in pairs)
-        if self._joined:
-            return torch.add(*first.chunk(2, 1))
-        return first.add_(second[0]) if second else first
+        (x, weight), *second = zip(self._inputs, self._weights(sign), strict=False)
+        share = self._operation.adjoint(ratio, weight, x).mul_(x)
+        for negative, weight in second:
+            share.addcmul_(self._operation.adjoint(ratio, weight, negative), negative)
+        return torch.add(*share.chunk(2, 1)) if self._joined else share
 
 
 def _parts_of(x: Tensor) -> Tensor:
