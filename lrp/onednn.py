@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_DTYPES = (torch.float32, torch.bfloat16)
-
 
 @dataclass
 class _Blocks:
@@ -63,4 +61,6 @@ class Kernels:
 
 def is_for(x: Tensor) -> bool:
     """Whether oneDNN computes with this tensor; one that only pretends, to find sizes with, is none of its."""
-    return type(x) is Tensor and x.device.type == "cpu" and x.dtype in _DTYPES and torch.backends.mkldnn.is_available()
+    if type(x) is not Tensor or x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

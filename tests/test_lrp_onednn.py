@@ -1,5 +1,9 @@
 """Convolutions of a processor: the same bits however often they are computed, and adjoints that are adjoint."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,3 +92,18 @@ def test_weights_are_put_in_order_for_a_shape_that_comes_again(monkeypatch: pyte
     for size in (3, 3, 3, 2, 3, 2, 2, 2):
         kernels.convolve(x[:size], weight)
     assert [shape[0] for shape in made] == [3, 2]
+
+
+def test_bfloat16_works_on_processors_for_which_onednn_has_none() -> None:
+    program = """
+import torch
+from lrp import Explainer
+torch.manual_seed(0)
+layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1, 2), torch.nn.Flatten()
+network = torch.nn.Sequential(*layers)
+explainer = Explainer(network.eval(), "epsilon", dtype=torch.bfloat16)
+print(float(explainer.explain(torch.ones(2, 3, 6, 6)).input.abs().sum()) > 0)
+"""
+    old = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    run = subprocess.run([sys.executable, "-c", program], env=old, capture_output=True, text=True, check=False)
+    assert run.stdout == "True\n", run.stderr
