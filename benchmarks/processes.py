@@ -50,7 +50,7 @@ def seconds(words: list[str], processes: int, output: Path, batch: int) -> float
 
 def main() -> None:
     parser = make_parser(__doc__, batch=16, rounds=3)
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--images", type=int, default=800)
     args = parser.parse_args()
     rows = []
     for arch in args.arch:
