@@ -93,9 +93,9 @@ class MedianTests(Analysis[MedianTestOptions]):
 
     def _draw_maps(self, pairs: ActivationPairs, tests: Sequence[MedianTest], fakes: str) -> list[Path]:
         pictures: list[Path] = []
-        for place, test in progress(list(enumerate(tests)), description="histograms", unit="map"):
+        for index, test in progress(list(enumerate(tests)), description="histograms", unit="map"):
             key = test.feature_map_name
-            pictures += plot_histogram(pairs, place, test, self.histogram(key), f"{key}, {fakes}")
+            pictures += plot_histogram(pairs, index, test, self.histogram(key), f"{key}, {fakes}")
         return pictures
 
     @classmethod

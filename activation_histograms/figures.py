@@ -19,14 +19,14 @@ _LARGEST_BINS = 40
 
 
 @house_style()
-def plot_histogram(pairs: ActivationPairs, place: int, test: MedianTest, path_stem: Path, title: str) -> list[Path]:
+def plot_histogram(pairs: ActivationPairs, index: int, test: MedianTest, path_stem: Path, title: str) -> list[Path]:
     """Histograms of one map's largest activations on RGB and greyscale, with both medians and the p-value.
 
     Returns:
         The files written.
     """
     figure, axes = new_figure(5.6, 3.8)
-    _draw(axes, pairs, place)
+    _draw(axes, pairs, index)
     axes.set(xlabel="largest activation of the map in an image (before batch norm)", ylabel="images")
     axes.set_title(f"{title}\n{_verdict(test)}")
     figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2)
@@ -47,14 +47,14 @@ def plot_overview(
     columns = min(_COLUMNS, shown)
     rows = -(-shown // columns)
     figure, axes = new_figure(max(5.0, 3.2 * columns), 1.3 + 2.3 * rows, rows, columns, squeeze=False)
-    for place, panel in enumerate(axes.flat):
-        if place >= shown:
+    for index, panel in enumerate(axes.flat):
+        if index >= shown:
             panel.set_visible(False)
             continue
-        _draw(panel, pairs, place)
-        test = tests[place]
+        _draw(panel, pairs, index)
+        test = tests[index]
         name = test.feature_map_name.split("(")[0]
-        panel.set_title(f"{place + 1}. {name}\n{_verdict(test)}", fontsize=9)
+        panel.set_title(f"{index + 1}. {name}\n{_verdict(test)}", fontsize=9)
         panel.tick_params(labelsize=8)
         if test.p_value_paired_bh <= LEVEL:
             for spine in panel.spines.values():
@@ -89,8 +89,8 @@ def plot_shares(shares: Sequence[ColourShare], path_stem: Path, title: str) -> l
     ):
         values = np.array([100 * getattr(share, name) for share in shares])
         axes.bar(places + offset, values, 0.25, color=colour, label=label)
-        for place in places[values == 0]:
-            axes.text(place + offset + 0.03, 1, "0", va="bottom", fontsize=8, color=colour)
+        for position in places[values == 0]:
+            axes.text(position + offset + 0.03, 1, "0", va="bottom", fontsize=8, color=colour)
     heights, low, high = np.array([[100 * s.share, 100 * s.share_low, 100 * s.share_high] for s in shares]).T
     errors = [np.maximum(heights - low, 0), np.maximum(high - heights, 0)]
     axes.errorbar(places - 0.27, heights, errors, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3)
@@ -101,8 +101,8 @@ def plot_shares(shares: Sequence[ColourShare], path_stem: Path, title: str) -> l
     return save_figure(figure, path_stem)
 
 
-def _draw(axes: Axes, pairs: ActivationPairs, place: int) -> None:
-    samples = ((pairs.rgb[:, place], _RGB, "RGB"), (pairs.grayscale[:, place], _GRAYSCALE, "greyscale"))
+def _draw(axes: Axes, pairs: ActivationPairs, index: int) -> None:
+    samples = ((pairs.rgb[:, index], _RGB, "RGB"), (pairs.grayscale[:, index], _GRAYSCALE, "greyscale"))
     both = np.concatenate([sample for sample, _, _ in samples]).astype(np.float64)
     low, high = float(both.min()), float(both.max())
     # Freedman and Diaconis' rule asks for thousands of bins where one image lies far out.

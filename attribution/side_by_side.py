@@ -26,7 +26,7 @@ def draw_side_by_side(analyses: Sequence[Attribution[Any]]) -> list[Path]:
     layout = Layout(first.layout.root, "all", "detectors")
     stem = safe_join(layout.root, first.name, "side_by_side", "-".join([*names, *first.details]), "contact_sheet")
     rows = [{row.path: row for row in analysis.rows()} for analysis in analyses]
-    images = [path for path in rows[0] if all(path in own for own in rows)]
+    images = [path for path in rows[0] if all(path in entries for entries in rows)]
 
     def draw() -> list[Path]:
         look = LOOKS[first.options.look]
@@ -42,12 +42,12 @@ def draw_side_by_side(analyses: Sequence[Attribution[Any]]) -> list[Path]:
         for path in images:
             pictures: list[np.ndarray] = []
             captions = [path]
-            for analysis, own, name in zip(analyses, rows, names, strict=True):
-                arrays = read_npz(safe_join(analysis.folder, own[path].arrays))
+            for analysis, entries, name in zip(analyses, rows, names, strict=True):
+                arrays = read_npz(safe_join(analysis.folder, entries[path].arrays))
                 if not pictures:
                     pictures.append(arrays["image"])
                 pictures.append(look.overlay(arrays["image"], look.render(arrays["relevance"])))
-                captions.append(f"{name}: {own[path].said}, {own[path].evidence.partition(', against')[0]}")
+                captions.append(f"{name}: {entries[path].said}, {entries[path].evidence.partition(', against')[0]}")
             sheets.add(pictures, captions)
         return sheets.finish()
 

@@ -37,20 +37,20 @@ def strongest_maps(
     shares, maps = (values[:, :number].cpu() for values in torch.sort(shares, stable=True, dim=1, descending=True))
     names = _names(explainer)
     rank = {
-        (sample, *names[fmap]): place
+        (sample, *names[fmap]): index
         for sample, strongest in enumerate(maps.tolist())
-        for place, fmap in enumerate(strongest)
+        for index, fmap in enumerate(strongest)
     }
     wanted: dict[str, list[tuple[int, int]]] = {}
     for sample, layer, channel in rank:
         wanted.setdefault(layer, []).append((sample, channel))
     boxes = torch.zeros(*maps.shape, 4)
-    for found in explainer.explain_feature_maps(inputs, wanted):
-        relevance = found.relevance.float().sum(1).cpu().numpy()
-        for sample, channel, pixels in zip(found.samples.tolist(), found.channels.tolist(), relevance, strict=True):
+    for result in explainer.explain_feature_maps(inputs, wanted):
+        relevance = result.relevance.float().sum(1).cpu().numpy()
+        for sample, channel, pixels in zip(result.samples.tolist(), result.channels.tolist(), relevance, strict=True):
             # an image whose relevance is not finite is refused afterwards, by its name
             box = astuple(bounding_box(np.nan_to_num(pixels)))
-            boxes[sample, rank[sample, found.layer, channel]] = torch.tensor(box, dtype=boxes.dtype)
+            boxes[sample, rank[sample, result.layer, channel]] = torch.tensor(box, dtype=boxes.dtype)
     return {"maps": maps, "map_shares": shares, "map_boxes": boxes}
 
 

@@ -95,11 +95,11 @@ def compare(
         Measurement(
             name,
             contenders[name].images,
-            statistics.median(own) / contenders[name].images,
-            statistics.median(a / b for a, b in zip(own, first, strict=True)),
+            statistics.median(measured) / contenders[name].images,
+            statistics.median(a / b for a, b in zip(measured, first, strict=True)),
             peak_megabytes(*child_flags, "--peak_of", name),
         )
-        for name, own in seconds.items()
+        for name, measured in seconds.items()
     ], failed
 
 
@@ -128,8 +128,8 @@ def _own_peak(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     # Unlike ru_maxrss this does not begin with the size of the process that started this one.
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(peak[1] if peak else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
 def seeded_detector(arch: str, device: str, precision: str = "fp32") -> Detector:
@@ -172,8 +172,8 @@ def _machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         text = cpuinfo.read_text()
-        found = re.search(r"model name\s*:\s*(.+)", text)
-        name = found[1].strip() if found else name
+        model = re.search(r"model name\s*:\s*(.+)", text)
+        name = model[1].strip() if model else name
         flags = ", ".join(flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f" {flag}" in text)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "torchvision"))

@@ -58,10 +58,10 @@ def main() -> None:
             words = make_data(Path(folder), arch, args.images)
             taken: dict[int, list[float]] = {1: [], 2: []}
             for number in range(args.rounds):
-                for processes, own in taken.items():
-                    own.append(seconds(words, processes, Path(folder, f"{number}_{processes}"), args.batch))
+                for processes, durations in taken.items():
+                    durations.append(seconds(words, processes, Path(folder, f"{number}_{processes}"), args.batch))
         ratio = median(one / two for one, two in zip(*taken.values(), strict=True))
-        rows.append((arch, args.images, *(f"{median(own):.1f}" for own in taken.values()), f"{ratio:.2f}"))
+        rows.append((arch, args.images, *(f"{median(durations):.1f}" for durations in taken.values()), f"{ratio:.2f}"))
     header = ("detector", "images", "one process, s", "two processes, s", "times as fast")
     report("Two processes", table(header, rows), write=args.write)
 

@@ -57,8 +57,8 @@ def halves(root: Path, dataset_dir: Path, names: list[str]) -> tuple[Path, Path]
     """
     for name in names:
         for label in (0, 1):
-            found = find_image_set(dataset_dir, name, labels=[label])
-            for number, item in enumerate(found.items):
+            image_set = find_image_set(dataset_dir, name, labels=[label])
+            for number, item in enumerate(image_set.items):
                 path = root / ("train", "test")[number % 2] / name / LABEL_FOLDERS[label] / f"{number}.png"
                 save_picture(path, Crop("center", 224)(decode_image(item.path), seed=0, name=item.name))
     return root / "train", root / "test"
@@ -66,8 +66,8 @@ def halves(root: Path, dataset_dir: Path, names: list[str]) -> tuple[Path, Path]
 
 def loader_speed(root: Path, workers: int, batches: int, batch_size: int) -> float:
     """Images per second of the loader alone, without its start."""
-    found = find_training_set(root)
-    order = EpochOrder(repeated(found, (batches + 1) * batch_size), batch_size)
+    image_set = find_training_set(root)
+    order = EpochOrder(repeated(image_set, (batches + 1) * batch_size), batch_size)
     loader = Loader(Augmenter(), num_workers=workers).training(order, epoch=0)
     # workers have decoded ahead by the time the first batch is there: wait until that is used up
     for _ in range(1 + 2 * workers):

@@ -149,9 +149,9 @@ def train_detectors(
         )
         # everything is looked for before anything is computed
         lists = list(dict.fromkeys(map(words, choice.classes))) or [()]
-        found = [find_sets(choice, classes, pairs=how.pairs, seed=run.seed) for classes in lists]
+        sets_by_run = [find_sets(choice, classes, pairs=how.pairs, seed=run.seed) for classes in lists]
         runs = {}
-        for classes, sets in zip(lists, found, strict=True):
+        for classes, sets in zip(lists, sets_by_run, strict=True):
             name = "+".join(classes)
             folder = layout.training(name if len(lists) > 1 else None)
             digests, notes = announced(sets, folder, ranks)

@@ -115,12 +115,12 @@ def find_training_set(
     items: list[ImageItem] = []
     warnings: list[str] = []
     for name in sorted(set(classes)):
-        found = find(folder, name, have_classes=False)
+        part = find(folder, name, have_classes=False)
         items += [
             replace(item, name=f"{folder.name}/{item.name}", class_name=name, generator=folder.name)
-            for item in found.items
+            for item in part.items
         ]
-        warnings += (f"{name}: {warning}" for warning in found.warnings)
+        warnings += (f"{name}: {warning}" for warning in part.warnings)
     return ImageSet(folder.parent, tuple(items), tuple(warnings))
 
 

@@ -141,8 +141,8 @@ def _plain_tensor(path: Path, key: str, value: object) -> Tensor:
 def _prefix(names: Collection[str]) -> str:
     """What wrappers have put before all of the names."""
     prefix = ""
-    while found := next((p for p in _PREFIXES if all(name.startswith(p, len(prefix)) for name in names)), None):
-        prefix += found
+    while more := next((p for p in _PREFIXES if all(name.startswith(p, len(prefix)) for name in names)), None):
+        prefix += more
     return prefix
 
 
@@ -277,10 +277,10 @@ def _fitting(shapes: Shapes) -> list[str]:
     return fitting
 
 
-def _misfit(path: Path, found: Shapes, architecture: Architecture, outputs: int, fitting: list[str]) -> UserError:
+def _misfit(path: Path, shapes: Shapes, architecture: Architecture, outputs: int, fitting: list[str]) -> UserError:
     name = architecture.name
     if name in fitting:
-        rows = _rows(found, architecture)
+        rows = _rows(shapes, architecture)
         hint = _OTHER_OUTPUTS.get(rows, "give a checkpoint with that head")
         return UserError(f"weights {path} have {rows} outputs where {outputs} expected: {hint}")
     if fitting:
@@ -289,16 +289,16 @@ def _misfit(path: Path, found: Shapes, architecture: Architecture, outputs: int,
             "make --arch and --weights match"
         )
     expected = _expected(architecture.build, outputs)
-    if 2 * sum(found.get(key) == shape for key, shape in expected.items()) <= len(expected):
+    if 2 * sum(shapes.get(key) == shape for key, shape in expected.items()) <= len(expected):
         return UserError(
             f"weights {path} are not of {name}: the checkpoint is of no registered architecture; "
             "make --arch and --weights match, or register it (docs/adding_a_detector.md)"
         )
-    different = {"missing": expected.keys() - found.keys(), "unexpected": found.keys() - expected.keys()}
+    different = {"missing": expected.keys() - shapes.keys(), "unexpected": shapes.keys() - expected.keys()}
     parts = [f"{len(keys)} tensors {how} (first: {min(keys)})" for how, keys in different.items() if keys]
     if not parts:
-        key = min(key for key in expected if found[key] != expected[key])
-        parts = [f"{key} has shape {found[key]} where {expected[key]} is expected"]
+        key = min(key for key in expected if shapes[key] != expected[key])
+        parts = [f"{key} has shape {shapes[key]} where {expected[key]} is expected"]
     return UserError(f"weights {path} do not fit {name}: {', '.join(parts)}")
 
 

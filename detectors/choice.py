@@ -101,9 +101,9 @@ def named_detectors(detector: DetectorChoice, described: Sequence[str]) -> list[
             raise UserError(f"--detectors {text}: write NAME=ARCH:FILE, as in cr=resnet50:weights/cr.pth")
         if name in named:
             raise UserError(f"--detectors: two are called {name}: give each a name of its own")
-        own = dict(zip(others[::2], others[1::2], strict=True))
-        backbone = Path(own["backbone"]) if "backbone" in own else detector.backbone
-        fake = {"0": 0, "1": 1}.get(own.get("fake_class", ""), detector.fake_class)
+        options = dict(zip(others[::2], others[1::2], strict=True))
+        backbone = Path(options["backbone"]) if "backbone" in options else detector.backbone
+        fake = {"0": 0, "1": 1}.get(options.get("fake_class", ""), detector.fake_class)
         named[name] = replace(
             detector, arch=arch, weights=Path(file), blur_jpg=name, fake_class=fake, backbone=backbone
         )

@@ -86,12 +86,12 @@ class FeatureMapNetwork:
         for step in program.steps:
             if isinstance(step.operation, Sum) and step.operation.signs == (1, 1):
                 # Only a convolution's output is sure to be a tensor of its own.
-                own = [
+                overwritable = [
                     value for value in step.inputs if len(readers[value]) == 1 and _made_by_convolution(program, value)
                 ]
-                if own:
+                if overwritable:
                     step.operation = _AddTo(step.operation.name)
-                    step.inputs = (own[0], *(value for value in step.inputs if value != own[0]))
+                    step.inputs = (overwritable[0], *(value for value in step.inputs if value != overwritable[0]))
         return program
 
     @cached_property
@@ -138,13 +138,13 @@ class FeatureMapNetwork:
         picked = {layer: torch.tensor(indices, device=program.device) for layer, indices in wanted.items()}
 
         def observe(inputs: Tensor) -> Observation:
-            found: dict[str, Tensor] = {}
+            maxima: dict[str, Tensor] = {}
 
             def look(layer: str, output: Tensor) -> None:
-                found[layer] = _maxima(output, picked[layer]).float()
+                maxima[layer] = _maxima(output, picked[layer]).float()
 
             values = program.run(inputs, last=last, observed=wanted, observer=look)
-            return Observation(wanted, found, values[last].float() if logits else None)
+            return Observation(wanted, maxima, values[last].float() if logits else None)
 
         return observe
 
@@ -267,14 +267,14 @@ class _Branches:
         for name in names:
             branches.setdefault(tuple(self._variants[name].get(layer, ())), []).append(name)
         for number, (dropped, members) in enumerate(branches.items(), start=1):
-            own = dict(values)
+            branch = dict(values)
             if number < len(branches):
                 # Later branches need what this one would overwrite.
-                for value in {last, *self._overwritten} & own.keys():
-                    own[value] = own[value].clone()
+                for value in {last, *self._overwritten} & branch.keys():
+                    branch[value] = branch[value].clone()
             if dropped:
-                own[last] = self._edits[layer, dropped](own[last])
-            self._finish(members, last, own, results)
+                branch[last] = self._edits[layer, dropped](branch[last])
+            self._finish(members, last, branch, results)
 
     def _dropping(self, layer: str, indices: Sequence[int]) -> Callable[[Tensor], Tensor]:
         chosen = torch.tensor(indices, device=self._program.device)

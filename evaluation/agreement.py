@@ -103,7 +103,7 @@ def agreements(
     known = _of_draws(labels, values, wrong, whole)
     redrawn = [_of_draws(labels, values, wrong, counts) for counts in resampling.blocks()]
     units = (resampling.units, resampling.real_units, resampling.fake_units)
-    found = []
+    rows = []
     for pair in combinations(values, 2):
         first, second = pair
         (numbers,), samples = known[pair], np.concatenate([block[pair] for block in redrawn])
@@ -115,10 +115,10 @@ def agreements(
         expected = both / len(labels) - numbers[3]
         low, high = min(low, least - expected), max(high, most - expected)
         cells: dict[str, Any] = {}
-        for place, kind in enumerate(("rank", "rank_real", "rank_fake")):
-            bounds = _correlation_bounds(numbers[place], samples[:, place], units[place])
-            cells |= dict(zip((kind, f"{kind}_low", f"{kind}_high"), (float(numbers[place]), *bounds), strict=True))
-        found.append(
+        for index, kind in enumerate(("rank", "rank_real", "rank_fake")):
+            bounds = _correlation_bounds(numbers[index], samples[:, index], units[index])
+            cells |= dict(zip((kind, f"{kind}_low", f"{kind}_high"), (float(numbers[index]), *bounds), strict=True))
+        rows.append(
             Agreement(
                 test_set,
                 first,
@@ -135,7 +135,7 @@ def agreements(
                 **cells,
             )
         )
-    return found
+    return rows
 
 
 def _by_path(table: Scores) -> dict[str, tuple[int, float]]:
@@ -148,20 +148,20 @@ def _of_draws(
     labels: np.ndarray, values: Mapping[str, np.ndarray], wrong: Mapping[str, np.ndarray], counts: np.ndarray
 ) -> dict[tuple[str, str], np.ndarray]:
     """By pair (draws, 4): the three correlations, and `beyond_chance`; counts (draws, n) say how often images count."""
-    kinds = [counts * (labels == label) for label in (0, 1)]
-    weights = [counts, *kinds]
+    by_label = [counts * (labels == label) for label in (0, 1)]
+    weights = [counts, *by_label]
     ranks = {name: [midranks(column, part) for part in weights] for name, column in values.items()}
     totals = counts.sum(1)
-    found = {}
+    by_pair = {}
     for first, second in combinations(values, 2):
         columns = [_correlation(ranks[first][k], ranks[second][k], weights[k]) for k in range(3)]
         both = counts @ (wrong[first] & wrong[second])
         expected = np.zeros(len(counts))
-        for part in kinds:
+        for part in by_label:
             size = np.maximum(part.sum(1), 1.0)
             expected += (part @ wrong[first]) * (part @ wrong[second]) / size
-        found[first, second] = np.stack([*columns, (both - expected) / totals], axis=1)
-    return found
+        by_pair[first, second] = np.stack([*columns, (both - expected) / totals], axis=1)
+    return by_pair
 
 
 def midranks(values: ArrayLike, counts: np.ndarray) -> np.ndarray:
@@ -224,7 +224,7 @@ def draw_agreement(rows: Sequence[Agreement], stem: Path) -> list[Path]:
     names = list(dict.fromkeys(name for row in rows for name in (row.first, row.second)))
     side = 1.9 + 0.8 * len(names)
     figure, panels = new_figure(2 * side + 2.2, side, columns=2, squeeze=False)
-    kinds: list[tuple[str, dict[str, Any], int, Callable[[Agreement], Sequence[float]]]] = [
+    matrices: list[tuple[str, dict[str, Any], int, Callable[[Agreement], Sequence[float]]]] = [
         (
             "Rank correlation within labels",
             {"cmap": "PuOr_r", "vmin": -1, "vmax": 1},
@@ -238,11 +238,11 @@ def draw_agreement(rows: Sequence[Agreement], stem: Path) -> list[Path]:
             lambda row: [100 * row.shared],
         ),
     ]
-    for axes, (title, colours, digits, numbers) in zip(panels[0], kinds, strict=True):
+    for axes, (title, colours, digits, numbers) in zip(panels[0], matrices, strict=True):
         matrix = np.full((len(names), len(names)), np.nan)
         for a, b in combinations(names, 2):
-            own = [number for row in rows if {row.first, row.second} == {a, b} for number in numbers(row)]
-            known = [number for number in own if not math.isnan(number)]
+            measured = [number for row in rows if {row.first, row.second} == {a, b} for number in numbers(row)]
+            known = [number for number in measured if not math.isnan(number)]
             places = names.index(a), names.index(b)
             matrix[places] = matrix[places[::-1]] = np.mean(known) if known else np.nan
         image = axes.imshow(matrix, **colours)

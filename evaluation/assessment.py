@@ -209,13 +209,13 @@ class Assessment(Analysis[Options]):
 
         So a table over generators holds all of them, also when each was assessed by a command of its own.
         """
-        found = {analysis.gan_name: analysis.result for analysis in others}
+        by_set = {analysis.gan_name: analysis.result for analysis in others}
         wanted = in_common(self.origin().plain())
         for path in sorted(self.folder.parent.glob(f"*_{self.layout.tag}/summary.csv")):
             name, record = path.parent.name.removesuffix(f"_{self.layout.tag}"), read_record(path)
-            if name not in found and in_common(record) == wanted and describes(record, path):
-                found[name] = read_result(path.parent, name, made_by=self.script)
-        return list(found.values())
+            if name not in by_set and in_common(record) == wanted and describes(record, path):
+                by_set[name] = read_result(path.parent, name, made_by=self.script)
+        return list(by_set.values())
 
 
 class Calibration(Assessment[AssessmentOptions]):

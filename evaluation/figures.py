@@ -51,8 +51,8 @@ def draw_accuracies(results: Sequence[tuple[str, Result]], stem: Path) -> list[P
     most = max(sum(name == detector for name, _ in results) for detector in detectors)
     figure, panels = new_figure(max(6.4, 1.1 * most + 1.6), 3.2 * len(detectors), rows=len(detectors), squeeze=False)
     for axes, detector in zip(panels[:, 0], detectors, strict=True):
-        own = [result for name, result in results if name == detector]
-        rows = [result.rows[RGB] for result in own]
+        of_detector = [result for name, result in results if name == detector]
+        rows = [result.rows[RGB] for result in of_detector]
         for label, color, shift in (("real", REAL, -0.2), ("fake", FAKE, 0.2)):
             values, low, high = (
                 np.array([100 * getattr(row, f"acc_{label}{end}") for row in rows]) for end in ("", "_low", "_high")
@@ -60,11 +60,11 @@ def draw_accuracies(results: Sequence[tuple[str, Result]], stem: Path) -> list[P
             places = np.arange(len(rows)) + shift
             axes.bar(places, values, 0.38, color=color, label=label)
             axes.errorbar(places, values, [values - low, high - values], fmt="none", ecolor="black", capsize=3)
-            for place, value, top in zip(places, values, high, strict=True):
+            for centre, value, top in zip(places, values, high, strict=True):
                 if not np.isnan(value):
-                    axes.annotate(f"{value:.0f}", (place, top), (0, 2), textcoords="offset points", ha="center")
+                    axes.annotate(f"{value:.0f}", (centre, top), (0, 2), textcoords="offset points", ha="center")
         axes.axhline(50, color=GREY, linewidth=1, linestyle=":")
-        axes.set_xticks(range(len(rows)), [result.gan_name.replace("-", "-\n") for result in own])
+        axes.set_xticks(range(len(rows)), [result.gan_name.replace("-", "-\n") for result in of_detector])
         axes.set(title=detector, ylabel="accuracy at 0.5 (%)", ylim=(0, 118), yticks=range(0, 101, 20))
         axes.grid(visible=False, axis="x")
     panels[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="95 % intervals")
@@ -78,18 +78,18 @@ def draw_robustness(results: Sequence[tuple[str, Result]], stem: Path) -> list[P
     Dotted lines mark the AP on the images as they are. Nothing is drawn without such conditions.
     """
     rows = [(name, result.gan_name, row) for name, result in results for row in result.rows.values()]
-    kinds = [kind for kind in SWEEPS if any(_sweep_value(row, kind) is not None for _, _, row in rows)]
-    if not kinds:
+    sweeps = [kind for kind in SWEEPS if any(_sweep_value(row, kind) is not None for _, _, row in rows)]
+    if not sweeps:
         return []
     detectors = list(dict.fromkeys(name for name, _ in results))
-    size = 4.2 * len(kinds) + 1.6, 3.4 * len(detectors)
-    figure, panels = new_figure(*size, rows=len(detectors), columns=len(kinds), squeeze=False, sharey=True)
+    size = 4.2 * len(sweeps) + 1.6, 3.4 * len(detectors)
+    figure, panels = new_figure(*size, rows=len(detectors), columns=len(sweeps), squeeze=False, sharey=True)
     for line, detector in zip(panels, detectors, strict=True):
         sets = list(dict.fromkeys(result.gan_name for name, result in results if name == detector))
-        for axes, kind in zip(line, kinds, strict=True):
+        for axes, kind in zip(line, sweeps, strict=True):
             for style, test_set in zip(_styles(), sets, strict=False):
-                own = [row for name, of_set, row in rows if (name, of_set) == (detector, test_set)]
-                _draw_sweep(axes, own, kind, style, test_set)
+                swept = [row for name, of_set, row in rows if (name, of_set) == (detector, test_set)]
+                _draw_sweep(axes, swept, kind, style, test_set)
             values = {value for _, _, row in rows if (value := _sweep_value(row, kind)) is not None}
             axes.set(xlabel=_AXIS_NAMES[kind], ylim=(0, 103), xticks=sorted(values))
             if kind == "jpeg":

@@ -100,5 +100,5 @@ class ScoreCollector(PerImage):
         seen = np.flatnonzero(self.seen)
         items = [self._images.items[position] for position in seen]
         labels = np.array([-1 if item.label is None else item.label for item in items], dtype=np.int64)
-        columns = {condition.name: self.values[seen, place] for place, condition in enumerate(self.conditions)}
+        columns = {condition.name: self.values[seen, index] for index, condition in enumerate(self.conditions)}
         return Scores(tuple(item.name for item in items), labels, columns)

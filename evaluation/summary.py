@@ -146,9 +146,9 @@ def summarise_columns(
         samples = resampling.add_columns(samples, spread, len(members), stream=stream)
         low, high = _bounds(mean, samples, resampling, len(members))
         cells: dict[str, Any] = {"draws": len(members), "images": len(truth), "fakes": int(np.sum(truth))}
-        for place, metric in enumerate(METRICS):
+        for index, metric in enumerate(METRICS):
             for suffix, numbers in (("", mean), ("_low", low), ("_high", high), ("_spread", spread)):
-                cells[metric + suffix] = float(numbers[place])
+                cells[metric + suffix] = float(numbers[index])
         rows.append(ScoreSummary(name, threshold=cut, clusters=resampling.units, **cells))
     return rows
 
@@ -157,13 +157,13 @@ def _metrics_of_draws(
     labels: np.ndarray, scores: np.ndarray, counts: np.ndarray, cut: float, strict: bool
 ) -> np.ndarray:
     """`METRICS` of each redraw: counts (draws, n) to (draws, metrics)."""
-    kinds = np.stack([labels == 0, labels == 1], axis=1).astype(float)
-    right = [(called_fake(scores, bound, strict=strict) == labels)[:, None] * kinds for bound in (0.5, cut)]
+    of_label = np.stack([labels == 0, labels == 1], axis=1).astype(float)
+    right = [(called_fake(scores, bound, strict=strict) == labels)[:, None] * of_label for bound in (0.5, cut)]
     # one product for everything that is a sum over images: (draws, 2 + 2 + 2 + bins)
-    sums = counts @ np.concatenate([kinds, *right, calibration_gaps(labels, scores)], axis=1)
+    sums = counts @ np.concatenate([of_label, *right, calibration_gaps(labels, scores)], axis=1)
     totals, gaps = sums[:, :2], sums[:, 6:]
     table = np.full((len(counts), len(METRICS)), np.nan)
-    if kinds.any(axis=0).all():
+    if of_label.any(axis=0).all():
         table[:, 0], table[:, 1] = ranking_of_draws(labels, scores, counts)
     table[:, 2] = np.abs(gaps).sum(axis=1) / totals.sum(axis=1)
     for start, hits in ((3, sums[:, 2:4]), (6, sums[:, 4:6])):
@@ -195,9 +195,9 @@ def mean_over_sets(rows: Iterable[ScoreSummary]) -> dict[str, MeanOverSets]:
     for variant, members in by_variant.items():
         mean, error = {}, {}
         for metric in METRICS:
-            found = [value for row in members if not math.isnan(value := getattr(row, metric))]
-            mean[metric] = float(np.mean(found)) if found else math.nan
-            several = len(found) > 1
-            error[metric] = float(np.std(found, ddof=1)) / math.sqrt(len(found)) if several else math.nan
+            known = [value for row in members if not math.isnan(value := getattr(row, metric))]
+            mean[metric] = float(np.mean(known)) if known else math.nan
+            several = len(known) > 1
+            error[metric] = float(np.std(known, ddof=1)) / math.sqrt(len(known)) if several else math.nan
         means[variant] = MeanOverSets(len(members), mean, error)
     return means

@@ -70,8 +70,8 @@ def write_table(
     ]
     if len(results) > 1:
         lines += [_mean_line(*entry) for entry in mean_over_sets(row for _, row in rows).items()]
-    absent = [place for place in (2, 6) if all(line[place] in ("", ABSENT) for line in lines)]
-    kept = [[text for place, text in enumerate(line) if place not in absent] for line in (header, *lines)]
+    absent = [column for column in (2, 6) if all(line[column] in ("", ABSENT) for line in lines)]
+    kept = [[text for column, text in enumerate(line) if column not in absent] for line in (header, *lines)]
     published_rule = results[0].record.get("facts", {}).get("compat") == "published"
     sign = "fake above the threshold" if published_rule else "fake at or above the threshold"
     sentences = [f"{result.gan_name}: {result.images} images, {sign}; {result.note}." for result in results]
@@ -174,14 +174,14 @@ def _ap_lines(
     results: Sequence[tuple[str, Result]], sets: Sequence[str]
 ) -> list[tuple[str, str, dict[tuple[str, str], float]]]:
     """Name, architecture and AP in percent by set and condition: of each detector, then what is published."""
-    own: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    by_detector: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for name, result in results:
-        values = own.setdefault((name, _arch(result)), {})
+        values = by_detector.setdefault((name, _arch(result)), {})
         for condition in _CONDITIONS:
             if not math.isnan(result.rows[condition].ap):
                 values[result.gan_name, condition] = 100.0 * result.rows[condition].ap
-    lines = [(name, arch, values) for (name, arch), values in own.items()]
-    for arch in dict.fromkeys(arch for _, arch in own):
+    lines = [(name, arch, values) for (name, arch), values in by_detector.items()]
+    for arch in dict.fromkeys(arch for _, arch in by_detector):
         for name, tag in _PUBLISHED:
             known = {(s, c): published_colour_ap(arch, tag, c, s) for s in sets for c in _CONDITIONS}
             printed = {key: value for key, value in known.items() if value is not None}
@@ -208,14 +208,14 @@ def _wang(results: Sequence[tuple[str, Result]], sets: Sequence[str]) -> str:
     def line(name: str, pairs: Mapping[str, tuple[float, float]]) -> list[str]:
         return [name, *(" / ".join(map(percent, pairs[s])) if s in pairs else ABSENT for s in sets)]
 
-    own: dict[str, dict[str, tuple[float, float]]] = {}
+    by_detector: dict[str, dict[str, tuple[float, float]]] = {}
     for name, result in results:
-        own.setdefault(name, {})[result.gan_name] = result.rows[RGB].acc, result.rows[RGB].ap
+        by_detector.setdefault(name, {})[result.gan_name] = result.rows[RGB].acc, result.rows[RGB].ap
     printed = {
         f"Wang et al. {tag}": {name: (acc / 100, ap / 100) for name, (acc, ap) in known.items()}
         for tag, known in wang_results().items()
     }
-    return markdown(("detector", *sets), [line(name, pairs) for name, pairs in (own | printed).items()])
+    return markdown(("detector", *sets), [line(name, pairs) for name, pairs in (by_detector | printed).items()])
 
 
 def _metrics(results: Sequence[tuple[str, Result]]) -> str:

@@ -96,8 +96,8 @@ class Ranking:
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
         if not self.layers:
-            found = {fmap.layer: fmap.channels for fmap in self.maps}
-            object.__setattr__(self, "layers", {name: found[name] for name in sorted(found, key=_natural_order)})
+            channels = {fmap.layer: fmap.channels for fmap in self.maps}
+            object.__setattr__(self, "layers", {name: channels[name] for name in sorted(channels, key=_natural_order)})
 
     def __len__(self) -> int:
         return len(self.maps)

@@ -69,7 +69,7 @@ def equalization_of(image_set: ImageSet) -> Equalization:
 
 def _sampled_headers(items: Sequence[ImageItem]) -> list[Header]:
     places = np.unique(np.linspace(0, len(items) - 1, min(len(items), _SAMPLE)).round().astype(int))
-    return [header for place in places if (header := _header(items[place])) is not None]
+    return [header for index in places if (header := _header(items[index])) is not None]
 
 
 def _header(item: ImageItem) -> Header | None:
@@ -84,7 +84,7 @@ def _qualities(headers: Sequence[Header]) -> list[int]:
 
 
 def _shares_differ(real: Sequence[str], fake: Sequence[str]) -> bool:
-    shares = [{kind: number / len(kinds) for kind, number in Counter(kinds).items()} for kinds in (real, fake)]
+    shares = [{kind: number / len(formats) for kind, number in Counter(formats).items()} for formats in (real, fake)]
     return any(
         abs(shares[0].get(kind, 0.0) - shares[1].get(kind, 0.0)) > _TOLERATED_SHARE for kind in {*shares[0], *shares[1]}
     )
@@ -104,8 +104,8 @@ def _each(values: tuple[Sequence[T], Sequence[T]], text: Callable[[Sequence[T]],
     return f"real: {text(values[REAL])}; fake: {text(values[FAKE])}"
 
 
-def _counted(kinds: Sequence[str]) -> str:
-    return ", ".join(f"{number} {kind}" for kind, number in sorted(Counter(kinds).items()))
+def _counted(formats: Sequence[str]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(Counter(formats).items()))
 
 
 def _median(numbers: Sequence[int]) -> str:

@@ -294,7 +294,7 @@ def _tiff_orientation(image: Image.Image) -> int:
 
 def _quality(table_sum: int) -> int:
     sums = _table_sums()
-    return min(range(len(sums)), key=lambda place: (abs(sums[place] - table_sum), -place)) + 1
+    return min(range(len(sums)), key=lambda index: (abs(sums[index] - table_sum), -index)) + 1
 
 
 @functools.cache

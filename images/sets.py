@@ -85,8 +85,8 @@ class ImageSet:
     def clusters_of(self, names: Iterable[str]) -> np.ndarray | None:
         """Which of the images of these names belong together, (n,); None where all stand alone."""
         by_name = {item.name: item.cluster for item in self.items}
-        found = np.array([by_name[name] for name in names])
-        return found if any(found) else None
+        clusters = np.array([by_name[name] for name in names])
+        return clusters if any(clusters) else None
 
     def contents(self) -> Iterator[bytes]:
         """A digest of each file: SHA-256 of its size and its first and last 64 KiB, whatever its name.
@@ -187,16 +187,16 @@ def find_loose_images(paths: Sequence[str | Path]) -> ImageSet:
     if not given:
         raise UserError("no images given: name image files or folders")
     notes = _Notes()
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
-            found.update(dict.fromkeys(_some_below(path, notes)))
+            files.update(dict.fromkeys(_some_below(path, notes)))
         elif path.is_file():
-            found[path] = None
+            files[path] = None
         else:
             raise UserError(f"no such file or folder: {path}: check the path")
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in given]))
-    items = (ImageItem(path, path.relative_to(root).as_posix(), _label_from_parents(path), "", "") for path in found)
+    items = (ImageItem(path, path.relative_to(root).as_posix(), _label_from_parents(path), "", "") for path in files)
     return ImageSet(root, tuple(items), notes.lines())
 
 
@@ -254,12 +254,12 @@ def duplicates(image_set: ImageSet) -> list[tuple[ImageItem, ImageItem]]:
         UserError: an image has gone.
     """
     first: dict[bytes, int] = {}
-    found = []
+    pairs = []
     for position, content in enumerate(image_set.contents()):
         earlier, item = image_set.items[first.setdefault(content, position)], image_set.items[position]
         if earlier.label != item.label:
-            found.append((earlier, item))
-    return found
+            pairs.append((earlier, item))
+    return pairs
 
 
 class _Notes:
@@ -353,15 +353,15 @@ def _check_labels(folder: Path, label_folders: dict[int, str], labels: Collectio
 
 def _label_folders(folder: Path) -> dict[int, str]:
     """Names of the label folders in `folder`, whatever their spelling."""
-    found: dict[int, str] = {}
+    known: dict[int, str] = {}
     for name in _folder_names(folder):
         label = LABELS_OF_FOLDERS.get(name.lower())
         if label is None:
             continue
-        if label in found:
-            raise UserError(f"{folder} holds {found[label]} and {name}, both for {LABEL_NAMES[label]} images: keep one")
-        found[label] = name
-    return found
+        if label in known:
+            raise UserError(f"{folder} holds {known[label]} and {name}, both for {LABEL_NAMES[label]} images: keep one")
+        known[label] = name
+    return known
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -402,15 +402,15 @@ def _image_names(folder: Path, notes: _Notes) -> list[str]:
 
 
 def _some_below(folder: Path, notes: _Notes) -> list[Path]:
-    found = _images_below(folder, notes)
-    if not found:
+    files = _images_below(folder, notes)
+    if not files:
         raise UserError(f"no images below {folder}: put some there ({_extension_list()})")
-    return found
+    return files
 
 
 def _images_below(folder: Path, notes: _Notes) -> list[Path]:
     """All images below a folder, sorted; links to folders are followed, and each folder is visited once."""
-    found: list[Path] = []
+    files: list[Path] = []
     visited: set[Path] = set()
     waiting = [folder]
     while waiting:
@@ -420,8 +420,8 @@ def _images_below(folder: Path, notes: _Notes) -> list[Path]:
         visited.add(current.resolve())
         entries = _entries(current)
         waiting += [current / entry.name for entry in reversed(entries) if entry.is_dir()]
-        found += [current / entry.name for entry in entries if not entry.is_dir() and _is_image(entry, notes)]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        files += [current / entry.name for entry in entries if not entry.is_dir() and _is_image(entry, notes)]
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _label_from_parents(path: Path) -> int | None:

@@ -88,10 +88,10 @@ def build_program(
     """
     refuse_unready(model)
     trials = _trials(model)
-    found = trace(trials.model, trials.first.images)
-    found.program.dtype = trials.first.images.dtype
-    ranks = _compare(found, trials)
-    program = remove_identities(tokens_as_maps(found.program, ranks))
+    traced = trace(trials.model, trials.first.images)
+    traced.program.dtype = trials.first.images.dtype
+    ranks = _compare(traced, trials)
+    program = remove_identities(tokens_as_maps(traced.program, ranks))
     if program.dtype != torch.float64 and any(isinstance(step.operation, BatchNorm) for step in program.steps):
         program.to("cpu", torch.float64)
     if fold:
@@ -163,13 +163,13 @@ class _Trials:
         """
         for name, module in self.model.named_modules():
             module.register_forward_hook(self._watch(name))
-        found = self.next()
-        if found is None:
+        trial = self.next()
+        if trial is None:
             raise UnsupportedLayerError(
                 f"{type(self.model).__name__} takes no square images of three colours with sides of "
                 f"{', '.join(map(str, sorted(PROBE_SIZES)))} pixels ({self._failure})"
             )
-        return found
+        return trial
 
     @torch.no_grad()
     def next(self) -> _Trial | None:
@@ -197,29 +197,29 @@ def _thinned(values: Tensor) -> Tensor:
     return values.reshape(-1)[:: values.numel() // 2**14 | 1]
 
 
-def _compare(found: Trace, trials: _Trials) -> dict[int, int]:
+def _compare(traced: Trace, trials: _Trials) -> dict[int, int]:
     """Refuse a program whose outputs are not the model's.
 
     Returns:
         Number of dimensions of every value.
     """
-    ranks = _compare_one(found, trials.model, trials.first)
+    ranks = _compare_one(traced, trials.model, trials.first)
     # what depends on the sizes of the first images has to hold for others
-    other = trials.next() if found.sized else None
+    other = trials.next() if traced.sized else None
     if other is not None:
-        _compare_one(found, trials.model, other)
+        _compare_one(traced, trials.model, other)
     return ranks
 
 
 @torch.no_grad()
-def _compare_one(found: Trace, model: nn.Module, trial: _Trial) -> dict[int, int]:
+def _compare_one(traced: Trace, model: nn.Module, trial: _Trial) -> dict[int, int]:
     """As `_compare`; the message names the first layer that differs."""
-    program, modules = found.program, dict(model.named_modules())
+    program, modules = traced.program, dict(model.named_modules())
     if trial.images.dtype != torch.float64:
         # what was computed from weights, as batch norms are, stays in double precision for what comes
         steps = [replace(step, operation=copy.copy(step.operation)) for step in program.steps]
         program = Program(steps).to("cpu", trial.images.dtype)
-    tolerance = _ROUNDED if found.rounded or trial.images.dtype != torch.float64 else _TOLERANCE
+    tolerance = _ROUNDED if traced.rounded or trial.images.dtype != torch.float64 else _TOLERANCE
     numbers = {step.name: number for number, step in enumerate(program.steps, start=1)}
     ranks, wrong = {0: trial.images.dim()}, []
 
@@ -232,7 +232,7 @@ def _compare_one(found: Trace, model: nn.Module, trial: _Trial) -> dict[int, int
         # a function may stand at a place of the same name
         elif module is None or type(module).__name__ != program.steps[number - 1].origin:
             return
-        output = output.movedim(0, found.batches[number])
+        output = output.movedim(0, traced.batches[number])
         if expected is not None and not _same(output, *expected, tolerance):
             wrong.append(number)
 
@@ -250,12 +250,12 @@ def _compare_one(found: Trace, model: nn.Module, trial: _Trial) -> dict[int, int
     return ranks
 
 
-def _same(found: Tensor, shape: torch.Size, expected: Tensor, tolerance: float) -> bool:
+def _same(output: Tensor, shape: torch.Size, expected: Tensor, tolerance: float) -> bool:
     """Whether a tensor has this shape and, thinned out, these numbers."""
-    if found.shape != shape:
+    if output.shape != shape:
         return False
     size = float(expected.nan_to_num(posinf=0.0, neginf=0.0).abs().max())
-    return torch.allclose(_thinned(found), expected, rtol=0.0, atol=tolerance * size, equal_nan=True)
+    return torch.allclose(_thinned(output), expected, rtol=0.0, atol=tolerance * size, equal_nan=True)
 
 
 def remove_identities(program: Program) -> Program:

@@ -275,11 +275,11 @@ class Explainer:
                 del record.values[value]
             walk = FieldWalk(steps[:number], self.rules[:number], shapes)
             width = shapes[number][-1]
-            for part, value, place in zip(
+            for part, value, pixel in zip(
                 *(tensor.split(batch_size) for tensor in (of_layer[layer], *peaks[layer])), strict=True
             ):
                 samples, channels = part.unbind(1)
-                row, column = place // width, place % width
+                row, column = pixel // width, pixel % width
                 start = F.one_hot(channels, shapes[number][1]).to(value.dtype)[:, :, None, None] * self._scale
                 relevance = walk.propagate(record.values, samples, start, row, column).div_(self._scale)
                 places = patch_of(steps[:number], shapes, row, column)

@@ -57,7 +57,7 @@ class Value:
     def shape(self) -> tuple[int, ...]:
         """Sizes in the model for a trial image, as `Size`."""
         _, *others = self.look(self.number)
-        sizes: list[int] = [Size(size, self.number, place) for place, size in enumerate(others, start=1)]
+        sizes: list[int] = [Size(size, self.number, dim) for dim, size in enumerate(others, start=1)]
         return (*sizes[: self.batch], Batch(), *sizes[self.batch :])
 
     def dimension(self, dim: int) -> int:
@@ -83,9 +83,9 @@ class Size(int):
     dim: int | None
 
     def __new__(cls, size: int, number: int | None = None, dim: int | None = None) -> Size:
-        made = super().__new__(cls, size)
-        made.number, made.dim = number, dim
-        return made
+        instance = super().__new__(cls, size)
+        instance.number, instance.dim = number, dim
+        return instance
 
 
 def _computed(name: str) -> Callable[[Size, Any], Any]:

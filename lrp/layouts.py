@@ -30,9 +30,9 @@ def _view(x: Value, *shape: Any) -> Reshape:
         raise NotImplementedError("a change of shape that is not (batch, ...)")
     if any(isinstance(size, Batch) for size in sizes):
         raise NotImplementedError("a change of shape that mixes images")
-    own = {place: s.dim for place, s in enumerate(sizes) if isinstance(s, Size) and s.number == x.number and s.dim}
+    dims = {index: s.dim for index, s in enumerate(sizes) if isinstance(s, Size) and s.number == x.number and s.dim}
     # Sizes of other tensors are those of the trial image; the first, mostly that of the tokens, is found from the rest.
-    others = [place for place, size in enumerate(sizes) if isinstance(size, Size) and place not in own]
+    others = [index for index, size in enumerate(sizes) if isinstance(size, Size) and index not in dims]
     if others:
         if -1 in sizes:
             known = math.prod(size for size in sizes if size != -1)
@@ -40,7 +40,7 @@ def _view(x: Value, *shape: Any) -> Reshape:
         sizes[others.pop(0)] = -1
 
     def reshape(x: Tensor) -> Tensor:
-        return x.reshape(len(x), *(x.shape[own[place]] if place in own else size for place, size in enumerate(sizes)))
+        return x.reshape(len(x), *(x.shape[dims[index]] if index in dims else size for index, size in enumerate(sizes)))
 
     return Reshape(reshape)
 
@@ -55,9 +55,9 @@ def _flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 
 def _unflatten(x: Value, dim: int, sizes: Sequence[int]) -> Placed:
-    place = x.dimension(dim)
-    more = 0 if place > x.batch else len(sizes) - 1
-    return Placed(Reshape(lambda x: x.unflatten(place, tuple(sizes))), x.batch + more)
+    dimension = x.dimension(dim)
+    more = 0 if dimension > x.batch else len(sizes) - 1
+    return Placed(Reshape(lambda x: x.unflatten(dimension, tuple(sizes))), x.batch + more)
 
 
 def _squeeze(x: Value, *args: Any, **options: Any) -> Reshape:
@@ -66,8 +66,8 @@ def _squeeze(x: Value, *args: Any, **options: Any) -> Reshape:
 
 def _unsqueeze(x: Value, dim: int) -> Placed:
     at = dim % (len(x.shape) + 1)
-    place = at + 1 if at <= x.batch else at
-    return Placed(Reshape(lambda x: x.unsqueeze(place)), x.batch + (at <= x.batch))
+    dimension = at + 1 if at <= x.batch else at
+    return Placed(Reshape(lambda x: x.unsqueeze(dimension)), x.batch + (at <= x.batch))
 
 
 def _permute(x: Value, *dims: Any) -> Any:
@@ -87,9 +87,9 @@ def _transpose(x: Value, dim0: int, dim1: int) -> Any:
 
 def _pick(x: Value, dim: int, index: int | slice) -> Placed:
     """Part of a dimension; with a number the dimension goes."""
-    place = x.dimension(dim)
-    gone = isinstance(index, int) and place <= x.batch
-    return Placed(_picked((*[slice(None)] * place, index)), x.batch - gone, (x,))
+    dimension = x.dimension(dim)
+    gone = isinstance(index, int) and dimension <= x.batch
+    return Placed(_picked((*[slice(None)] * dimension, index)), x.batch - gone, (x,))
 
 
 def _picked(index: Any) -> Resample:
@@ -137,16 +137,16 @@ def _concatenation(tensors: Sequence[Any], dim: int = 0) -> Any:
     batch = values[0].batch
     if any(value.batch != batch for value in values):
         raise NotImplementedError("a concatenation of tensors with images in different places")
-    constants = {place: part for place, part in enumerate(tensors) if not isinstance(part, Value)}
+    constants = {index: part for index, part in enumerate(tensors) if not isinstance(part, Value)}
     if not constants and batch == 0:
         return Concatenation(dim)
-    place = values[0].dimension(dim)
+    dimension = values[0].dimension(dim)
     if not constants:
-        return Placed(Concatenation(place), batch)
+        return Placed(Concatenation(dimension), batch)
     if any(part.shape[batch] != 1 for part in constants.values()):
         raise NotImplementedError("a concatenation with a constant that differs from image to image")
     constants = {number: part.detach().movedim(batch, 0) for number, part in constants.items()}
-    return Placed(Joined(place, constants, len(tensors)), batch)
+    return Placed(Joined(dimension, constants, len(tensors)), batch)
 
 
 def _cast(x: Value, *args: Any, **options: Any) -> Any:

@@ -205,8 +205,8 @@ def _cut(
 ) -> tuple[Tensor, Tensor]:
     """A field of each sample (M, C, h, w), `fill` where it leaves the image, and where it does not (M, 1, h, w)."""
     indices, inside = [], []
-    for span, place, size in zip(field, peak, tensor.shape[2:], strict=True):
-        pixels = (span.step * place + span.first)[:, None] + torch.arange(span.length, device=tensor.device)
+    for span, centre, size in zip(field, peak, tensor.shape[2:], strict=True):
+        pixels = (span.step * centre + span.first)[:, None] + torch.arange(span.length, device=tensor.device)
         indices.append(pixels.clamp(0, size - 1))
         inside.append((pixels >= 0) & (pixels < size))
     rows, columns = indices[0][:, :, None], indices[1][:, None, :]

@@ -84,19 +84,19 @@ class Joined(Concatenation):
         self.pixelwise = self.keeps_sign = False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.constants = {place: part.to(device, dtype) for place, part in self.constants.items()}
+        self.constants = {index: part.to(device, dtype) for index, part in self.constants.items()}
 
     def _all(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         given = iter(inputs)
-        found = [self.constants.get(place) for place in range(self.parts)]
-        return [next(given) if part is None else part.expand(len(inputs[0]), *part.shape[1:]) for part in found]
+        parts = [self.constants.get(index) for index in range(self.parts)]
+        return [next(given) if part is None else part.expand(len(inputs[0]), *part.shape[1:]) for part in parts]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return super().forward(*self._all(inputs))
 
     def gradient(self, upstream: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         parts = super().gradient(upstream, *self._all(inputs))
-        return tuple(part for place, part in enumerate(parts) if place not in self.constants)
+        return tuple(part for index, part in enumerate(parts) if index not in self.constants)
 
 
 class TokenDense(Convolution):

@@ -77,8 +77,8 @@ def refuse_unready(model: nn.Module) -> None:
     """
     training = next((name for name, module in model.named_modules() if module.training), None)
     if training is not None:
-        place = f"layer {training!r}" if training else f"the model ({type(model).__name__})"
-        raise UnsupportedLayerError(f"{place} is in training mode; call model.eval() before explaining it")
+        where = f"layer {training!r}" if training else f"the model ({type(model).__name__})"
+        raise UnsupportedLayerError(f"{where} is in training mode; call model.eval() before explaining it")
     required = [
         name
         for name, parameter in inspect.signature(model.forward).parameters.items()
@@ -218,7 +218,7 @@ class _Conversion:
         if not isinstance(value, Value) or value.batch != 0:
             raise UnsupportedLayerError(f"{type(self.model).__name__} must return one tensor, its logits")
         rounded = any(isinstance(step.operation, Rounding) for step in self.steps)
-        batches = {made.number: made.batch for made in self._values}
+        batches = {traced.number: traced.batch for traced in self._values}
         return Trace(Program(self.steps[: value.number]), batches, bool(self._trial), rounded)
 
     def _converted(self, node: fx.Node) -> Any:
@@ -232,11 +232,11 @@ class _Conversion:
         read: list[Value] = []
 
         def resolve(argument: fx.Node) -> Any:
-            found = self.known[argument]
-            if isinstance(found, tuple) and node.target is not operator.getitem:
-                found = self.known[argument] = tuple(self._made(argument, part) for part in found)
-            read.extend(part for part in layers.flat([found]) if isinstance(part, Value))
-            return found
+            converted = self.known[argument]
+            if isinstance(converted, tuple) and node.target is not operator.getitem:
+                converted = self.known[argument] = tuple(self._made(argument, part) for part in converted)
+            read.extend(part for part in layers.flat([converted]) if isinstance(part, Value))
+            return converted
 
         # A tensor read twice is resolved twice, in the order of the arguments.
         args: Any
@@ -244,13 +244,13 @@ class _Conversion:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), resolve)
         if not read and not any(isinstance(part, Placed) for part in layers.flat(args)):
             return self._constant(node, args, kwargs)
-        found, origin = self._stands_for(node, args, kwargs)
-        if isinstance(found, Operation):
+        converted, origin = self._stands_for(node, args, kwargs)
+        if isinstance(converted, Operation):
             batches = {value.batch for value in read}
-            if batches != {0} and not (len(batches) == 1 and isinstance(found, _ANYWHERE)):
+            if batches != {0} and not (len(batches) == 1 and isinstance(converted, _ANYWHERE)):
                 raise UnsupportedLayerError(f"{_place(node)!r} of type {origin}: images are not the first dimension")
-            found = Placed(found, batches.pop())
-        return self._step(node, found, read, origin) if isinstance(found, Placed) else found
+            converted = Placed(converted, batches.pop())
+        return self._step(node, converted, read, origin) if isinstance(converted, Placed) else converted
 
     def _made(self, node: fx.Node, part: Any) -> Any:
         """A part of a tensor as a step of its own, where it is not picked by its number."""

@@ -102,15 +102,15 @@ def read_ncnn(graph: str, weights: bytes, name: str) -> list[np.ndarray]:
         UserError: The weights do not fit the graph, or are stored in another way.
     """
     tensors: list[np.ndarray] = []
-    place = 0
+    offset = 0
 
     def take(kind: str, count: int) -> np.ndarray:
-        nonlocal place
+        nonlocal offset
         size = np.dtype(kind).itemsize * count
-        if place + size > len(weights):
+        if offset + size > len(weights):
             raise UserError(f"{name} ends too early: install {_PACKAGE} {_VERSION} again")
-        start, place = place, place + size
-        return np.frombuffer(weights[start:place], kind)
+        start, offset = offset, offset + size
+        return np.frombuffer(weights[start:offset], kind)
 
     for line in graph.splitlines()[2:]:
         layer, *words = line.split()
@@ -120,11 +120,11 @@ def read_ncnn(graph: str, weights: bytes, name: str) -> list[np.ndarray]:
                 raise UserError(f"{name} does not hold float16 weights: install {_PACKAGE} {_VERSION}")
             count = int(values["6"])
             tensors.append(take("<f2", count).astype(np.float32))
-            place += -2 * count % 4
+            offset += -2 * count % 4
             tensors.append(take("<f4", int(values["0"])).astype(np.float32))
         elif layer == "PReLU":
             tensors.append(take("<f4", int(values["0"])).astype(np.float32))
-    if place != len(weights):
+    if offset != len(weights):
         raise UserError(f"{name} holds more than its graph says: install {_PACKAGE} {_VERSION} again")
     return tensors
 

@@ -40,12 +40,12 @@ def load_weights(module: AnyModule, name: str, path: Path) -> AnyModule:
         raise UserError(f"no weights of the generator {name}: {path}: check --generators")
     try:
         with safe_open(path, framework="pt") as file:
-            found = (file.metadata() or {}).get(_NAME)
+            recorded = (file.metadata() or {}).get(_NAME)
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file: fetch or make it again") from error
     wanted = {key: value.shape for key, value in module.state_dict().items()}
-    if found != name or wanted != {key: value.shape for key, value in state.items()}:
+    if recorded != name or wanted != {key: value.shape for key, value in state.items()}:
         raise UserError(f"{path} holds weights of another generator than {name}: fetch or make it again")
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)

@@ -89,8 +89,8 @@ class SimulatedGenerator(nn.Module):
         for index, level in enumerate(self.levels):
             features = level(features)
             if self.spec.skip_rgb:
-                own = self.to_rgb[index](features)
-                image = own if image is None else own + interpolate(image, scale_factor=2.0, mode="bilinear")
+                layer = self.to_rgb[index](features)
+                image = layer if image is None else layer + interpolate(image, scale_factor=2.0, mode="bilinear")
         return 0.5 + (self.to_rgb[0](features) if image is None else image)
 
 

@@ -73,7 +73,7 @@ def measure_set(folder: Path) -> SetMeasures:
     chroma_hf = float(np.sqrt(energies[1, 1:].sum() / max(energies[0, 1:].sum(), 1e-12)))
     psnr, psnr_luma, psnr_chroma = (psnrs / number).tolist()
     real_bytes, fake_bytes = (sizes / number).tolist()
-    endings = "/".join("+".join(sorted(kinds)) for kinds in formats)
+    endings = "/".join("+".join(sorted(names)) for names in formats)
     return SetMeasures(len(fakes), psnr, psnr_luma, psnr_chroma, luma_hf, chroma_hf, real_bytes, fake_bytes, endings)
 
 

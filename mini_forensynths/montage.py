@@ -52,7 +52,7 @@ def _different_photos(folder: Path) -> list[str]:
     """The first tiles of so many different photographs, evenly chosen."""
     firsts = sorted(path.name for path in folder.iterdir() if path.stem.endswith("_0"))
     places = np.unique(np.linspace(0, len(firsts) - 1, min(_PHOTOS, len(firsts))).round().astype(int))
-    return [firsts[place] for place in places]
+    return [firsts[index] for index in places]
 
 
 def _liveliest(image: np.ndarray) -> tuple[int, int]:

@@ -83,7 +83,7 @@ def split_photos(photos: Sequence[Photo], shares: Sequence[float], seed: int) ->
     for part, share, first, end in zip(PARTS, shares, [0, *ends[:-1]], ends, strict=True):
         if share and first == end:
             raise UserError(f"{len(photos)} photographs are too few for {part}: give more, or --shares without {part}")
-        parts[part] = [photos[place] for place in sorted(order[first:end].tolist())]
+        parts[part] = [photos[position] for position in sorted(order[first:end].tolist())]
     return parts
 
 
@@ -116,7 +116,7 @@ def cut_tiles(image: np.ndarray, tile: int, most: int) -> list[np.ndarray]:
     lefts = np.linspace(0, width - tile, columns).round().astype(int) if columns > 1 else [(width - tile) // 2]
     corners = [(top, left) for top in tops for left in lefts]
     chosen = np.unique(np.linspace(0, len(corners) - 1, min(most, len(corners))).round().astype(int))
-    return [image[top : top + tile, left : left + tile] for top, left in (corners[place] for place in chosen)]
+    return [image[top : top + tile, left : left + tile] for top, left in (corners[index] for index in chosen)]
 
 
 def usable_photos(

@@ -151,7 +151,7 @@ def enlarge(way: Enlargement, network: nn.Module | None, image: np.ndarray) -> n
     size = wide.shape[1], wide.shape[0]
     small = Image.fromarray(wide).reduce(way.shrink)
     if network is None:
-        made = np.asarray(small.resize(size, Image.Resampling.BICUBIC))
+        enlarged = np.asarray(small.resize(size, Image.Resampling.BICUBIC))
     else:
         planes = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255.0
         large = network(planes.contiguous(memory_format=torch.channels_last))
@@ -159,8 +159,8 @@ def enlarge(way: Enlargement, network: nn.Module | None, image: np.ndarray) -> n
             large = nn.functional.avg_pool2d(large, _FACTOR // way.shrink)
         elif way.shrink < _FACTOR:
             large = interpolate(large, scale_factor=way.shrink / _FACTOR, mode="bicubic")
-        made = (large[0].clamp(0.0, 1.0) * 255.0).round().byte().permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(made[border : border + height, border : border + width])
+        enlarged = (large[0].clamp(0.0, 1.0) * 255.0).round().byte().permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(enlarged[border : border + height, border : border + width])
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:

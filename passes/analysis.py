@@ -105,7 +105,7 @@ class Analysis(ABC, Generic[Options]):
     def images(self) -> ImageSet:
         """The images that the analysis looks at."""
         labels = self.labels_for(self.options)
-        wanted = tuple(place for place, item in enumerate(self.subject.images.items) if item.label in labels)
+        wanted = tuple(index for index, item in enumerate(self.subject.images.items) if item.label in labels)
         return self.subject.images if len(wanted) == len(self.subject.images) else self.subject.images.subset(wanted)
 
     def requires(self) -> Sequence[Analysis[Any]]:

@@ -59,10 +59,10 @@ def run_experiment(
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
         Finished: With `--part`: the states of this part are saved.
     """
-    with subjects(analysis, detector, images, reading, options, run) as (found, ranks):
+    with subjects(analysis, detector, images, reading, options, run) as (chosen, ranks):
         # Everything is looked for before anything is computed.
-        wanted = [analysis(subject, options) for subject in found]
-        with tracked(run, analysis.name, found[0].settings, ranks) as tracker:
+        wanted = [analysis(subject, options) for subject in chosen]
+        with tracked(run, analysis.name, chosen[0].settings, ranks) as tracker:
             run_analyses(wanted, ranks=ranks, tracker=tracker)
             if overview is not None and ranks.is_first:
                 _show(overview(wanted), tracker, analysis.name, most=None)
@@ -126,8 +126,8 @@ def tracked(
 ) -> AbstractContextManager[Tracker]:
     """The trackers that the options ask for, at rank 0; `more` is for `utils.tracking.trackers`."""
     wandb, tensorboard = (wanted and ranks.is_first for wanted in (run.wandb, run.tensorboard))
-    place = folder or run.output_dir
-    return trackers(wandb=wandb, tensorboard=tensorboard, job=job, config=settings, folder=place, **more)
+    where = folder or run.output_dir
+    return trackers(wandb=wandb, tensorboard=tensorboard, job=job, config=settings, folder=where, **more)
 
 
 def run_analyses(
@@ -187,8 +187,8 @@ def run_analyses(
             tracker,
             analysis.gan_name,
         )
-    for own in _by_detector(analyses) if tables else ():
-        _show(type(own[0]).tabulate(own), tracker, own[0].name)
+    for of_detector in _by_detector(analyses) if tables else ():
+        _show(type(of_detector[0]).tabulate(of_detector), tracker, of_detector[0].name)
 
 
 def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, always_resume: bool) -> bool:
@@ -218,8 +218,8 @@ def _run_group(group: Sequence[AnyAnalysis], ranks: Ranks, job: str | None, alwa
         forward = forwards.setdefault(id(detector), SharedForward(detector))
         collectors[f"{detector.arch}_{analysis.subject.tag}.{analysis.name}"] = analysis.collector(forward, images)
     seen = {
-        name: collector if own == crop else Cropped(collector, own, run.seed)
-        for (name, collector), own in zip(collectors.items(), crops, strict=True)
+        name: collector if wanted_crop == crop else Cropped(collector, wanted_crop, run.seed)
+        for (name, collector), wanted_crop in zip(collectors.items(), crops, strict=True)
     }
     conditions = {
         f"{name}.{key}": str(value)

@@ -52,11 +52,11 @@ def gather_states(folders: Sequence[Path], output_dir: Path) -> list[Gathered]:
     """
     runs: dict[str, list[_State]] = {}
     for path in sorted({path.resolve() for folder in folders for path in (folder / ".states").glob("*.npz")}):
-        found = _NAME.fullmatch(path.name)
-        if found:
+        match = _NAME.fullmatch(path.name)
+        if match:
             saved = SavedPart.read(path)
-            state = _State(path, int(found["rank"]), int(found["parts"]), saved.conditions, frozenset(saved.done))
-            runs.setdefault(found["job"], []).append(state)
+            state = _State(path, int(match["rank"]), int(match["parts"]), saved.conditions, frozenset(saved.done))
+            runs.setdefault(match["job"], []).append(state)
     if not runs:
         named = ", ".join(map(str, folders))
         raise UserError(f"no states of parts below {named}: give the --output_dir of jobs that ran with --part K/N")

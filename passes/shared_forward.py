@@ -127,8 +127,8 @@ def finite(values: Tensor, batch: PassBatch, what: str) -> Tensor:
     """
     fine = torch.isfinite(values).reshape(len(values), -1).all(dim=1)
     if not bool(fine.all()):
-        place = int((~fine).int().argmax())
+        index = int((~fine).int().argmax())
         raise UserError(
-            f"{batch.items[place].path}: {what} is not a finite number: check the checkpoint, or use --precision fp32"
+            f"{batch.items[index].path}: {what} is not a finite number: check the checkpoint, or use --precision fp32"
         )
     return values

@@ -125,9 +125,9 @@ class _MapValues:
 
     def __init__(self, forward: SharedForward, maps: Sequence[FeatureMap], image_set: ImageSet) -> None:
         self.maps = tuple(maps)
-        fakes = [place for place, item in enumerate(image_set.items) if item.label == FAKE]
-        self.names = tuple(image_set.items[place].name for place in fakes)
-        self._numbers = {place: number for number, place in enumerate(fakes)}
+        fakes = [index for index, item in enumerate(image_set.items) if item.label == FAKE]
+        self.names = tuple(image_set.items[index].name for index in fakes)
+        self._numbers = {index: number for number, index in enumerate(fakes)}
         self._forward = forward
         self._columns: Tensor | None = None
         forward.request("rgb", by_layer((fmap.layer, fmap.index) for fmap in maps))
@@ -143,7 +143,7 @@ class _MapValues:
         if self._columns is None:
             self._columns = self._places(observation).to(everything.device)
         values = everything.index_select(1, self._columns)
-        rows = [row for row, place in enumerate(batch.positions) if place in self._numbers]
+        rows = [row for row, position in enumerate(batch.positions) if position in self._numbers]
         values = finite(values, batch, "the largest value of a feature map")
         return [self._numbers[batch.positions[row]] for row in rows], values[rows] if len(rows) < len(
             values
@@ -151,7 +151,7 @@ class _MapValues:
 
     def _places(self, observation: Observation) -> Tensor:
         pairs = [(layer, index) for layer, indices in observation.indices.items() for index in indices]
-        places = {pair: place for place, pair in enumerate(pairs)}
+        places = {pair: number for number, pair in enumerate(pairs)}
         return torch.tensor([places[fmap.layer, fmap.index] for fmap in self.maps])
 
 

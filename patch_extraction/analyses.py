@@ -245,9 +245,9 @@ class Patches(_OfMaps[PatchOptions]):
 
     def write(self, collector: PatchCollector, report: PassReport) -> dict[str, object]:
         """Write the tables, and remove what earlier runs have left."""
-        made = collector.result()
-        contents = self.files.write_tables(self.chosen.maps, self.chosen.omega, made)
-        return {**self.chosen.notes(), "contents": contents, "lost": self._lost, "patches": len(made)}
+        patches = collector.result()
+        contents = self.files.write_tables(self.chosen.maps, self.chosen.omega, patches)
+        return {**self.chosen.notes(), "contents": contents, "lost": self._lost, "patches": len(patches)}
 
     def draw(self) -> list[Path]:
         """Draw the pages over all maps and the collage of each."""

@@ -91,7 +91,7 @@ class PatchFiles:
         for path in self._tables():
             path.unlink(missing_ok=True)
 
-    def write_tables(self, maps: Sequence[FeatureMap], omega: Sequence[float | None], made: Sequence[Made]) -> str:
+    def write_tables(self, maps: Sequence[FeatureMap], omega: Sequence[float | None], patches: Sequence[Made]) -> str:
         """Check the pictures, write all tables, and remove what earlier runs have left; the digest of all.
 
         Raises:
@@ -99,7 +99,7 @@ class PatchFiles:
         """
         of_map: list[list[Patch]] = [[] for _ in maps]
         kept: dict[Path, int] = {}
-        for one in made:
+        for one in patches:
             of_map[one.wanted.row].append(one.patch)
             kept[self.picture(maps[one.wanted.row], one.wanted.rank)] = one.patch_checksum
             kept[self.image(one.wanted.name)] = one.image_checksum

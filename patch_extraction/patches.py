@@ -150,12 +150,12 @@ class PatchCollector(PerImage):
         inputs = self._forward.inputs(batch)
         inputs = inputs if len(rows) == len(inputs) else inputs[torch.tensor(rows, device=inputs.device)]
         pairs = {layer: list(numbers) for layer, numbers in of_layer.items()}
-        for found in self._explainer.explain_feature_maps(inputs, pairs, batch_size=self._batch_size):
-            relevance = found.relevance.float().sum(1).cpu().numpy()
-            places = zip(found.samples.tolist(), found.channels.tolist(), strict=True)
-            starts = zip(found.row.tolist(), found.column.tolist(), found.value.float().tolist(), strict=True)
+        for maps in self._explainer.explain_feature_maps(inputs, pairs, batch_size=self._batch_size):
+            relevance = maps.relevance.float().sum(1).cpu().numpy()
+            places = zip(maps.samples.tolist(), maps.channels.tolist(), strict=True)
+            starts = zip(maps.row.tolist(), maps.column.tolist(), maps.value.float().tolist(), strict=True)
             for pixels, (sample, channel), start in zip(relevance, places, starts, strict=True):
-                number = of_layer[found.layer][sample, channel]
+                number = of_layer[maps.layer][sample, channel]
                 box, numbers = self._numbers(self._wanted[number], pixels)
                 picture = box.cut(images[sample], half_open=self._explainer.published)
                 checksum = self._keep_patch(self._wanted[number], picture)
@@ -182,7 +182,7 @@ class PatchCollector(PerImage):
 
     def result(self) -> list[Made]:
         """The patches that were made, by map and rank; those whose image was left out are missing."""
-        made = []
+        patches = []
         for number in np.flatnonzero(self.seen):
             wanted, (*values, patch_checksum, image_checksum) = self._wanted[number], self.values[number].tolist()
             known = zip(NUMBERS, values, strict=True)
@@ -196,5 +196,5 @@ class PatchCollector(PerImage):
                 patch=f"{wanted.rank}.png",
                 image=f"../images/{wanted.name}.png",
             )
-            made.append(Made(wanted, patch, int(patch_checksum), int(image_checksum)))
-        return made
+            patches.append(Made(wanted, patch, int(patch_checksum), int(image_checksum)))
+        return patches

@@ -93,9 +93,9 @@ class PatchEvaluation(OfTrained[PatchTest]):
         first_class = collector.values[seen][:, -len(self.averages) :]
         p_fake = first_class if self.trained.fake_class == 1 else 1 - first_class
         checked(labels, p_fake[:, 0])
-        columns = {name: p_fake[:, place] for place, name in enumerate(self.averages)}
+        columns = {name: p_fake[:, index] for index, name in enumerate(self.averages)}
         classes = np.where(labels == 1, self.trained.fake_class, 1 - self.trained.fake_class)
-        samples = {name: (classes, first_class[:, place]) for place, name in enumerate(self.averages)}
+        samples = {name: (classes, first_class[:, index]) for index, name in enumerate(self.averages)}
         if self.trained.is_patch:
             maps = [collector.maps[position].ravel() for position in seen]
             of_patches = np.repeat(classes, [len(part) for part in maps])

@@ -82,10 +82,10 @@ class LabelGroup:
 def shown_label(labels: np.ndarray, span: Span) -> int:
     """The label of which the largest share of all its pixels lies in the span; of equal shares the first met."""
     part = labels[span].ravel()
-    found, first, inside = np.unique(part, return_index=True, return_counts=True)
-    whole = np.array([np.count_nonzero(labels == label) for label in found])
+    present, first, inside = np.unique(part, return_index=True, return_counts=True)
+    whole = np.array([np.count_nonzero(labels == label) for label in present])
     order = np.argsort(first)
-    return int(found[order][np.argmax((inside / whole)[order])])
+    return int(present[order][np.argmax((inside / whole)[order])])
 
 
 def position_group(span: Span, height: int, width: int) -> str:
@@ -112,8 +112,8 @@ def _by_labels(options: ClusterOptions, images: Mapping[int, Path], crop: Crop) 
         return crop(labels, seed=0, name=path.name)
 
     def group(label: int, path: str, span: Span) -> str:
-        found = shown_label(labels_of(label, Path(path)), span)
-        return names.get(found, f"label {found}")
+        label_shown = shown_label(labels_of(label, Path(path)), span)
+        return names.get(label_shown, f"label {label_shown}")
 
     return group
 
@@ -144,7 +144,7 @@ def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount
     """
     table, folder = options.path / "top_patches.csv", options.path / "clusters"
     patches = read_patches(options.path)
-    made = read_record(table).get("settings", {})
+    recorded = read_record(table).get("settings", {})
     arrays = {label: read_npz(options.path / f"{prefix}.npz") for label, prefix in PREFIXES.items()}
     for label, prefix in PREFIXES.items():
         if len(patches[label]) != len(arrays[label]["patch"]):
@@ -161,7 +161,7 @@ def cluster_patches(options: ClusterOptions, run: RunOptions) -> list[GroupCount
 
     grouping: Grouping = by_position
     if options.real_labels is not None:
-        images = {REAL: made.get("real_im_path"), FAKE: made.get("fake_im_path")}
+        images = {REAL: recorded.get("real_im_path"), FAKE: recorded.get("fake_im_path")}
         folders = {label: Path(str(name)).absolute() for label, name in images.items()}
         grouping = _by_labels(options, folders, crop)
     generator = np.random.default_rng(run.seed)
@@ -233,10 +233,10 @@ def _write(
         if not len(places):
             continue
         stem = folder / f"cluster_{row.cluster}"
-        own = {key: arrays[key][places] for key in ("patch", "pos", "value")}
-        write_npz(stem.with_suffix(".npz"), **{**arrays, **own})
-        write_text(stem.with_suffix(".txt"), "".join(f"{paths[place]}\n" for place in places))
-        save_tiles(stem.with_suffix(".png"), pixels_of(own["patch"][-_TILES:]))
+        of_group = {key: arrays[key][places] for key in ("patch", "pos", "value")}
+        write_npz(stem.with_suffix(".npz"), **{**arrays, **of_group})
+        write_text(stem.with_suffix(".txt"), "".join(f"{paths[index]}\n" for index in places))
+        save_tiles(stem.with_suffix(".png"), pixels_of(of_group["patch"][-_TILES:]))
     for file, column in (("counts", "patches"), ("baseline", "random")):
         lines = (f"{row.cluster}: {row.group}, {getattr(row, column)} patches\n" for row in rows)
         write_text(folder / f"{file}.txt", "".join(lines))

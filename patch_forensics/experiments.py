@@ -51,12 +51,12 @@ BASELINES = {
 def with_experiment(words: Sequence[str]) -> list[str]:
     """A command line in which `--config <name of an experiment>` is replaced by its flags, before the others."""
     words = list(words)
-    place = next((n for n, word in enumerate(words[:-1]) if word == "--config" and words[n + 1] in EXPERIMENTS), None)
-    if place is None:
+    at = next((n for n, word in enumerate(words[:-1]) if word == "--config" and words[n + 1] in EXPERIMENTS), None)
+    if at is None:
         return words
-    name = words[place + 1]
+    name = words[at + 1]
     network = next((after for word, after in pairwise(words) if word == "--which_model_netD"), None)
-    return [*experiment_flags(name, network or "xception_block1"), *words[:place], *words[place + 2 :]]
+    return [*experiment_flags(name, network or "xception_block1"), *words[:at], *words[at + 2 :]]
 
 
 def experiment_flags(name: str, network: str) -> list[str]:

@@ -37,9 +37,9 @@ def draw_groups(patches: Counter[str], random: Counter[str], stem: Path) -> list
         (-0.2, PURPLE, "most predictive patches", patches),
         (0.2, GREY, "random places", random),
     ):
-        found, total = np.array([counts[group] for group in groups]), counts.total()
-        shares = found / max(1, total)
-        bounds = np.array([wilson_interval(number, total) for number in found]).T
+        numbers, total = np.array([counts[group] for group in groups]), counts.total()
+        shares = numbers / max(1, total)
+        bounds = np.array([wilson_interval(number, total) for number in numbers]).T
         places = np.arange(len(groups)) + shift
         axes.bar(places, shares, 0.36, color=colour, label=f"{text} ({total})")
         axes.errorbar(places, shares, abs(bounds - shares), fmt="none", color=BLACK, linewidth=1, capsize=2)

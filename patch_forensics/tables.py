@@ -115,7 +115,7 @@ def write_tables(results: Path) -> list[Path]:
     for row in rows:
         if row.average in _SHOWN:
             tested.setdefault((row.run, row.partition, row.epoch), {})[row.dataset] = row
-    sets = list(dict.fromkeys(name for own in tested.values() for name in own))
+    sets = list(dict.fromkeys(name for by_set in tested.values() for name in by_set))
     cells = {
         "Average precision of class 1 (real, unless trained otherwise), as published": lambda row: percent(
             row.ap_class_1, 2
@@ -129,12 +129,12 @@ def write_tables(results: Path) -> list[Path]:
     parts = ["# Patch classifiers", "Percent; patches averaged after the softmax. A dash: not tested."]
     for title, cell in cells.items():
         lines = []
-        for place, own in tested.items():
-            lines.append([*place, *(cell(own[name]) if name in own else ABSENT for name in sets)])
+        for key, by_set in tested.items():
+            lines.append([*key, *(cell(by_set[name]) if name in by_set else ABSENT for name in sets)])
         parts += [f"## {title}", markdown(["run", "partition", "epoch", *sets], lines)]
     write_text(page, "\n\n".join(parts) + "\n")
     aps = {
-        " ".join(place): {name: (row.ap_fake, row.ap_low, row.ap_high) for name, row in own.items()}
-        for place, own in tested.items()
+        " ".join(key): {name: (row.ap_fake, row.ap_low, row.ap_high) for name, row in by_set.items()}
+        for key, by_set in tested.items()
     }
     return [table, page, *draw_runs(aps, sets, results / "runs")]

@@ -74,7 +74,7 @@ class TopPatchCollector:
             if item.label not in PREFIXES:
                 continue
             rows, columns = np.divmod(np.arange(heat.size), heat.shape[1])
-            own = {
+            batch_best = {
                 "logit": (heat if item.label == FAKE else -heat).ravel(),
                 "tie": np.random.default_rng([self._seed, position]).random(heat.size),
                 "label": np.full(heat.size, item.label),
@@ -82,7 +82,7 @@ class TopPatchCollector:
                 "row": rows,
                 "column": columns,
             }
-            self.merge(_strongest(own, 1 if self._unique else self._count))
+            self.merge(_strongest(batch_best, 1 if self._unique else self._count))
 
     def state(self) -> State:
         """The arrays of `best`, both labels together."""
@@ -185,21 +185,21 @@ class TopPatches(OfTrained[TopPatchOptions]):
         rows: dict[int, TopPatch] = {}
         last, count = -1, len(best["logit"])
         values = expit(best["logit"].astype(np.float64)).tolist()
-        for place in np.argsort(best["position"], kind="stable").tolist():
-            position, row, column = (int(best[name][place]) for name in _WHERE)
+        for index in np.argsort(best["position"], kind="stable").tolist():
+            position, row, column = (int(best[name][index]) for name in _WHERE)
             item = images.items[position]
             if position != last:
                 image, last = self._shown(item.path, item.name), position
                 geometry = self._geometry_of(*image.shape[:2])
                 pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
                 seen = self.subject.detector.inputs(pixels)[0].permute(1, 2, 0).cpu().numpy()
-            patches[place] = geometry.cut(seen, row, column, 0.0).transpose(2, 0, 1)
+            patches[index] = geometry.cut(seen, row, column, 0.0).transpose(2, 0, 1)
             vertical, horizontal = geometry.span(row, column)
             ends = (vertical.start, vertical.stop, horizontal.start, horizontal.stop)
-            where = (str(item.path), values[place], row, column)
-            rows[place] = TopPatch(LABEL_NAMES[label], count - place, *where, *ends)
+            where = (str(item.path), values[index], row, column)
+            rows[index] = TopPatch(LABEL_NAMES[label], count - index, *where, *ends)
         self._outsize = np.array([len(geometry.rows), len(geometry.columns)])
-        return np.stack([patches[place] for place in range(count)]), [rows[place] for place in range(count)]
+        return np.stack([patches[index] for index in range(count)]), [rows[index] for index in range(count)]
 
     def _shown(self, path: Path | str, name: str) -> np.ndarray:
         """The image as it is read, (H, W, 3)."""

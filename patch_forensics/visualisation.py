@@ -87,10 +87,10 @@ def write_telling_images(
     for label, name in _FOLDERS.items():
         mine = [position for position, item in enumerate(images.items) if item.label == label]
         seen = [position for position in mine if position in scores]
-        own = fake_class if label == FAKE else 1 - fake_class
-        of_class = [scores[position] if own == 1 else 1 - scores[position] for position in seen]
+        class_id = fake_class if label == FAKE else 1 - fake_class
+        of_class = [scores[position] if class_id == 1 else 1 - scores[position] for position in seen]
         for group, order in order_of(of_class, count).items():
-            chosen = [seen[place] for place in order]
+            chosen = [seen[index] for index in order]
             lines = []
             for rank, position in enumerate(chosen, start=1):
                 p1 = scores[position]
@@ -110,14 +110,14 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
     for label, name in _FOLDERS.items():
         items = images.with_label(label).items
         for group in _GROUPS:
-            place = folder / name / group
+            where = folder / name / group
             title = f"{group} {name}: the image, p(fake) of its patches, as published, and the published contour"
             legend = ("p(fake) 0", LOOKS["signed"].legend()[1], "1")
-            sheets = ContactSheets(place / "sheet", panels=4, columns=1, rows=6, title=title, legend=legend)
+            sheets = ContactSheets(where / "sheet", panels=4, columns=1, rows=6, title=title, legend=legend)
             shape: tuple[int, ...] = ()
             pictures = []
-            for rank, prediction in enumerate(Prediction.read(place / "preds.txt"), start=1):
-                heat = read_npz(place / f"{rank:03d}_heatmap_1.npz")["heatmap"]
+            for rank, prediction in enumerate(Prediction.read(where / "preds.txt"), start=1):
+                heat = read_npz(where / f"{rank:03d}_heatmap_1.npz")["heatmap"]
                 path = items[prediction.index].path
                 image = transform(decode_image(path), seed=0, name=items[prediction.index].name)
                 shape = image.shape
@@ -133,19 +133,19 @@ def draw_telling_images(folder: Path, images: ImageSet, transform: Crop, fake_cl
                     "contour": notebook_overlay(small, heat, above=label == fake_class),
                 }
                 for kind, picture in shown.items():
-                    pictures.append(place / f"{rank:03d}_{kind}.png")
+                    pictures.append(where / f"{rank:03d}_{kind}.png")
                     save_picture(pictures[-1], picture)
                 verdict = f"{'rightly' if right else 'wrongly'} called {'real' if p_real > 0.5 else 'fake'}"
                 sheets.add(
                     [shown[k] for k in ("orig", "readable", "patch_1", "contour")],
                     [path.name, f"p(fake) {1 - p_real:.3f}, {verdict}"],
                 )
-            average = place / "heatmap_avg.npz"
+            average = where / "heatmap_avg.npz"
             if average.exists():
-                pictures.append(place / "heatmap_avg.png")
+                pictures.append(where / "heatmap_avg.png")
                 save_picture(pictures[-1], coloured(scaled(read_npz(average)["heatmap"], 0.0), shape))
             names = [path.name for path in pictures]
-            drawn += [*sheets.finish(), *pictures, write_lightbox(place / "+lightbox.html", names, f"{group} {name}")]
+            drawn += [*sheets.finish(), *pictures, write_lightbox(where / "+lightbox.html", names, f"{group} {name}")]
     return [*drawn, *_draw_both(folder, fake_class)]
 
 

@@ -298,21 +298,21 @@ def _maps(
 ) -> list[TopMap]:
     fmaps = [parse_key(entry["key"]) for entry in top_maps]
     depth = [(int(entry["depth"]), fmap.index) for entry, fmap in zip(top_maps, fmaps, strict=True)]
-    order = {place: position for position, place in enumerate(sorted(range(len(fmaps)), key=depth.__getitem__))}
+    order = {index: position for position, index in enumerate(sorted(range(len(fmaps)), key=depth.__getitem__))}
     by_key = {name: {entry.fmap.key: entry for entry in entries} for name, entries in patches.items()}
 
-    def on_generator(name: str, place: int) -> MapOnGenerator:
-        fmap = fmaps[place]
+    def on_generator(name: str, index: int) -> MapOnGenerator:
+        fmap = fmaps[index]
         return MapOnGenerator(
-            tests[name][place],
+            tests[name][index],
             _of_map(by_key[name], fmap.key, layout.patches(name)),
             _if_drawn(_with(safe_join(layout.histograms, fmap.key, name), ".png")),
             _if_drawn(_with(safe_join(layout.collages, fmap.folder_name, name), ".pdf")),
         )
 
     return [
-        TopMap(fmap, float(entry["omega"]), order[place], [on_generator(name, place) for name in tests])
-        for place, (entry, fmap) in enumerate(zip(top_maps, fmaps, strict=True))
+        TopMap(fmap, float(entry["omega"]), order[index], [on_generator(name, index) for name in tests])
+        for index, (entry, fmap) in enumerate(zip(top_maps, fmaps, strict=True))
     ]
 
 

@@ -138,14 +138,14 @@ def by_architecture(
                 f"give one for each in the same order, or {flag_name} {archs[0]}=VALUE"
             )
         return {arch: _parsed(flag_name, value, kind) for arch, value in zip(archs, given, strict=True)}
-    found: dict[str, T] = {}
+    values: dict[str, T] = {}
     for arch, text, value in named:
         if arch is None or arch not in archs:
             raise UserError(f"{flag_name} {text[:80]}: name an architecture of --arch, {flag_name} {archs[0]}=VALUE")
-        if arch in found:
+        if arch in values:
             raise UserError(f"{flag_name} {arch}=...: given twice: give one value for each architecture")
-        found[arch] = _parsed(flag_name, value, kind)
-    return found
+        values[arch] = _parsed(flag_name, value, kind)
+    return values
 
 
 def _canonical(name: str) -> str | None:

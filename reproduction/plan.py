@@ -143,9 +143,9 @@ class _Plan:
         """Relevance of a few reals and fakes of every generator, as far as possible of different photographs."""
         options, items = self.options, []
         count = options.examples * len(self.sets)
-        for place, (name, image_set) in enumerate(self.sets.items()):
+        for index, (name, image_set) in enumerate(self.sets.items()):
             for there in (image_set.with_label(label).items for label in (REAL, FAKE)):
-                chosen = {step * len(there) // count for step in range(place, count, len(self.sets)) if there}
+                chosen = {step * len(there) // count for step in range(index, count, len(self.sets)) if there}
                 items += [replace(there[at], generator=name) for at in sorted(chosen)]
         if len({item.name for item in items}) < len(items):
             items = [replace(item, name=f"{item.generator}/{item.name}") for item in items]
@@ -162,16 +162,16 @@ class _Plan:
         options, steps = self.options, self.options.steps
         shared: dict[str, Any] = {"calibrate_on": options.calibrate_on, "bootstrap": options.bootstrap}
         ranked: dict[str, Any] = {"topk": choice.topk, "relevances": choice.relevances}
-        found: list[AnyAnalysis] = []
+        analyses: list[AnyAnalysis] = []
         if "colour" in steps:
-            found.append(Colour(subject, ColourOptions(**shared)))
+            analyses.append(Colour(subject, ColourOptions(**shared)))
         if "sensitivity" in steps:
-            found.append(Sensitivity(subject, SensitivityOptions(**shared, **ranked, draws=options.draws)))
+            analyses.append(Sensitivity(subject, SensitivityOptions(**shared, **ranked, draws=options.draws)))
         if "patches" in steps:
-            found.append(ActivationRankings(subject, MapChoice(**ranked)))
+            analyses.append(ActivationRankings(subject, MapChoice(**ranked)))
         if "median_test" in steps:
-            found.append(MedianTests(subject, MedianTestOptions(**ranked, maps_drawn=options.maps_drawn)))
-        return found
+            analyses.append(MedianTests(subject, MedianTestOptions(**ranked, maps_drawn=options.maps_drawn)))
+        return analyses
 
     def _ranking(self, detector: Detector, k: int | None, tracker: Tracker) -> tuple[Path, str]:
         """The ranking of this detector on the images to rank on: one that is there, or a new one."""
@@ -193,8 +193,8 @@ class _Plan:
         # A set named with --rank_on is ranked here.
         is_usable = options.rank_on is None and shipped.is_file() and weights == detector.sha256
         if is_usable and not ranking.is_done():
-            found = find_ranking(subject, RankingChoice(k, shipped))
-            return shipped, f"{origin}, read from fmap_relevances/" + (f"; {found.warning}" if found.warning else "")
+            ranked = find_ranking(subject, RankingChoice(k, shipped))
+            return shipped, f"{origin}, read from fmap_relevances/" + (f"; {ranked.warning}" if ranked.warning else "")
         self.run([ranking], tracker)
         path = subject.layout.ranking(name, "fake")
         if not path.is_file():

@@ -49,11 +49,11 @@ def read_sources(root: Path) -> list[SourceContents]:
     Raises:
         UserError: A table is damaged.
     """
-    found = []
+    contents = []
     for table in sorted(root.glob("test_results/*/*/ATT_classes.csv")):
         folder = table.parent
         opened, page = folder / "open_set.csv", root / "attributed" / "sheet_001.png"
-        found.append(
+        contents.append(
             SourceContents(
                 folder.name,
                 read_rows(table, ClassRow, made_by=_SCRIPT),
@@ -62,4 +62,4 @@ def read_sources(root: Path) -> list[SourceContents]:
                 page if page.is_file() else None,
             )
         )
-    return found
+    return contents

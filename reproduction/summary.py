@@ -121,10 +121,10 @@ def _write_agreement(root: Path, studies: Sequence[Study]) -> list[Path]:
 
 
 def _detector(study: Study) -> dict[str, Any]:
-    found = [_by_type(analyses) for analyses in study.analyses.values()]
-    sensitivity = found[0][0]
+    grouped = [_by_type(analyses) for analyses in study.analyses.values()]
+    sensitivity = grouped[0][0]
     ranked, weights = sensitivity.ranked, study.detector.weights
-    depth = {layer: place for place, layer in enumerate(ranked.ranking.layers)}
+    depth = {layer: index for index, layer in enumerate(ranked.ranking.layers)}
     top = zip(ranked.ranking.top_k(ranked.k), ranked.ranking.values.tolist(), strict=False)
     return {
         "arch": study.detector.arch,
@@ -139,13 +139,13 @@ def _detector(study: Study) -> dict[str, Any]:
         "notes": sensitivity.remarks(),
         "top_maps": [{"key": fmap.key, "omega": omega, "depth": depth[fmap.layer]} for fmap, omega in top],
         "examples": study.examples and study.examples.folder.relative_to(sensitivity.layout.root).as_posix(),
-        "results": [_result(*analyses) for analyses in found],
+        "results": [_result(*analyses) for analyses in grouped],
     }
 
 
 def _by_type(analyses: Sequence[Any]) -> tuple[Sensitivity, Colour, MedianTests]:
-    kinds = {type(analysis): analysis for analysis in analyses}
-    return kinds[Sensitivity], kinds[Colour], kinds[MedianTests]
+    by_type = {type(analysis): analysis for analysis in analyses}
+    return by_type[Sensitivity], by_type[Colour], by_type[MedianTests]
 
 
 def _result(sensitivity: Sensitivity, colour: Colour, tests: MedianTests) -> dict[str, Any]:

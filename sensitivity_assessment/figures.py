@@ -86,13 +86,13 @@ def _draw_bars(panel: Axes, at: np.ndarray, width: float, variant: str, metric: 
     heights, low, high = (_percent(rows, f"{metric}{end}") for end in ("", "_low", "_high"))
     panel.bar(at, heights, width * 0.92, color=colour, label=label)
     below, above = np.maximum(heights - low, 0), np.maximum(high - heights, 0)
-    for place in at[heights < 0.5]:
-        panel.text(place + 0.12 * width, 1, "0", ha="left", va="bottom", fontsize=8, color=colour)
+    for centre in at[heights < 0.5]:
+        panel.text(centre + 0.12 * width, 1, "0", ha="left", va="bottom", fontsize=8, color=colour)
     panel.errorbar(at, heights, [below, above], fmt="none", ecolor=BLACK, elinewidth=0.8, capsize=1.5)
-    for place, result in zip(at, results, strict=True):
+    for centre, result in zip(at, results, strict=True):
         draws = [row for name, row in result.rows.items() if name.startswith(f"{variant}-") and name[-1].isdigit()]
         if draws:
-            spread = place + width * np.linspace(-0.25, 0.25, len(draws))
+            spread = centre + width * np.linspace(-0.25, 0.25, len(draws))
             panel.plot(spread, _percent(draws, metric), **_DOT)
 
 

@@ -39,14 +39,14 @@ class DroppedAtK(Sensitivity):
 
     def _variants(self) -> Variants:
         maps: dict[str, tuple[FeatureMap, ...]] = {BASELINE: ()}
-        kinds: dict[str, tuple[str, ...]] = {}
+        draws: dict[str, tuple[str, ...]] = {}
         for k in self.options.numbers:
             variants = make_variants(
                 self.ranked.ranking, k, seed=self.subject.run.seed, draws=self.options.draws, layer_matched=False
             )
             maps |= {f"{name}@{k}": chosen for name, chosen in variants.maps.items() if name != BASELINE}
-            kinds[f"{RANDOM}@{k}"] = tuple(f"{name}@{k}" for name in variants.draws[RANDOM])
-        return Variants(maps, kinds, {})
+            draws[f"{RANDOM}@{k}"] = tuple(f"{name}@{k}" for name in variants.draws[RANDOM])
+        return Variants(maps, draws, {})
 
     @property
     def folder(self) -> Path:
@@ -72,8 +72,8 @@ def find_k_of_sets(
     detector: DetectorChoice, images: ImageChoice, reading: Reading, options: TopkOptions, run: RunOptions
 ) -> dict[str, tuple[ChosenK, list[Path]]]:
     """The choice of k on every set named; empty on all ranks but the first."""
-    with subjects(DroppedAtK, detector, images, reading, options, run) as (found, ranks):
-        searched = {subject.gan_name: find_k(subject, options, ranks) for subject in found}
+    with subjects(DroppedAtK, detector, images, reading, options, run) as (assessed, ranks):
+        searched = {subject.gan_name: find_k(subject, options, ranks) for subject in assessed}
     known = {name: result for name, result in searched.items() if result is not None}
     for name, (chosen, paths) in known.items():
         say(f"{name}: {chosen.verdict}")

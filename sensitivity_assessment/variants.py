@@ -52,20 +52,20 @@ def make_variants(
         UserError: k is out of range.
     """
     maps: dict[str, tuple[FeatureMap, ...]] = {BASELINE: (), TOP: ranking.top_k(k), LOW: ranking.low_k(k)}
-    kinds: dict[str, tuple[str, ...]] = {RANDOM: tuple(f"{RANDOM}-{number}" for number in range(1, draws + 1))}
+    columns: dict[str, tuple[str, ...]] = {RANDOM: tuple(f"{RANDOM}-{number}" for number in range(1, draws + 1))}
     shortfall: Mapping[str, int] = {}
-    for draw, column in enumerate(kinds[RANDOM]):
+    for draw, column in enumerate(columns[RANDOM]):
         chosen = ranking.random_k(k, seed, draw)
         maps[column] = _with_replacement(ranking, k, seed, draw) if published else chosen
     if layer_matched and not published:
-        kinds[LAYER_RANDOM] = tuple(f"{LAYER_RANDOM}-{number}" for number in range(1, draws + 1))
-        for draw, column in enumerate(kinds[LAYER_RANDOM]):
+        columns[LAYER_RANDOM] = tuple(f"{LAYER_RANDOM}-{number}" for number in range(1, draws + 1))
+        for draw, column in enumerate(columns[LAYER_RANDOM]):
             matched = ranking.layer_matched_random_k(k, seed, draw)
             maps[column], shortfall = matched.maps, matched.shortfall
-    return Variants(maps, kinds, shortfall)
+    return Variants(maps, columns, shortfall)
 
 
 def _with_replacement(ranking: Ranking, k: int, seed: int, draw: int) -> tuple[FeatureMap, ...]:
     """k draws outside the top k of which some may be the same map, which is then dropped once."""
     places = np.random.default_rng([seed, draw]).integers(0, len(ranking) - k, size=k)
-    return tuple(ranking.maps[k + place] for place in np.unique(places))
+    return tuple(ranking.maps[k + index] for index in np.unique(places))

@@ -102,12 +102,12 @@ def show_patches(root: Path, images: Path, demo: Demo) -> None:
     more = ["--visualize", "--average_mode", "after_softmax", "--topn", "6"]
     run("test_patch_forensics.py", [*map(str, [*words, "--results_dir", results]), *more])
     run("extract_top_patches.py", [*map(str, [*words, "--results_dir", results]), "--unique", "--topn", "24"])
-    place = results / "mini" / "test" / f"epoch_{TAG}" / images.name
+    folder = results / "mini" / "test" / f"epoch_{TAG}" / images.name
     fakes = sorted((images / "1_fake").iterdir())[:6]
     weights = shipped_weights(PATCHES, TAG)
     maps = ["--arch", PATCHES, "--weights", weights, "--blur_jpg", TAG, "--device", demo.device, "--output_dir", root]
     run("compare_patch_maps.py", [*map(str, [*maps, "--crop", "none", "--images", *fakes])])
-    page = write_page(root, place, place / "patches_top24", sorted(root.glob(f"patch_maps_{PATCHES}_*.png")))
+    page = write_page(root, folder, folder / "patches_top24", sorted(root.glob(f"patch_maps_{PATCHES}_*.png")))
     say(f"patches: {shown(page)}")
 
 

@@ -124,9 +124,9 @@ def look_at_machine(output_dir: Path) -> Iterator[Finding]:
         yield Finding(f"cuda:{index}", OK, (f"{facts.name}, {facts.total_memory / _GIB:.0f} GiB, bf16: {bf16}",))
     if not torch.cuda.is_available():
         yield Finding("GPU", NOTE, ("none: everything runs on the processor",))
-    place = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(place).free / _GIB
-    yield Finding("free disk", OK if free > 1 else NOTE, (f"{free:,.0f} GiB at {place}",))
+    folder = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free / _GIB
+    yield Finding("free disk", OK if free > 1 else NOTE, (f"{free:,.0f} GiB at {folder}",))
 
 
 def look_at_packages(requirements: Path) -> list[Finding]:

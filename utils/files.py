@@ -77,7 +77,7 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             _flush_to_disk(path.parent)
     except OSError as error:
         # The body may also have failed to read some other file, about which nothing is known here.
-        ours = {str(place) for place in (temporary, path, *path.parents)}
+        ours = {str(folder) for folder in (temporary, path, *path.parents)}
         concerns_us = error.filename is None or str(error.filename) in ours
         mendable = as_user_error(error, path) if concerns_us else None
         if mendable is None:

@@ -112,10 +112,10 @@ def _figure(
         for left, top, picture in pictures:
             figure.figimage(picture, left, height - top - len(picture), origin="upper")
         for left, top, text, size, colour, weight in texts:
-            place = left / width, 1 - top / height
+            corner = left / width, 1 - top / height
             # a dollar sign of a file name would start a formula
             plain = _printable(text).replace("$", r"\$")
-            figure.text(*place, plain, size=size * 72 / _DPI, color=colour, weight=weight or "normal", va="top")
+            figure.text(*corner, plain, size=size * 72 / _DPI, color=colour, weight=weight or "normal", va="top")
     return figure
 
 

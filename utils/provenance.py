@@ -112,7 +112,7 @@ def in_common(
 ) -> tuple[Any, ...]:
     """What results must share to stand in one table: all of an origin or record but these inputs and facts."""
     parts = (record.get("inputs", {}), inputs), (record.get("facts", {}), facts)
-    rest = ({key: value for key, value in part.items() if key not in own} for part, own in parts)
+    rest = ({key: value for key, value in part.items() if key not in left_out} for part, left_out in parts)
     return (record.get("computation"), *rest)
 
 

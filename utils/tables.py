@@ -44,15 +44,15 @@ def read_rows(path: Path, row: type[Row], *, made_by: str) -> list[Row]:
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]}: make it anew with {made_by}")
     places = [header.index(name) for name in names]
-    found = []
+    rows = []
     for number, cells in enumerate(lines, start=2):
         try:
-            found.append(
-                row(**{name: _value(cells[place], hints[name]) for name, place in zip(names, places, strict=True)})
+            rows.append(
+                row(**{name: _value(cells[column], hints[name]) for name, column in zip(names, places, strict=True)})
             )
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}: make it anew with {made_by}") from error
-    return found
+    return rows
 
 
 def read_table(path: Path, *, made_by: str) -> tuple[list[str], list[list[str]]]:
