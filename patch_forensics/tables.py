@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passes.options import RunOptions
-from patch_forensics.analysis import SCRIPT, MetricRow, PatchEvaluation
+from patch_forensics.analysis import SCRIPT, MetricRow, evaluate_patches
 from patch_forensics.averages import FULL
 from patch_forensics.experiments import KNOWN
 from patch_forensics.figures import draw_runs
 from patch_forensics.options import GroupTest, PatchTest
-from patch_forensics.trained import run_tested
 from utils.cli import say_files
 from utils.errors import UserError
 from utils.files import write_text
@@ -55,7 +54,7 @@ def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
     """Test a classifier on the data sets of a group that are there, and write tables over all runs.
 
     Raises:
-        UserError: None of them is there, or as `run_tested`.
+        UserError: None of them is there, or as `evaluate_patches`.
     """
     results = options.results_dir or run.output_dir
     there: dict[str, list[Path]] = {}
@@ -79,7 +78,7 @@ def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
             results_dir=results,
             **{flag: getattr(options, flag) for flag in same},
         )
-        run_tested(PatchEvaluation, test, run)
+        evaluate_patches(test, run)
     written = write_tables(results)
     say_files(written)
     return written
