@@ -122,6 +122,9 @@ class _Job:
                     f"{path} is there already: give --resume to go on, --overwrite, another --model_id or --registry"
                 )
         train, validation = self.train, find_sources(options.second, options, options.val_size)
+        odd = sorted({*sources_in(train), *sources_in(validation)}.difference(self.sources))
+        if odd and not self.is_binary:
+            raise UserError(f"there are images of {odd[0]}, which is not listed: list it, or choose with --folders")
         shared = shared_images(train, validation)
         if len(self.sources) == 1:
             train, validation = (told_apart(images, self.sources[0]) for images in (train, validation))
