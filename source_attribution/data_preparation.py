@@ -131,7 +131,7 @@ def _arrays(options: DataPreparation, run: RunOptions) -> list[Path]:
         statistics = Statistics.given(options.normstats) or spectrum_statistics(training)
     if options.abs:
         half = lists["train"][: max(1, len(lists["train"]) // 2)]
-        largest = np.max([np.abs(_spectrum(path, options, None, None)) for path, _, _ in half], 0)
+        largest = np.max([np.abs(_values(path, options)) for path, _, _ in half], 0)
     words = ["raw", *(["colour"] if options.colour else [])] if options.raw else ["dct"]
     words += ["log_scaled"] if options.log else []
     words += ["normalized"] if options.normalize else []
@@ -139,8 +139,7 @@ def _arrays(options: DataPreparation, run: RunOptions) -> list[Path]:
     for part, entries in lists.items():
         folder = output / "_".join([output.absolute().parent.name, *words, part])
         for number, (path, _, _) in enumerate(progress(entries, description=folder.name)):
-            values = _pixels(path, options) if options.raw else _spectrum(path, options, statistics, largest)
-            write_npy(folder / f"{number}.npy", values, durable=False)
+            write_npy(folder / f"{number}.npy", _values(path, options, statistics, largest), durable=False)
         # last, so that they tell that all arrays are there
         write_npy(folder / SOURCES, np.array([source for _, _, source in entries]))
         write_npy(folder / LABELS, np.array([label for _, label, _ in entries]))
@@ -148,14 +147,12 @@ def _arrays(options: DataPreparation, run: RunOptions) -> list[Path]:
     return written
 
 
-def _pixels(path: Path, options: DataPreparation) -> np.ndarray:
-    values = decode_image(path) if options.colour else _grey(path)
-    return (values / 127.5 - 1.0).astype(np.float32) if options.normalize else values
-
-
-def _spectrum(
-    path: Path, options: DataPreparation, statistics: Statistics | None, largest: np.ndarray | None
+def _values(
+    path: Path, options: DataPreparation, statistics: Statistics | None = None, largest: np.ndarray | None = None
 ) -> np.ndarray:
+    if options.raw:
+        pixels = decode_image(path) if options.colour else _grey(path)
+        return (pixels / 127.5 - 1.0).astype(np.float32) if options.normalize else pixels
     values = log_spectrum(_grey(path)) if options.log else spectrum(_grey(path))
     values = values if largest is None else values / largest
     return values if statistics is None else statistics.normalised(values)

@@ -130,8 +130,7 @@ def _overlay(image: np.ndarray, evidence: np.ndarray | None, look: str) -> np.nd
     height, width = image.shape[:2]
     wide = cv2.resize(evidence.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     if look == "signed":
-        style = LOOKS["signed"]
-        return style.overlay(image, style.render(wide))
+        return LOOKS[look].overlay(image, LOOKS[look].render(wide))
     heat = cv2.applyColorMap(np.clip(wide * 255.0, 0, 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
     return (0.5 * heat + 0.5 * image).astype(np.uint8)
 

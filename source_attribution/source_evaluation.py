@@ -9,12 +9,11 @@ import numpy as np
 from scipy.special import expit
 
 from evaluation.summary import ScoreSummary, summarise_columns
-from images.sets import FAKE, ImageSet
+from images.sets import FAKE, LABEL_NAMES, ImageSet
 from passes.options import RunOptions
 from source_attribution.attributor import ask, load_attributor
 from source_attribution.confusion import ClassRow, Confusion
 from source_attribution.options import Attributing
-from source_attribution.source_scores import FAKE as FAKE_NAME
 from source_attribution.source_scores import REAL, THRESHOLD, Scores
 from source_attribution.source_sets import find_sources, named_sources
 from utils.cli import say, say_files
@@ -96,7 +95,7 @@ def confusions(images: ImageSet, scores: Scores) -> Mapping[str, Confusion]:
     """
     found = {}
     if scores.fake is not None:
-        names = (REAL, FAKE_NAME)
+        names = (REAL, LABEL_NAMES[FAKE])
         found["DET"] = Confusion.of(truth([], images), scores.fake.astype(int), names, names)
     sources = scores.sources
     numbers = truth(sources, images)
