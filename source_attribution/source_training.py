@@ -122,9 +122,10 @@ class _Job:
                     f"{path} is there already: give --resume to go on, --overwrite, another --model_id or --registry"
                 )
         train, validation = self.train, find_sources(options.second, options, options.val_size)
-        odd = sorted({*sources_in(train), *sources_in(validation)}.difference(self.sources))
-        if odd and not self.is_binary:
-            raise UserError(f"there are images of {odd[0]}, which is not listed: list it, or choose with --folders")
+        for folder, images in ((options.first, train), (options.second, validation)):
+            odd = [name for name in sources_in(images) if name not in self.sources]
+            if odd and not self.is_binary:
+                raise UserError(f"{folder} has images of {odd[0]}, which is not listed: list it, or choose --folders")
         shared = shared_images(train, validation)
         if len(self.sources) == 1:
             train, validation = (told_apart(images, self.sources[0]) for images in (train, validation))
@@ -134,7 +135,7 @@ class _Job:
         # how long a constant rate goes on decides nothing before that
         idle = "epochs" if training.schedule == "constant" else "early_stopping"
         determining = {key: value for key, value in (plain(options, training) | inputs).items() if key != idle}
-        settings, images = plain(options, training, run), train.counts()
+        settings, counts = plain(options, training, run), train.counts()
         batch = min(options.batch_size, len(train))
         with process_group(trainee.device.type) as ranks:
             if shared and ranks.is_first:
@@ -148,7 +149,7 @@ class _Job:
                 title=f"{self.name}: {', '.join(self.sources) or 'generated or real'}",
                 settings=settings,
                 inputs=inputs,
-                images=images,
+                images=counts,
             )
         if ranks.is_first:
             trainee.load(files, run)
@@ -157,7 +158,7 @@ class _Job:
             for path, part in zip(trainee.files, trainee.parts, strict=True):
                 add(path, part, overwrite=run.overwrite or run.resume)
             origin, device = Origin(_COMPUTATION, inputs, {"arguments": determining}), trainee.device
-            write_record(trainee.files, origin, settings=settings, seed=options.seed, device=device, images=images)
+            write_record(trainee.files, origin, settings=settings, seed=options.seed, device=device, images=counts)
             say_files(trainee.files)
         return trainee.files
 

@@ -135,10 +135,8 @@ def test_a_network_of_several_classes_needs_a_class_for_each_image(
     (tmp_path / "ids.csv").write_text("b,1\na_x,2\n")
     words = ("att", "train", data, data, *TRAIN, "-c", "notl", "--multiclass", "--source_list", "ids.csv")
     run = attribute(scripts, *words)
-    assert (run.code, run.err) == (
-        2,
-        "error: there are images of c, which is not listed: list it, or choose with --folders\n",
-    )
+    message = f"error: {data} has images of c, which is not listed: list it, or choose --folders\n"
+    assert (run.code, run.err) == (2, message)
     run = attribute(scripts, *words, "--folders", "a_x", "b")
     assert run.code == 0, run.err
 
