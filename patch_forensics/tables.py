@@ -25,20 +25,16 @@ _SHOWN = ("after_softmax", FULL)
 
 
 @dataclass(frozen=True)
-class Tested:
-    """A row of `runs.csv`: an average of a run on a data set, as in `MetricRow`."""
-
+class _Where:
     run: str
     partition: str
     epoch: str
     dataset: str
-    average: str
-    ap_class_1: float
-    ap_fake: float
-    ap_low: float
-    ap_high: float
-    acc: float
-    n: int
+
+
+@dataclass(frozen=True)
+class Tested(MetricRow, _Where):
+    """A row of `runs.csv`: a run and a data set, then an average there; fields of the last base come first."""
 
 
 @dataclass(frozen=True)
