@@ -124,14 +124,9 @@ def _convolutions(letter: str, channels: int, rows: Sequence[tuple[int, int, int
 
 
 def _head(letter: str, channels: int, outputs: int, side: int | None) -> list[tuple[str, nn.Module]]:
-    places = 1
-    layers: list[tuple[str, nn.Module]] = []
-    if side is None:
-        layers.append((f"{letter}GAP", nn.AdaptiveAvgPool2d(1)))
-    else:
-        places = (-(-side // STRIDE)) ** 2
-    layers.append((f"{letter}Flatten", nn.Flatten()))
-    return [*layers, (f"{letter}Decision", nn.Linear(channels * places, outputs))]
+    places = 1 if side is None else (-(-side // STRIDE)) ** 2
+    ends = (f"{letter}Flatten", nn.Flatten()), (f"{letter}Decision", nn.Linear(channels * places, outputs))
+    return [(f"{letter}GAP", nn.AdaptiveAvgPool2d(1)), *ends] if side is None else [*ends]
 
 
 def _network(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
