@@ -65,7 +65,7 @@ def initial_model(arch: str, init: str, seed: int) -> tuple[nn.Module, str]:
 
 
 @torch.no_grad()
-def make_high_pass(model: nn.Module) -> None:
+def make_high_pass(model: nn.Module, momentum: float = _SHORT_MOMENTUM) -> None:
     """Prepare a new network for short training from nothing.
 
     Traces of generators are weak and fine beside the picture, and from random weights most of the training is spent on
@@ -76,7 +76,8 @@ def make_high_pass(model: nn.Module) -> None:
       loses the part that answers to all (normalised) colours alike, so that it sees differences between colours only.
       Norms stay as they were.
     - The residual branches of a ResNet start at zero (Goyal et al.: Accurate, Large Minibatch SGD, 2017, Sec. 5.1).
-    - Batch norms average over about ten batches. Dropout and drop-connect, meant for long training, are switched off.
+    - Batch norms average over about ten batches, unless `momentum` says otherwise. Dropout and drop-connect, meant for
+      long training, are switched off.
 
     Raises:
         UserError: the first convolution does not see three colours, or its kernels are too small.
@@ -96,7 +97,7 @@ def make_high_pass(model: nn.Module) -> None:
         if isinstance(module, BasicBlock | Bottleneck):
             nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
         elif isinstance(module, nn.BatchNorm2d):
-            module.momentum = _SHORT_MOMENTUM
+            module.momentum = momentum
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
     if isinstance(model, EfficientNet):

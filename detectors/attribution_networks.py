@@ -4,6 +4,10 @@ Khoo, Lim, Phan: Transferable Class-Modelling for Decentralized Source Attributi
 section 3. A primary tells generated from real images. A secondary tells the images of one generator from all others; it
 reads the maps of `dRelu_04` of a primary, which stay as they are. Layers have their published names, from which
 state dictionaries get theirs.
+
+They are compared with networks that share no layers: `gdaconv`, the small convolutional network of Frank et al.
+(Leveraging Frequency Analysis for Deep Fake Image Recognition, ICML 2020), and `postpool`, the post-pooling network of
+Yu et al. (Attributing Fake Images to GANs, ICCV 2019), a quarter as wide.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ _MOMENTUM = 0.01  # of PyTorch's kind; Keras calls it 0.99
 _INIT_STD = 0.02
 STRIDE = 8
 """Side of the input over that of the last maps."""
+_SLOPE = 0.2
+_LAST_SIDE = 4  # of the maps that the dense layers of `postpool` read
 
 
 def primary_network(
@@ -66,13 +72,34 @@ def own_layers(network: nn.Sequential) -> nn.Sequential:
     return _part(network, slice(_end_of_shared(network), None))
 
 
-def initialise(network: nn.Module) -> None:
-    """Weights from N(0, 0.02) and biases 0, as published, from PyTorch's random numbers."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, 0.0, _INIT_STD)
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
+def gdaconv(outputs: int = 1, *, channels: int = 3, side: int = 128) -> nn.Sequential:
+    """Four convolutions, a dense layer on all values of the last maps."""
+    layers: list[nn.Module] = []
+    for number, filters in enumerate((3, 8, 16, 32)):
+        layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
+        if number in (1, 2):
+            layers.append(nn.AvgPool2d(2))
+        channels = filters
+    return _named([*layers, nn.Flatten(), nn.Linear(channels * (side // 4) ** 2, outputs)])
+
+
+def postpool(outputs: int = 1, *, channels: int = 3, side: int = 128) -> nn.Sequential:
+    """Seven convolutions, pooled to 4 x 4 before the last; two dense layers."""
+    layers: list[nn.Module] = []
+    for pair in ((4, 8), (8, 16), (16, 32)):
+        for filters in pair:
+            layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.LeakyReLU(_SLOPE)]
+            channels = filters
+        layers.append(nn.AvgPool2d(2))
+        side //= 2
+    while side > _LAST_SIDE:
+        layers.append(nn.AvgPool2d(2))
+        side //= 2
+    layers += [nn.Conv2d(channels, 128, 3, padding=1), nn.LeakyReLU(_SLOPE), nn.Flatten()]
+    return _named([*layers, nn.Linear(128 * side**2, 128), nn.LeakyReLU(_SLOPE), nn.Linear(128, outputs)])
+
+
+BASELINES = {"gdaconv": gdaconv, "postpool": postpool}
 
 
 def _part(network: nn.Sequential, places: slice) -> nn.Sequential:
@@ -97,20 +124,32 @@ def _convolutions(letter: str, channels: int, rows: Sequence[tuple[int, int, int
 
 
 def _head(letter: str, channels: int, outputs: int, side: int | None) -> list[tuple[str, nn.Module]]:
-    places = 1
-    layers: list[tuple[str, nn.Module]] = []
-    if side is None:
-        layers.append((f"{letter}GAP", nn.AdaptiveAvgPool2d(1)))
-    else:
-        places = (-(-side // STRIDE)) ** 2
-    layers.append((f"{letter}Flatten", nn.Flatten()))
-    return [*layers, (f"{letter}Decision", nn.Linear(channels * places, outputs))]
+    places = 1 if side is None else (-(-side // STRIDE)) ** 2
+    ends = (f"{letter}Flatten", nn.Flatten()), (f"{letter}Decision", nn.Linear(channels * places, outputs))
+    return [(f"{letter}GAP", nn.AdaptiveAvgPool2d(1)), *ends] if side is None else [*ends]
 
 
 def _network(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
+    """Weights from N(0, 0.02) and biases 0, as published, from PyTorch's random numbers."""
     network = nn.Sequential(OrderedDict(layers))
-    initialise(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, 0.0, _INIT_STD)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
     return network
+
+
+def _named(layers: list[nn.Module]) -> nn.Sequential:
+    """Numbered by kind, with the published first letters."""
+    kinds = {nn.Conv2d: "Conv", nn.Linear: "Dense"}
+    count: dict[str, int] = {}
+    named: list[tuple[str, nn.Module]] = []
+    for layer in layers[:-1]:
+        kind = kinds.get(type(layer), type(layer).__name__)
+        count[kind] = count.get(kind, 0) + 1
+        named.append((f"bl{kind}_{count[kind]:02}", layer))
+    return _network([*named, ("blDecision", layers[-1])])
 
 
 _SOURCE = "Khoo, Lim, Phan 2022; trained weights of theirs come without a licence"

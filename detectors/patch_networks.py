@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -44,6 +44,7 @@ _WIDE_NETS = ((7, 1), (3, 2))  # kernel and dilation of those that have a name i
 # Input and output channels, repetitions and stride of Xception's blocks; only the first has no ReLU in front, and only
 # the last changes its channels in the last repetition.
 _BLOCKS = ((64, 128, 2, 2), (128, 256, 2, 2), (256, 728, 2, 2), *[(728, 728, 3, 1)] * 8, (728, 1024, 2, 2))
+_XCEPTION_ENDS = [*(f"block{n + 1}" for n in range(len(_BLOCKS))), *(f"relu{n + 1}" for n in range(4))]
 _FEATURES = 2048
 
 
@@ -182,7 +183,7 @@ def _parts(name: str) -> tuple[str, str]:
     family, _, last = name.partition("_")
     if family == "longxception" and not last:
         return family, "pblock4"
-    known = {"xception": [f"block{n + 1}" for n in range(len(_BLOCKS))] + [f"relu{n + 1}" for n in range(4)]}
+    known = {"xception": _XCEPTION_ENDS}
     known |= {f"resnet{depth}": [*_STEM, *(f"layer{n + 1}" for n in range(4))] for depth in _DEPTHS}
     if last not in known.get(family, ()):
         raise UserError(
@@ -193,17 +194,14 @@ def _parts(name: str) -> tuple[str, str]:
     return family, last
 
 
-def _cut(layers: Iterator[tuple[str, nn.Module]], last: str, outputs: int) -> nn.Sequential:
+def _cut(layers: Iterable[tuple[str, nn.Module]], last: str, outputs: int) -> nn.Sequential:
     """The layers up to the last one that is kept, and the 1x1 convolution that reads it."""
     kept: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = _STEM_CHANNELS
     for name, layer in layers:
         kept[name] = layer
-        norms = [module.num_features for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
-        channels = norms[-1] if norms else channels
         if name == last:
             break
-    kept[HEAD] = nn.Conv2d(channels, outputs, 1)
+    kept[HEAD] = nn.Conv2d(_channels(kept.values()), outputs, 1)
     return nn.Sequential(kept)
 
 
@@ -222,17 +220,18 @@ def published_start(name: str, seed: int, kind: Initialisation = "xavier") -> nn
             model = build_patch_network(name)
         else:
             family, last = _parts(name)
-            layers = list(_layers(family))
+            layers = OrderedDict(_layers(family))
             if family != "longxception":
-                nn.Linear(_features(layers), _CLASSES)  # drawn, and not kept
-            model = _cut(iter(layers), last, 2)
+                nn.Linear(_channels(layers.values()), _CLASSES)  # drawn, and not kept
+            model = _cut(layers.items(), last, 2)
         initialise(model, kind)
     return model
 
 
-def _features(layers: list[tuple[str, nn.Module]]) -> int:
-    norms = [module for _, layer in layers for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
-    return norms[-1].num_features
+def _channels(layers: Iterable[nn.Module]) -> int:
+    """What the last of the layers puts out; before the first batch norm that of the stem."""
+    norms = [module for layer in layers for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    return norms[-1].num_features if norms else _STEM_CHANNELS
 
 
 @torch.no_grad()
@@ -273,7 +272,7 @@ def _register(name: str, gradcam_layer: str, *aliases: str) -> None:
 
 
 def _register_all() -> None:
-    for last in [f"block{n + 1}" for n in range(len(_BLOCKS))] + [f"relu{n + 1}" for n in range(4)]:
+    for last in _XCEPTION_ENDS:
         _register(f"xception_{last}", last)
     _register("longxception", "pblock4")
     # The same layers make up the beginnings of several depths.

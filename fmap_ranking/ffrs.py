@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmap_ranking.names import FeatureMap
+from fmap_ranking.names import FeatureMap, maps_of
 from fmap_ranking.ranking import SUM_TOLERANCE, Ranking
 
 Sums = tuple[np.ndarray, np.ndarray]
@@ -144,8 +144,7 @@ class FFRS:
         if self.count > 1:
             variance = (self._squares / self.count - self.omega() ** 2) * (self.count / (self.count - 1))
             errors = np.sqrt(np.maximum(variance, 0.0) / self.count)
-        maps = (FeatureMap(name, index, channels) for name, channels in self.layers for index in range(channels))
-        return dict(zip(maps, errors.tolist(), strict=True))
+        return dict(zip(maps_of(self.layers), errors.tolist(), strict=True))
 
     def result(self) -> Ranking:
         """All maps by descending omega, ties in layer and channel order; ValueError without samples."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Names come from files of other people and end up in folder names: dotted identifiers only, and short enough.
@@ -51,6 +52,15 @@ class FeatureMap:
         'layer1.0.conv1.#63'
         """
         return f"{self.layer}.#{self.index}"
+
+
+def maps_of(layers: Iterable[tuple[str, int]]) -> list[FeatureMap]:
+    """All maps of layers, each given by name and number of channels, in order.
+
+    >>> [entry.key for entry in maps_of([("conv1", 1), ("conv2", 2)])]
+    ['conv1.#0(T=1)', 'conv2.#0(T=2)', 'conv2.#1(T=2)']
+    """
+    return [FeatureMap(name, index, channels) for name, channels in layers for index in range(channels)]
 
 
 def parse_key(text: str) -> FeatureMap:

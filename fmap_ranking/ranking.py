@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.published import paper_topk
-from fmap_ranking.names import FeatureMap, parse_key
+from fmap_ranking.names import FeatureMap, maps_of, parse_key
 from fmap_ranking.options import RankingChoice
 from utils.errors import UserError
 from utils.files import PROJECT_ROOT, is_plain_name, sha256_file, write_text
@@ -110,7 +110,7 @@ class Ranking:
             layers: (name, channels) in order of depth.
             values: (sum of channels,) omega of each map, layer after layer.
         """
-        maps = [FeatureMap(name, index, channels) for name, channels in layers for index in range(channels)]
+        maps = maps_of(layers)
         flat = np.asarray(values, dtype=np.float64)
         if flat.shape != (len(maps),):
             raise ValueError(f"{len(maps)} feature maps but values of shape {flat.shape}")

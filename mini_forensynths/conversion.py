@@ -65,7 +65,7 @@ def convert(choice: Conversion) -> Iterator[str]:
         yield str(path)
 
 
-def convert_lite0(photographs: Photographs, choice: Lite0) -> Path:
+def convert_lite0(photographs: Photographs, choice: Lite0) -> Iterator[str]:
     """Write the ImageNet weights of `detectors.lite0`; batch norms average over photographs of the training share.
 
     Raises:
@@ -84,7 +84,7 @@ def convert_lite0(photographs: Photographs, choice: Lite0) -> Path:
         device="cpu",
         source=SOURCE,
     )
-    return choice.output
+    yield str(choice.output)
 
 
 def read_ncnn(graph: str, weights: bytes, name: str) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fmap_ranking.names import FeatureMap
+from fmap_ranking.names import FeatureMap, maps_of
 from fmap_ranking.ranking import FoundRanking, find_ranking
 from images.choice import ImageChoice
 from images.decoding import Crop, Equalization
@@ -62,8 +62,7 @@ def choose_maps(subject: Subject, choice: MapChoice) -> ChosenMaps:
         UserError: No ranking, one of another network, or k too large.
     """
     if choice.topk == ALL:
-        layers = explained_layers(build_program(subject.detector.model, fold=False))
-        maps = tuple(FeatureMap(layer, index, channels) for layer, channels in layers for index in range(channels))
+        maps = tuple(maps_of(explained_layers(build_program(subject.detector.model, fold=False))))
         return ChosenMaps(maps, (None,) * len(maps))
     ranked = find_ranking(subject, choice)
     return ChosenMaps(ranked.ranking.top_k(ranked.k), tuple(ranked.ranking.values[: ranked.k].tolist()), ranked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from patch_forensics.averages import AVERAGES, FILES, FULL, PATCH, ClassMetrics,
 from patch_forensics.figures import draw_precision_recall
 from patch_forensics.geometry import check_sizes, geometries
 from patch_forensics.options import PatchTest
-from patch_forensics.trained import OfTrained
+from patch_forensics.trained import OfTrained, run_tested
 from patch_forensics.visualisation import draw_telling_images, write_telling_images
 from utils.errors import UserError
 from utils.files import read_npz
@@ -154,3 +155,6 @@ class PatchEvaluation(OfTrained[PatchTest]):
                 f"{row.average}: {what} {row.ap_fake:.4f}{bounds}, of class 1 {row.ap_class_1:.4f}, acc {row.acc:.4f}"
             )
         return lines
+
+
+evaluate_patches = partial(run_tested, PatchEvaluation)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passes.options import RunOptions
-from patch_forensics.analysis import SCRIPT, MetricRow, PatchEvaluation
+from patch_forensics.analysis import SCRIPT, MetricRow, evaluate_patches
 from patch_forensics.averages import FULL
 from patch_forensics.experiments import KNOWN
 from patch_forensics.figures import draw_runs
 from patch_forensics.options import GroupTest, PatchTest
-from patch_forensics.trained import run_tested
 from utils.cli import say_files
 from utils.errors import UserError
 from utils.files import write_text
@@ -26,20 +25,16 @@ _SHOWN = ("after_softmax", FULL)
 
 
 @dataclass(frozen=True)
-class Tested:
-    """A row of `runs.csv`: an average of a run on a data set, as in `MetricRow`."""
-
+class _Where:
     run: str
     partition: str
     epoch: str
     dataset: str
-    average: str
-    ap_class_1: float
-    ap_fake: float
-    ap_low: float
-    ap_high: float
-    acc: float
-    n: int
+
+
+@dataclass(frozen=True)
+class Tested(MetricRow, _Where):
+    """A row of `runs.csv`: a run and a data set, then an average there; fields of the last base come first."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
     """Test a classifier on the data sets of a group that are there, and write tables over all runs.
 
     Raises:
-        UserError: None of them is there, or as `run_tested`.
+        UserError: None of them is there, or as `evaluate_patches`.
     """
     results = options.results_dir or run.output_dir
     there: dict[str, list[Path]] = {}
@@ -79,7 +74,7 @@ def test_group(options: GroupTest, run: RunOptions) -> list[Path]:
             results_dir=results,
             **{flag: getattr(options, flag) for flag in same},
         )
-        run_tested(PatchEvaluation, test, run)
+        evaluate_patches(test, run)
     written = write_tables(results)
     say_files(written)
     return written

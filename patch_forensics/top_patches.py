@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from passes.one_pass import PassBatch, PassReport, State
 from passes.shared_forward import SharedForward, finite
 from patch_forensics.geometry import check_sizes, geometries
 from patch_forensics.options import TopPatchOptions
-from patch_forensics.trained import OfTrained
+from patch_forensics.trained import OfTrained, run_tested
 from utils.errors import UserError
 from utils.files import atomic_path, read_npz, write_npz, write_text
 from utils.pictures import ContactSheets
@@ -231,6 +232,9 @@ class TopPatches(OfTrained[TopPatchOptions]):
                 f"p({LABEL_NAMES[label]}) {mine[-1].value:.4f} to {mine[0].value:.4f}"
             )
         return lines
+
+
+find_top_patches = partial(run_tested, TopPatches)
 
 
 def read_patches(folder: Path) -> dict[int, list[TopPatch]]:

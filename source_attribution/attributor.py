@@ -61,9 +61,8 @@ class Attributor:
     ) -> None:
         self.parts, self.device = list(parts), device or torch.device("cpu")
         self.columns = [name for part in parts for name in part.description.classes]
-        description = parts[0].description
-        self.side = description.side
-        self._transform = description.transform(parts[0].statistics, single_precision=single_precision)
+        self.side = parts[0].description.side
+        self._transform = parts[0].transform(single_precision=single_precision)
         self.thresholds = {name: part.description.threshold for part in parts for name in part.description.sources}
         for part in parts:
             part.network.to(self.device)

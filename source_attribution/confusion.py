@@ -12,6 +12,9 @@ from evaluation.intervals import wilson_interval
 from utils.figures import house_style, new_figure, save_figure
 from utils.tables import percent, percent_range
 
+_Share = tuple[float | None, float | None, float | None]
+_NONE: _Share = (None, None, None)
+
 
 @dataclass(frozen=True)
 class ClassRow:
@@ -70,17 +73,16 @@ class Confusion:
         """A row for each truth, and one for all images."""
         rows = []
         for place, name in enumerate(self.truths):
-            column = place if place < len(self.answers) else 0
+            is_answer = place < len(self.answers)
+            column = place if is_answer else 0
             images, said = int(self.counts[place].sum()), int(self.counts[:, column].sum())
             true = int(self.counts[place, column])
-            if place >= len(self.answers):
-                rows.append(ClassRow(name, images, said, None, None, None, *_share(true, images), None, None, None))
-                continue
-            union = images + said - true
-            overlap = (None if share is None else 2 * share / (1 + share) for share in _share(true, union))
-            rows.append(ClassRow(name, images, said, *_share(true, said), *_share(true, images), *overlap))
-        total, none = int(self.counts.sum()), (None, None, None)
-        return [*rows, ClassRow("all", total, total, *none, *_share(self.correct(), total), *none)]
+            precision = _share(true, said) if is_answer else _NONE
+            overlap = _share(true, images + said - true) if is_answer else _NONE
+            f1 = (None if share is None else 2 * share / (1 + share) for share in overlap)
+            rows.append(ClassRow(name, images, said, *precision, *_share(true, images), *f1))
+        total = int(self.counts.sum())
+        return [*rows, ClassRow("all", total, total, *_NONE, *_share(self.correct(), total), *_NONE)]
 
     @house_style()
     def draw(self, stem: Path, title: str, note: str = "") -> list[Path]:
@@ -102,5 +104,5 @@ class Confusion:
         return save_figure(figure, stem)
 
 
-def _share(part: int, whole: int) -> tuple[float | None, float | None, float | None]:
-    return (part / whole, *wilson_interval(part, whole)) if whole else (None, None, None)
+def _share(part: int, whole: int) -> _Share:
+    return (part / whole, *wilson_interval(part, whole)) if whole else _NONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from passes.options import RunOptions
 from source_attribution.keras_files import is_keras, read_keras, write_keras
 from source_attribution.options import Conversion
 from source_attribution.registry import SUFFIX, add, add_secondary, primary_path, read_primary
@@ -13,7 +14,7 @@ from utils.errors import UserError
 from utils.files import safe_join
 
 
-def convert(options: Conversion, *, overwrite: bool = False) -> list[Path]:
+def convert(options: Conversion, run: RunOptions | None = None) -> list[Path]:
     """Convert, one way or the other by the suffix of the weights; the files written.
 
     A published attribution file becomes its primary and, beside it, its secondary. Of a secondary both are written
@@ -22,7 +23,7 @@ def convert(options: Conversion, *, overwrite: bool = False) -> list[Path]:
     Raises:
         UserError: The weights cannot be used, or other ones are there already.
     """
-    weights = options.weights
+    weights, overwrite = options.weights, run is not None and run.overwrite
     written = _to_registry(options, overwrite) if is_keras(weights) else _to_keras(weights, options)
     say_files(written)
     return written

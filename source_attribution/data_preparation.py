@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -26,7 +24,7 @@ Labelled = tuple[Path, int, str]
 """An image, its label, its source."""
 
 
-def prepare(options: DataPreparation, run: RunOptions) -> list[Path]:
+def prepare(run: RunOptions, options: DataPreparation) -> list[Path]:
     """What the options ask for; the folders written.
 
     Raises:
@@ -133,38 +131,28 @@ def _arrays(options: DataPreparation, run: RunOptions) -> list[Path]:
         statistics = Statistics.given(options.normstats) or spectrum_statistics(training)
     if options.abs:
         half = lists["train"][: max(1, len(lists["train"]) // 2)]
-        largest = np.max([np.abs(_spectrum(path, replace(options, abs=False), None, None)) for path, _, _ in half], 0)
+        largest = np.max([np.abs(_values(path, options)) for path, _, _ in half], 0)
     words = ["raw", *(["colour"] if options.colour else [])] if options.raw else ["dct"]
     words += ["log_scaled"] if options.log else []
     words += ["normalized"] if options.normalize else []
     written = []
     for part, entries in lists.items():
         folder = output / "_".join([output.absolute().parent.name, *words, part])
-        arrays = (
-            _pixels(path, options) if options.raw else _spectrum(path, options, statistics, largest)
-            for path, _, _ in entries
-        )
-        write_arrays(folder, arrays, entries)
+        for number, (path, _, _) in enumerate(progress(entries, description=folder.name)):
+            write_npy(folder / f"{number}.npy", _values(path, options, statistics, largest), durable=False)
+        # last, so that they tell that all arrays are there
+        write_npy(folder / SOURCES, np.array([source for _, _, source in entries]))
+        write_npy(folder / LABELS, np.array([label for _, label, _ in entries]))
         written.append(folder)
     return written
 
 
-def write_arrays(folder: Path, arrays: Iterator[np.ndarray], entries: Sequence[Labelled]) -> None:
-    """Write `<number>.npy`, and then `labels.npy` and `source_labels.npy`, which say that all are there."""
-    for number, values in enumerate(progress(arrays, total=len(entries), description=folder.name)):
-        write_npy(folder / f"{number}.npy", values, durable=False)
-    write_npy(folder / SOURCES, np.array([source for _, _, source in entries]))
-    write_npy(folder / LABELS, np.array([label for _, label, _ in entries]))
-
-
-def _pixels(path: Path, options: DataPreparation) -> np.ndarray:
-    values = decode_image(path) if options.colour else _grey(path)
-    return (values / 127.5 - 1.0).astype(np.float32) if options.normalize else values
-
-
-def _spectrum(
-    path: Path, options: DataPreparation, statistics: Statistics | None, largest: np.ndarray | None
+def _values(
+    path: Path, options: DataPreparation, statistics: Statistics | None = None, largest: np.ndarray | None = None
 ) -> np.ndarray:
+    if options.raw:
+        pixels = decode_image(path) if options.colour else _grey(path)
+        return (pixels / 127.5 - 1.0).astype(np.float32) if options.normalize else pixels
     values = log_spectrum(_grey(path)) if options.log else spectrum(_grey(path))
     values = values if largest is None else values / largest
     return values if statistics is None else statistics.normalised(values)

@@ -25,12 +25,7 @@ _GROUP = "model_weights"
 _TENSORS = {
     "Conv": {"kernel": "weight", "bias": "bias"},
     "Decision": {"kernel": "weight", "bias": "bias"},
-    "BNorm": {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    },
+    "BNorm": {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"},
 }
 _LEAST_CELLS = 64  # inputs of a dense layer from which on they are places, not averages over them
 
@@ -79,16 +74,16 @@ def read_keras(path: Path, spectra: Spectra | None = None, source: str = "source
         raise UserError(f"{path} reads {'spectra: give' if flat else 'pixels: leave out'} --dct")
     statistics = Statistics.given(spectra.normstats)
     reads: Input = "dct" if spectra.dct else "grey" if channels == 1 else "pixel"
-    side, parts = side or 128, []
+    side = side or 128
     if "aConv_01" not in weights and "aDecision" in weights:
         return [from_state(Description("notl", side, reads, (source,)), state, path, statistics)]
     own = {name: value for name, value in state.items() if name.startswith("d")}
-    parts.append(from_state(Description(PRIMARY, side, reads), own, path, statistics))
-    if "aConv_01" in weights:
-        kept = {name: value for name, value in state.items() if name.startswith("a") or _is_shared(name)}
-        description = Description(SECONDARY, side, reads, (source,), digest(parts[0].network))
-        parts.append(from_state(description, kept, path, statistics))
-    return parts
+    primary = from_state(Description(PRIMARY, side, reads), own, path, statistics)
+    if "aConv_01" not in weights:
+        return [primary]
+    kept = {name: value for name, value in state.items() if name.startswith("a") or _is_shared(name)}
+    description = Description(SECONDARY, side, reads, (source,), digest(primary.network))
+    return [primary, from_state(description, kept, path, statistics)]
 
 
 def write_keras(path: Path, *networks: Stored) -> None:

@@ -18,8 +18,9 @@ from scipy.stats import hypergeom, rankdata
 from torch import nn
 
 from detectors.attribution_networks import primary_network, shared_layers
-from fmap_ranking.names import FeatureMap
+from fmap_ranking.names import FeatureMap, maps_of
 from fmap_ranking.ranking import Ranking, read_ranking
+from passes.options import RunOptions
 from source_attribution.options import Overlap
 from utils.cli import say, say_files
 from utils.errors import UserError
@@ -55,23 +56,19 @@ class OverlapRow:
     correlation: float
 
 
-def compare_sources(options: Overlap, output_dir: Path) -> list[Path]:
+def compare_sources(options: Overlap, run: RunOptions) -> list[Path]:
     """Write the table of overlaps and that of omega by map and source, and draw both.
 
     Raises:
         UserError: A ranking is missing, or of a network without shared layers.
     """
-    maps = [
-        FeatureMap(layer, index, convolution.out_channels)
-        for layer, convolution in shared_layers(primary_network()).named_children()
-        if isinstance(convolution, nn.Conv2d)
-        for index in range(convolution.out_channels)
-    ]
+    layers = shared_layers(primary_network()).named_children()
+    maps = maps_of((name, layer.out_channels) for name, layer in layers if isinstance(layer, nn.Conv2d))
     omega = {name: shares_of_shared(read_ranking(path), maps, path) for name, path in options.named()}
     if not 1 <= options.topk <= len(maps):
         raise UserError(f"--topk {options.topk}: the shared layers have {len(maps)} maps")
     rows = overlaps(omega, maps, options.topk)
-    folder = output_dir / "attribution_overlap"
+    folder = run.output_dir / "attribution_overlap"
     tables = [folder / "overlaps.csv", folder / "shared_maps.csv"]
     write_rows(tables[0], rows, OverlapRow)
     values = zip(maps, *omega.values(), strict=True)
@@ -149,11 +146,11 @@ def draw_overlap(
     table = np.full((len(names), len(names)), np.nan)
     for row in rows:
         a, b = names.index(row.first), names.index(row.second)
-        table[a, b] = table[b, a] = row.common
+        table[b, a] = row.common
         weight = "bold" if row.common > row.most_by_chance else "normal"
         pairs.text(a, b, row.common, ha="center", va="center", weight=weight)
         pairs.text(b, a, f"{row.by_chance:.1f}", ha="center", va="center", color="#555555")
-    pairs.imshow(np.where(np.tri(len(names), k=-1), table, np.nan), cmap="Blues", vmin=0, vmax=rows[0].k, alpha=0.6)
+    pairs.imshow(table, cmap="Blues", vmin=0, vmax=rows[0].k, alpha=0.6)
     pairs.set_xticks(range(len(names)), names, rotation=40, ha="right")
     pairs.set_yticks(range(len(names)), names)
     pairs.set(

@@ -26,7 +26,6 @@ from utils.settings import plain
 from utils.tables import percent
 
 _COMPUTATION = 2
-_SHOWN = ("being generated", "the likeliest source")
 NOBODY = "none of these"
 
 
@@ -90,25 +89,24 @@ def _draw_sheets(options: LooseAttribution, names: Sequence[str], scores: Scores
     """
     look = options.look
     # the columns whose maps are shown, for each image
-    shown = [] if scores.fake is None else [np.zeros(len(names), int)]
+    shown = {} if scores.fake is None else {"being generated": np.zeros(len(names), int)}
     if scores.sources:
-        shown.append(scores.likeliest + len(scores.columns) - len(scores.sources))
+        shown["the likeliest source"] = scores.likeliest + len(scores.columns) - len(scores.sources)
     panels = 1 + len(shown)
-    evidence = [name for name, there in zip(_SHOWN, (scores.fake is not None, scores.sources), strict=True) if there]
     sheets = ContactSheets(
         options.output / "sheet",
         panels=panels,
         caption_lines=3,
         columns=6 // panels,
         rows=5,
-        title=f"Evidence for {' and for '.join(evidence)}",
+        title=f"Evidence for {' and for '.join(shown)}",
         legend=LOOKS["signed"].legend() if look == "signed" else None,
     )
     for row, name in enumerate(names):
         path = arrays_path(options.output, name)
         arrays = read_npz(path)
         ground = _spectrum_picture(arrays["image"], look) if bool(arrays["dct"]) else arrays["image"]
-        overlays = [_overlay(ground, arrays.get(f"map_{columns[row]}"), look) for columns in shown]
+        overlays = [_overlay(ground, arrays.get(f"map_{columns[row]}"), look) for columns in shown.values()]
         picture = safe_join(options.output, "pictures", path.with_suffix(".png").name)
         save_picture(picture, np.concatenate(overlays, axis=1))
         sheets.add([arrays["image"], *overlays], _caption(name, replace(scores, values=scores.values[[row]])))
@@ -132,8 +130,7 @@ def _overlay(image: np.ndarray, evidence: np.ndarray | None, look: str) -> np.nd
     height, width = image.shape[:2]
     wide = cv2.resize(evidence.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     if look == "signed":
-        style = LOOKS["signed"]
-        return style.overlay(image, style.render(wide))
+        return LOOKS[look].overlay(image, LOOKS[look].render(wide))
     heat = cv2.applyColorMap(np.clip(wide * 255.0, 0, 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
     return (0.5 * heat + 0.5 * image).astype(np.uint8)
 

@@ -9,14 +9,13 @@ import numpy as np
 from scipy.special import expit
 
 from evaluation.summary import ScoreSummary, summarise_columns
-from images.sets import FAKE, ImageSet
+from images.sets import FAKE, LABEL_NAMES, ImageSet
 from passes.options import RunOptions
 from source_attribution.attributor import ask, load_attributor
 from source_attribution.confusion import ClassRow, Confusion
 from source_attribution.options import Attributing
-from source_attribution.source_scores import FAKE as FAKE_NAME
 from source_attribution.source_scores import REAL, THRESHOLD, Scores
-from source_attribution.source_sets import chosen_images, named_sources
+from source_attribution.source_sets import find_sources, named_sources
 from utils.cli import say, say_files
 from utils.files import safe_join, safe_name, write_csv, write_npy
 from utils.provenance import is_current, write_record
@@ -38,7 +37,7 @@ def evaluate_attribution(options: Attributing, run: RunOptions) -> list[Path]:
     """
     model = options.first
     attributor = load_attributor(model, options.model_type, named_sources(options), options)
-    images = chosen_images(options, options.second, options.test_size or options.train_size)
+    images = find_sources(options.second, options, options.test_size or options.train_size)
     folder = safe_join(run.output_dir, "test_results", safe_name(model.absolute().parent.name), safe_name(model.stem))
     origin = attributor.origin(_COMPUTATION, model, images)
     if is_current([folder / "scores.csv"], origin) and not run.overwrite:
@@ -96,7 +95,7 @@ def confusions(images: ImageSet, scores: Scores) -> Mapping[str, Confusion]:
     """
     found = {}
     if scores.fake is not None:
-        names = (REAL, FAKE_NAME)
+        names = (REAL, LABEL_NAMES[FAKE])
         found["DET"] = Confusion.of(truth([], images), scores.fake.astype(int), names, names)
     sources = scores.sources
     numbers = truth(sources, images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,13 +29,7 @@ def source_of(folder: str, *, arch_level: bool = False) -> str:
 
 
 def find_sources(
-    root: Path,
-    folders: Sequence[str] = (),
-    *,
-    size: int | None = None,
-    real_factor: float = 1.0,
-    arch_level: bool = False,
-    twins: bool = False,
+    root: Path, options: Attributing | None = None, size: int | None = None, *, twins: bool = False
 ) -> ImageSet:
     """Images below `<root>/<source>/[<class>/]{0_real,1_fake}`, or of an array folder, with `generator` for the source.
 
@@ -44,19 +37,18 @@ def find_sources(
 
     Args:
         root: The folder.
-        folders: Which of its folders; none: all.
+        options: Which of its folders, how many real images for each fake, and what a source is.
         size: First so many fakes of each source.
-        real_factor: Times as many real images of each folder.
-        arch_level: As of `source_of`.
         twins: Keep real images in every folder they lie in, for pairs with the fakes there, and call folders classes.
 
     Raises:
         UserError: There are no such images.
     """
-    reals = None if size is None else max(1, round(size * real_factor))
+    options = options or Attributing()
+    reals = None if size is None else max(1, round(size * options.real_size_factor))
     if (root / LABELS).is_file():
-        return _arrays(root, size, reals, arch_level=arch_level)
-    names = list(folders) or [path.name for path in source_folders(root)]
+        return _arrays(root, size, reals, arch_level=options.arch_level)
+    names = list(options.folders) or [path.name for path in source_folders(root)]
     sets = [find_image_set(root, name, num_real=reals, num_fake=size) for name in names]
     seen: set[bytes] = set()
     items = []
@@ -65,7 +57,7 @@ def find_sources(
             if item.label == REAL and content in seen and not twins:
                 continue
             seen.add(content)
-            source = source_of(item.generator, arch_level=arch_level) if item.label == FAKE else ""
+            source = source_of(item.generator, arch_level=options.arch_level) if item.label == FAKE else ""
             items.append(replace(item, generator=source, class_name=item.generator if twins else item.class_name))
     return ImageSet(root, tuple(items), tuple(line for image_set in sets for line in image_set.warnings))
 
@@ -93,12 +85,6 @@ def told_apart(images: ImageSet, source: str) -> ImageSet:
     """The same images, labelled by whether they are of the source."""
     items = (replace(item, label=int(item.generator == source)) for item in images.items)
     return replace(images, items=tuple(items))
-
-
-def chosen_images(options: Attributing, root: Path, size: int | None, *, twins: bool = False) -> ImageSet:
-    """As `find_sources`, of the folders that the options choose."""
-    factor, level = options.real_size_factor, options.arch_level
-    return find_sources(root, options.folders, size=size, real_factor=factor, arch_level=level, twins=twins)
 
 
 def named_sources(options: Attributing) -> list[str]:

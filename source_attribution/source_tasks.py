@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -43,6 +43,7 @@ class EarlyStopping(Schedule):
         return Decision(stop=self.waiting >= self.patience)
 
 
+@dataclass(frozen=True)
 class Telling(Task):
     """Which of two classes, for each of several outputs (N, K), or which of K classes.
 
@@ -52,13 +53,11 @@ class Telling(Task):
         sources: What is told; none: generated from real.
     """
 
+    sources: Sequence[str]
     metrics: ClassVar = ("acc", "acc_balanced")
     panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "accuracy": {"acc_balanced": "mean of the classes", "acc": "all"}
     }
-
-    def __init__(self, sources: Sequence[str]) -> None:
-        self.sources = tuple(sources)
 
     @abstractmethod
     def answers(self, evidence: np.ndarray) -> np.ndarray:
@@ -82,6 +81,7 @@ class Telling(Task):
         return -summary["loss"]
 
 
+@dataclass(frozen=True)
 class OneVersusRest(Telling):
     """Binary cross-entropy of each output, added up; answers at 0.5.
 
@@ -91,11 +91,8 @@ class OneVersusRest(Telling):
         weights: For each source those of images of a generator, "" for real ones; 1 by default.
     """
 
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     loss: ClassVar = "binary cross-entropy"
-
-    def __init__(self, sources: Sequence[str], weights: Mapping[str, Mapping[str, float]] | None = None) -> None:
-        super().__init__(sources)
-        self.weights = weights or {}
 
     def target(self, item: ImageItem) -> np.ndarray:
         told = {source: item.generator == source for source in self.sources} or {"": item.label == FAKE}

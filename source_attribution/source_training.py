@@ -29,12 +29,13 @@ from images.sets import REAL, ImageSet, shared_images
 from passes.options import RunOptions
 from passes.processes import process_group
 from source_attribution.attributor import Attributor, ask
-from source_attribution.keras_files import is_keras, read_keras
+from source_attribution.conversion import is_keras, read_keras
 from source_attribution.options import Asking, Attributing, AttributionTraining
 from source_attribution.preparation import Preparation, square
 from source_attribution.registry import SUFFIX, add, read_primary, secondary_path
+from source_attribution.source_evaluation import evaluate_attribution
 from source_attribution.source_scores import calibrated_threshold
-from source_attribution.source_sets import ARRAY, ArrayReader, chosen_images, named_sources, sources_in, told_apart
+from source_attribution.source_sets import ARRAY, ArrayReader, find_sources, named_sources, sources_in, told_apart
 from source_attribution.source_tasks import Branches, EarlyStopping, OneOfAll, OneVersusRest, Telling, class_weights
 from source_attribution.spectra import Statistics, spectrum_statistics
 from source_attribution.stored import PRIMARY, SECONDARY, Description, Stored, digest, read_stored
@@ -62,21 +63,13 @@ class _Trainee(Attributor):
     """
 
     def __init__(
-        self,
-        networks: Sequence[Stored],
-        files: Sequence[Path],
-        training: AttributionTraining,
-        device: torch.device,
-        primary: Stored | None = None,
+        self, parts: Sequence[Stored], files: list[Path], training: AttributionTraining, device: torch.device
     ) -> None:
-        super().__init__(networks, device)
-        self.files, shared, branches = files, None, [part.network for part in networks]
-        self.primary = "" if primary is None else networks[0].description.primary
-        if primary is not None:
-            shared = shared_layers(primary.network)
-            for network in branches:
-                shared_layers(network).load_state_dict(shared.state_dict())
-            branches = list(map(own_layers, branches))
+        super().__init__(parts, device)
+        self.files, self.primary = files, parts[0].description.primary
+        networks = [part.network for part in parts]
+        shared = shared_layers(networks[0]) if self.primary else None
+        branches = list(map(own_layers, networks)) if self.primary else networks
         model = Branches(shared, branches, fixed_norms=training.fixed_norms, zero_bias=training.zero_bias)
         self.model: nn.Module = model.to(device)
 
@@ -97,19 +90,16 @@ class _Trainee(Attributor):
             threshold = calibrated_threshold(others, most_false)
             self.parts[place] = self.parts[place].with_description(threshold=threshold)
 
-    def write(self, run: RunOptions) -> None:
-        """Into the registry."""
-        for path, network in zip(self.files, self.parts, strict=True):
-            add(path, network, overwrite=run.overwrite or run.resume)
 
-
-def train_attribution(options: Attributing, training: AttributionTraining, run: RunOptions) -> list[Path]:
-    """Train what the options ask for; the files of networks written.
+def attribute(run: RunOptions, options: Attributing, training: AttributionTraining) -> list[Path]:
+    """Train what the options ask for, or test it; the files of networks, or the tables written.
 
     Raises:
         UserError: Anything a user can mend.
         Interrupted: After Ctrl-C or SIGTERM, with a checkpoint saved.
     """
+    if options.action == "test":
+        return evaluate_attribution(options, run)
     return _Job(options, training, run).done()
 
 
@@ -131,7 +121,11 @@ class _Job:
                 raise UserError(
                     f"{path} is there already: give --resume to go on, --overwrite, another --model_id or --registry"
                 )
-        train, validation = self.train, chosen_images(options, options.second, options.val_size)
+        train, validation = self.train, find_sources(options.second, options, options.val_size)
+        for folder, images in ((options.first, train), (options.second, validation)):
+            odd = [name for name in sources_in(images) if name not in self.sources]
+            if odd and not self.is_binary:
+                raise UserError(f"{folder} has images of {odd[0]}, which is not listed: list it, or choose --folders")
         shared = shared_images(train, validation)
         if len(self.sources) == 1:
             train, validation = (told_apart(images, self.sources[0]) for images in (train, validation))
@@ -141,7 +135,7 @@ class _Job:
         # how long a constant rate goes on decides nothing before that
         idle = "epochs" if training.schedule == "constant" else "early_stopping"
         determining = {key: value for key, value in (plain(options, training) | inputs).items() if key != idle}
-        settings, images = plain(options, training, run), train.counts()
+        settings, counts = plain(options, training, run), train.counts()
         batch = min(options.batch_size, len(train))
         with process_group(trainee.device.type) as ranks:
             if shared and ranks.is_first:
@@ -155,24 +149,24 @@ class _Job:
                 title=f"{self.name}: {', '.join(self.sources) or 'generated or real'}",
                 settings=settings,
                 inputs=inputs,
-                images=images,
+                images=counts,
             )
-        if not ranks.is_first:
-            return list(trainee.files)
-        trainee.load(files, run)
-        if training.most_false is not None:
-            trainee.calibrate(validation, options, training.most_false)
-        trainee.write(run)
-        origin, device = Origin(_COMPUTATION, inputs, {"arguments": determining}), trainee.device
-        write_record(trainee.files, origin, settings=settings, seed=options.seed, device=device, images=images)
-        say_files(trainee.files)
-        return list(trainee.files)
+        if ranks.is_first:
+            trainee.load(files, run)
+            if training.most_false is not None:
+                trainee.calibrate(validation, options, training.most_false)
+            for path, part in zip(trainee.files, trainee.parts, strict=True):
+                add(path, part, overwrite=run.overwrite or run.resume)
+            origin, device = Origin(_COMPUTATION, inputs, {"arguments": determining}), trainee.device
+            write_record(trainee.files, origin, settings=settings, seed=options.seed, device=device, images=counts)
+            say_files(trainee.files)
+        return trainee.files
 
     def _training(self, order: EpochOrder, validation: ImageSet, arguments: Mapping[str, str]) -> Training:
         options, training, trainee = self.options, self.training, self.trainee
         task: Telling = OneOfAll(self.sources)
         if self.is_binary:
-            weights = class_weights(self.sources, order.image_set) if training.class_weights else None
+            weights = class_weights(self.sources, order.image_set) if training.class_weights else {}
             task = OneVersusRest(self.sources, weights)
         rate = training.learning_rate or (1e-4 if trainee.primary else 1e-3)
         schedule: Schedule = EarlyStopping(rate, training.early_stopping)
@@ -197,7 +191,7 @@ class _Job:
     def train(self) -> ImageSet:
         """The training images; their sources are as many as the user expects."""
         options = self.options
-        images = chosen_images(options, options.first, options.train_size, twins=self.training.pairs)
+        images = find_sources(options.first, options, options.train_size, twins=self.training.pairs)
         found = len(sources_in(images))
         if options.num_sources not in (None, found):
             raise UserError(
@@ -244,13 +238,14 @@ class _Job:
             path, primary = self._primary(registry)
             description = replace(primary.description, kind=SECONDARY, primary=digest(primary.network))
             described = [replace(description, sources=(source,)) for source in self.sources]
-            networks = [Stored(part, self._new(part), primary.statistics) for part in described]
-            files = [secondary_path(path, source) for source in self.sources]
-            return _Trainee(networks, files, training, device, primary)
+            parts = [Stored(part, self._new(part), primary.statistics) for part in described]
+            for part in parts:
+                shared_layers(part.network).load_state_dict(shared_layers(primary.network).state_dict())
+            return _Trainee(parts, [secondary_path(path, source) for source in self.sources], training, device)
         kind = PRIMARY if options.model_class == "default" else options.model_class
         description = Description(kind, options.image_size, options.input, tuple(self.sources))
-        network = Stored(description, self._new(description), self._statistics() if options.dct else None)
-        return _Trainee([network], [safe_join(registry, self.name + SUFFIX)], training, device)
+        part = Stored(description, self._new(description), self._statistics() if options.dct else None)
+        return _Trainee([part], [safe_join(registry, self.name + SUFFIX)], training, device)
 
     def _new(self, description: Description) -> nn.Sequential:
         """A network with weights from the seed, or those of a network of the same kind."""
@@ -270,10 +265,7 @@ class _Job:
                 for module in network.modules():
                     if isinstance(module, nn.Conv2d):
                         nn.init.kaiming_normal_(module.weight)
-                make_high_pass(network)
-                for module in network.modules():
-                    if isinstance(module, nn.BatchNorm2d):
-                        module.momentum = _MOMENTUM
+                make_high_pass(network, _MOMENTUM)
             return network
 
     def _primary(self, registry: Path) -> tuple[Path, Stored]:

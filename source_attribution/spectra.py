@@ -47,8 +47,7 @@ class Statistics:
 
     def normalised(self, values: np.ndarray) -> np.ndarray:
         """Log spectra (..., H, W), in their own precision."""
-        found: np.ndarray = (values - self.mean.astype(values.dtype)) / self.std.astype(values.dtype)
-        return found
+        return np.asarray((values - self.mean.astype(values.dtype)) / self.std.astype(values.dtype))
 
     def write(self, folder: Path) -> list[Path]:
         """Write `mean.npy`, `std_dev.npy` and `variance.npy` into a folder."""
@@ -68,8 +67,7 @@ def _read_map(path: Path) -> np.ndarray:
 def spectrum(grey: np.ndarray, *, single_precision: bool = False) -> np.ndarray:
     """Orthonormal DCT II of uint8 (..., H, W) along rows and columns; arguments as of `log_spectrum`."""
     pixels = grey.astype(np.float32 if single_precision else np.float64)
-    values: np.ndarray = dctn(pixels, type=2, norm="ortho", axes=(-2, -1))
-    return values
+    return np.asarray(dctn(pixels, type=2, norm="ortho", axes=(-2, -1)))
 
 
 def log_spectrum(grey: np.ndarray, *, single_precision: bool = False) -> np.ndarray:
@@ -79,8 +77,7 @@ def log_spectrum(grey: np.ndarray, *, single_precision: bool = False) -> np.ndar
         grey: Images.
         single_precision: Compute in float32 as the published `run_classifier.py`; otherwise in float64.
     """
-    values: np.ndarray = np.log(np.abs(spectrum(grey, single_precision=single_precision)) + _LEAST)
-    return values
+    return np.asarray(np.log(np.abs(spectrum(grey, single_precision=single_precision)) + _LEAST))
 
 
 def spectrum_statistics(grey_images: Iterable[np.ndarray]) -> Statistics:

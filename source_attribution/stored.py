@@ -15,9 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detectors.attribution_networks import SYMMETRIC, primary_network, secondary_network, shared_layers
+from detectors.attribution_networks import BASELINES, SYMMETRIC, primary_network, secondary_network, shared_layers
 from images.distortions import to_grayscale
-from source_attribution.baselines import gdaconv, postpool
 from source_attribution.options import Input, ModelClass
 from source_attribution.spectra import LogSpectrum, Statistics
 from utils.errors import UserError
@@ -63,15 +62,7 @@ class Description:
         if self.kind in (PRIMARY, "notl"):
             letter = "a" if self.sources else "d"
             return primary_network(outputs, channels=channels, side=side, decision=letter)
-        return {"gdaconv": gdaconv, "postpool": postpool}[self.kind](outputs, channels=channels, side=self.side)
-
-    def transform(
-        self, statistics: Statistics | None = None, *, single_precision: bool = False
-    ) -> Callable[[Tensor], Tensor]:
-        """From uint8 images (N, 3, side, side) to the input of the network."""
-        if self.input == "dct":
-            return LogSpectrum(statistics, single_precision)
-        return SYMMETRIC if self.input == "pixel" else _grey
+        return BASELINES[self.kind](outputs, channels=channels, side=self.side)
 
     @classmethod
     def read(cls, text: str, path: Path) -> Description:
@@ -83,8 +74,8 @@ class Description:
         try:
             values = json.loads(text)
             description = cls(**{**values, "sources": tuple(values["sources"])})
-            known = description.kind in (PRIMARY, SECONDARY, *get_args(ModelClass)[1:])
-            known = known and description.input in get_args(Input)
+            kinds = (PRIMARY, SECONDARY, *get_args(ModelClass)[1:])
+            known = description.kind in kinds and description.input in get_args(Input)
             if not known or not 8 <= description.side <= 4096 or not 0.0 < description.threshold < 1.0:
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -109,6 +100,12 @@ class Stored:
     def with_description(self, **changed: Any) -> Stored:
         """The same, described otherwise."""
         return replace(self, description=replace(self.description, **changed))
+
+    def transform(self, *, single_precision: bool = False) -> Callable[[Tensor], Tensor]:
+        """From uint8 images (N, 3, side, side) to the input of the network."""
+        if self.description.input == "dct":
+            return LogSpectrum(self.statistics, single_precision)
+        return SYMMETRIC if self.description.input == "pixel" else _grey
 
 
 def from_state(
@@ -163,8 +160,8 @@ def write_stored(path: Path, stored: Stored) -> None:
     """Write a safetensors file, atomically."""
     tensors = {name: value.cpu().contiguous() for name, value in _weights(stored.network).items()}
     if stored.statistics is not None:
-        maps = {"mean": stored.statistics.mean, "std": stored.statistics.std}
-        tensors |= {f"{_STATISTICS}{name}": torch.from_numpy(np.ascontiguousarray(v)) for name, v in maps.items()}
+        maps = asdict(stored.statistics).items()
+        tensors |= {f"{_STATISTICS}{name}": torch.from_numpy(np.ascontiguousarray(value)) for name, value in maps}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {_KEY: json.dumps(asdict(stored.description), sort_keys=True)})
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from passes.options import RunOptions
 from source_attribution.options import Attributing, AttributionTraining
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Train a primary (det), or a secondary for a source on a primary (att --source, or --multiclass for all), or a "
@@ -17,21 +16,6 @@ EXAMPLE = (
     "mini.safetensors"
 )
 
-
-def main() -> None:
-    run, options, training = read_settings(
-        DESCRIPTION, EXAMPLE, RunOptions(output_dir=Path("output"), seed=2021), Attributing, AttributionTraining
-    )
-    # after the arguments, so that --help is quick
-    if options.action == "train":
-        from source_attribution.source_training import train_attribution
-
-        train_attribution(options, training, run)
-    else:
-        from source_attribution.source_evaluation import evaluate_attribution
-
-        evaluate_attribution(options, run)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    groups = RunOptions(output_dir=Path("output"), seed=2021), Attributing, AttributionTraining
+    run_function("source_attribution.source_training.attribute", DESCRIPTION, EXAMPLE, *groups)

@@ -2,8 +2,7 @@
 
 from passes.options import RunOptions
 from source_attribution.options import Conversion
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Weights of Keras (.h5) to <OUT>/<name>.safetensors and, of an attribution, <OUT>/<name>/<source>.safetensors; a "
@@ -11,14 +10,5 @@ DESCRIPTION = (
 )
 EXAMPLE = "python src/convert_keras_weights.py attribution_ganfp_progan.h5 weights/attribution --source progan"
 
-
-def main() -> None:
-    options, run = read_settings(DESCRIPTION, EXAMPLE, Conversion, RunOptions)
-    # after the arguments, so that --help is quick
-    from source_attribution.conversion import convert
-
-    convert(options, overwrite=run.overwrite)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_function("source_attribution.conversion.convert", DESCRIPTION, EXAMPLE, Conversion, RunOptions)

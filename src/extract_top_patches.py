@@ -1,8 +1,7 @@
 """Find the patches that a patch classifier is surest of, cut them out and draw them."""
 
 from patch_forensics.options import RESULTS, TopPatchOptions
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "The most predictive patches of real and of fake images (Chai et al., ECCV 2020), into "
@@ -14,14 +13,5 @@ EXAMPLE = (
     "--topn 10000 --unique"
 )
 
-
-def main() -> None:
-    settings = read_settings(DESCRIPTION, EXAMPLE, TopPatchOptions, RESULTS)
-    from patch_forensics.top_patches import TopPatches
-    from patch_forensics.trained import run_tested
-
-    run_tested(TopPatches, *settings)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_function("patch_forensics.top_patches.find_top_patches", DESCRIPTION, EXAMPLE, TopPatchOptions, RESULTS)

@@ -2,8 +2,7 @@
 
 from passes.options import RunOptions
 from source_attribution.options import DataPreparation
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Cut images to squares, alter them, write arrays of splits, or statistics of spectra. Training needs none of it: "
@@ -11,14 +10,5 @@ DESCRIPTION = (
 )
 EXAMPLE = "python src/prepare_sources.py crop celeba/ output/celeba_128 --celeba"
 
-
-def main() -> None:
-    run, options = read_settings(DESCRIPTION, EXAMPLE, RunOptions, DataPreparation)
-    # after the arguments, so that --help is quick
-    from source_attribution.data_preparation import prepare
-
-    prepare(options, run)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_function("source_attribution.data_preparation.prepare", DESCRIPTION, EXAMPLE, RunOptions, DataPreparation)

@@ -1,8 +1,7 @@
 """Test a patch classifier: averages over its patches, metrics, heat maps of the hardest and easiest images."""
 
 from patch_forensics.options import RESULTS, PatchTest
-from utils.cli import run_script
-from utils.settings import read_settings
+from utils.cli import run_function
 
 DESCRIPTION = (
     "Test a classifier of patches or of whole images (Chai et al., ECCV 2020) into "
@@ -15,14 +14,5 @@ EXAMPLE = (
     "--average_mode after_softmax --visualize --topn 100"
 )
 
-
-def main() -> None:
-    settings = read_settings(DESCRIPTION, EXAMPLE, PatchTest, RESULTS)
-    from patch_forensics.analysis import PatchEvaluation
-    from patch_forensics.trained import run_tested
-
-    run_tested(PatchEvaluation, *settings)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_function("patch_forensics.analysis.evaluate_patches", DESCRIPTION, EXAMPLE, PatchTest, RESULTS)

@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from detectors.attribution_networks import (
+    gdaconv,
     own_layers,
+    postpool,
     primary_network,
     secondary_network,
     shared_layers,
@@ -17,7 +19,6 @@ from detectors.attribution_networks import (
 from detectors.networks import get_architecture
 from lrp import Explainer
 from source_attribution.attributor import Attributor, load_attributor
-from source_attribution.baselines import gdaconv, postpool
 from source_attribution.conversion import convert
 from source_attribution.keras_files import read_keras, write_keras
 from source_attribution.options import Asking, Conversion, Spectra

@@ -129,6 +129,18 @@ def test_networks_that_stand_alone(words: tuple[str, ...], data: Path, scripts: 
     assert run.code == 0, run.err
 
 
+def test_a_network_of_several_classes_needs_a_class_for_each_image(
+    data: Path, scripts: Scripts, tmp_path: Path
+) -> None:
+    (tmp_path / "ids.csv").write_text("b,1\na_x,2\n")
+    words = ("att", "train", data, data, *TRAIN, "-c", "notl", "--multiclass", "--source_list", "ids.csv")
+    run = attribute(scripts, *words)
+    message = f"error: {data} has images of c, which is not listed: list it, or choose --folders\n"
+    assert (run.code, run.err) == (2, message)
+    run = attribute(scripts, *words, "--folders", "a_x", "b")
+    assert run.code == 0, run.err
+
+
 def test_resuming_equals_uninterrupted(data: Path, scripts: Scripts, tmp_path: Path) -> None:
     words = ("det", "train", data, data, *TRAIN, "--model_id", "p", "--augment", "multi", "--pairs")
     assert attribute(scripts, *words).code == 0
