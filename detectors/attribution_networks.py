@@ -142,11 +142,11 @@ def _network(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
 
 def _named(layers: list[nn.Module]) -> nn.Sequential:
     """Numbered by kind, with the published first letters."""
-    kinds = {nn.Conv2d: "Conv", nn.Linear: "Dense"}
+    keras_names = {nn.Conv2d: "Conv", nn.Linear: "Dense"}
     count: dict[str, int] = {}
     named: list[tuple[str, nn.Module]] = []
     for layer in layers[:-1]:
-        kind = kinds.get(type(layer), type(layer).__name__)
+        kind = keras_names.get(type(layer), type(layer).__name__)
         count[kind] = count.get(kind, 0) + 1
         named.append((f"bl{kind}_{count[kind]:02}", layer))
     return _network([*named, ("blDecision", layers[-1])])

@@ -72,11 +72,11 @@ class Confusion:
     def rows(self) -> list[ClassRow]:
         """A row for each truth, and one for all images."""
         rows = []
-        for place, name in enumerate(self.truths):
-            is_answer = place < len(self.answers)
-            column = place if is_answer else 0
-            images, said = int(self.counts[place].sum()), int(self.counts[:, column].sum())
-            true = int(self.counts[place, column])
+        for index, name in enumerate(self.truths):
+            is_answer = index < len(self.answers)
+            column = index if is_answer else 0
+            images, said = int(self.counts[index].sum()), int(self.counts[:, column].sum())
+            true = int(self.counts[index, column])
             precision = _share(true, said) if is_answer else _NONE
             overlap = _share(true, images + said - true) if is_answer else _NONE
             f1 = (None if share is None else 2 * share / (1 + share) for share in overlap)

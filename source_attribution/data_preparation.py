@@ -44,13 +44,13 @@ def numbered(folder: Path, least: int = 1) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: check the path")
-    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in EXTENSIONS]
-    numbers = {path: next((int(word) for word in path.stem.split("_") if word.isdigit()), None) for path in found}
-    if unnumbered := [path for path in found if numbers[path] is None]:
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in EXTENSIONS]
+    numbers = {path: next((int(word) for word in path.stem.split("_") if word.isdigit()), None) for path in files}
+    if unnumbered := [path for path in files if numbers[path] is None]:
         raise UserError(f"{unnumbered[0]} has no number between '_' in its name, which says its place: rename it")
-    if len(found) < least:
-        raise UserError(f"{folder} has {len(found)} images, {least} are needed: lower the sizes, or add images")
-    return sorted(found, key=lambda path: numbers[path] or 0)
+    if len(files) < least:
+        raise UserError(f"{folder} has {len(files)} images, {least} are needed: lower the sizes, or add images")
+    return sorted(files, key=lambda path: numbers[path] or 0)
 
 
 def split(fake: Path, real: Path, options: DataPreparation) -> dict[str, list[Labelled]]:

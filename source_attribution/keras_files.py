@@ -77,8 +77,8 @@ def read_keras(path: Path, spectra: Spectra | None = None, source: str = "source
     side = side or 128
     if "aConv_01" not in weights and "aDecision" in weights:
         return [from_state(Description("notl", side, reads, (source,)), state, path, statistics)]
-    own = {name: value for name, value in state.items() if name.startswith("d")}
-    primary = from_state(Description(PRIMARY, side, reads), own, path, statistics)
+    first_weights = {name: value for name, value in state.items() if name.startswith("d")}
+    primary = from_state(Description(PRIMARY, side, reads), first_weights, path, statistics)
     if "aConv_01" not in weights:
         return [primary]
     kept = {name: value for name, value in state.items() if name.startswith("a") or _is_shared(name)}
@@ -101,24 +101,24 @@ def write_keras(path: Path, *networks: Stored) -> None:
             layers[layer] = {keras: _as_keras(state[f"{layer}.{ours}"]) for keras, ours in names.items()}
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group(_GROUP)
-        for place in (file, group):
-            place.attrs["backend"], place.attrs["keras_version"] = "tensorflow", "2.4.0"
+        for node in (file, group):
+            node.attrs["backend"], node.attrs["keras_version"] = "tensorflow", "2.4.0"
         group.attrs["layer_names"] = np.array(list(layers), "S")
         for layer, arrays in layers.items():
-            own = group.create_group(layer)
-            own.attrs["weight_names"] = np.array([f"{layer}/{name}:0" for name in arrays], "S" if arrays else None)
+            of_layer = group.create_group(layer)
+            of_layer.attrs["weight_names"] = np.array([f"{layer}/{name}:0" for name in arrays], "S" if arrays else None)
             for name, array in arrays.items():
-                own.create_dataset(f"{layer}/{name}:0", data=array)
+                of_layer.create_dataset(f"{layer}/{name}:0", data=array)
 
 
 def _arrays(group: h5py.Group) -> dict[str, dict[str, np.ndarray]]:
     """Arrays by layer and by the name of the parameter; layers without any are left out."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    arrays: dict[str, dict[str, np.ndarray]] = {}
     for layer in group:
         inner = group[layer].get(layer) if isinstance(group[layer], h5py.Group) else None
         if isinstance(inner, h5py.Group) and len(inner):
-            found[layer] = {name.removesuffix(":0"): np.asarray(inner[name], np.float32) for name in inner}
-    return found
+            arrays[layer] = {name.removesuffix(":0"): np.asarray(inner[name], np.float32) for name in inner}
+    return arrays
 
 
 def _side(config: str | bytes | None) -> int | None:

@@ -121,8 +121,8 @@ def _ranks_within(values: np.ndarray, layer_of: np.ndarray) -> np.ndarray:
     """Ranks of values within their layer, -0.5..0.5."""
     ranks = np.zeros(len(values))
     for layer in np.unique(layer_of):
-        own = layer_of == layer
-        ranks[own] = (rankdata(values[own]) - 0.5) / own.sum() - 0.5
+        within = layer_of == layer
+        ranks[within] = (rankdata(values[within]) - 0.5) / within.sum() - 0.5
     return ranks
 
 
@@ -136,7 +136,7 @@ def draw_overlap(
     figure, (all_maps, pairs) = new_figure(13.0, max(3.2, size), columns=2, width_ratios=(2.4, 1.0))
     values = np.stack([omega[name] for name in names])
     shown = all_maps.imshow(values, cmap="Oranges", vmin=0, vmax=max(2.0, np.quantile(values, 0.98)), aspect="auto")
-    starts = [place for place, entry in enumerate(maps) if entry.index == 0]
+    starts = [index for index, entry in enumerate(maps) if entry.index == 0]
     for start in starts[1:]:
         all_maps.axvline(start - 0.5, color="black", linewidth=1)
     all_maps.set_xticks(starts, [maps[start].layer for start in starts], rotation=40, ha="right")

@@ -54,14 +54,14 @@ def read_secondaries(path: Path, primary: Stored, sources: Sequence[str] = ()) -
         raise UserError(f"no secondary modules in {folder}: train some with src/attribute_source.py att train")
     if missing := [name for name in sources if name not in there]:
         raise UserError(f"no secondary module of {missing[0]} in {folder} (there: {', '.join(there) or 'none'})")
-    found = []
+    secondaries = []
     for name in sources or there:
         secondary = read_stored(secondary_path(path, name))
         if secondary.description.kind != SECONDARY:
             raise UserError(f"{secondary_path(path, name)} is no secondary module: remove it")
         check_belongs(secondary, primary, secondary_path(path, name))
-        found.append(secondary.with_description(sources=(name,)))
-    return found
+        secondaries.append(secondary.with_description(sources=(name,)))
+    return secondaries
 
 
 def add(path: Path, stored: Stored, *, overwrite: bool = False) -> Path:

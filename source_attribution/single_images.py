@@ -50,8 +50,8 @@ def attribute_images(options: LooseAttribution, run: RunOptions) -> Path:
         maps = [None if answer.evidence is None else answer.evidence.cpu().numpy() for answer in answers]
         for row, position in enumerate(loaded.positions):
             path = arrays_path(options.output, images.items[position].name)
-            own = {f"map_{number}": batch[row] for number, batch in enumerate(maps) if batch is not None}
-            write_npz(path, image=loaded.images[row], dct=is_spectral, **own)
+            more = {f"map_{number}": batch[row] for number, batch in enumerate(maps) if batch is not None}
+            write_npz(path, image=loaded.images[row], dct=is_spectral, **more)
 
     used, scores = ask(attributor, images, options, keep)
     rows = ([item.name, *values] for item, values in zip(used.items, scores.values.tolist(), strict=True))
@@ -72,12 +72,12 @@ def arrays_path(output: Path, name: str) -> Path:
 def _summarise(scores: Scores) -> None:
     count = len(scores.values)
     if scores.fake is not None:
-        found = int(scores.fake.sum())
-        say(f"called generated: {found} of {count} images ({percent(found / count)} %)")
+        images = int(scores.fake.sum())
+        say(f"called generated: {images} of {count} images ({percent(images / count)} %)")
     if scores.sources:
         found_by = np.bincount(scores.said(), minlength=len(scores.answers)).tolist()
-        for name, found in zip(scores.answers, found_by, strict=True):
-            say(f"attributed to {NOBODY if name == NONE else name}: {found} ({percent(found / count)} %)")
+        for name, images in zip(scores.answers, found_by, strict=True):
+            say(f"attributed to {NOBODY if name == NONE else name}: {images} ({percent(images / count)} %)")
     if odd := scores.contradictions():
         say(f"warning: {odd} images are attributed to a source although they are called real")
 

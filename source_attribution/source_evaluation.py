@@ -93,19 +93,19 @@ def confusions(images: ImageSet, scores: Scores) -> Mapping[str, Confusion]:
 
     Of one secondary: its source, or others. Of several, none is right for reals and for fakes of other generators.
     """
-    found = {}
+    by_question = {}
     if scores.fake is not None:
         names = (REAL, LABEL_NAMES[FAKE])
-        found["DET"] = Confusion.of(truth([], images), scores.fake.astype(int), names, names)
+        by_question["DET"] = Confusion.of(truth([], images), scores.fake.astype(int), names, names)
     sources = scores.sources
     numbers = truth(sources, images)
     if len(sources) == 1:
         names = ("others", sources[0])
-        found["ATT"] = Confusion.of((numbers == 1).astype(int), scores.said(), names, names)
+        by_question["ATT"] = Confusion.of((numbers == 1).astype(int), scores.said(), names, names)
     elif sources:
         truths = [REAL, *sources, *([UNKNOWN] if (numbers > len(sources)).any() else [])]
-        found["ATT"] = Confusion.of(numbers, scores.said(), truths, scores.answers)
-    return found
+        by_question["ATT"] = Confusion.of(numbers, scores.said(), truths, scores.answers)
+    return by_question
 
 
 def open_set(images: ImageSet, scores: Scores) -> list[ScoreSummary]:

@@ -114,14 +114,14 @@ def class_weights(sources: Sequence[str], images: ImageSet) -> dict[str, dict[st
     """Of `OneVersusRest`: a source counts as much as all else, and real images as much as the other sources."""
     counts = Counter(item.generator for item in images.items)
     total, real = len(images), counts.pop("", 0)
-    found = {}
+    by_source = {}
     for source in sources:
-        own, others = counts[source], sum(number for name, number in counts.items() if name != source)
+        positives, others = counts[source], sum(number for name, number in counts.items() if name != source)
         # a half for all else, divided where there are both kinds of it
         share = total / (4 if others and real else 2)
         weights = dict.fromkeys(counts, share / max(1, others))
-        found[source] = weights | {source: total / (2 * own), "": share / max(1, real)}
-    return found
+        by_source[source] = weights | {source: total / (2 * positives), "": share / max(1, real)}
+    return by_source
 
 
 class OneOfAll(Telling):

@@ -85,10 +85,10 @@ class _Trainee(Attributor):
         """Attribute at most this share of the real images to a source, and of those of other sources."""
         used, scores = ask(self, images, asking)
         made_by = np.array([item.generator for item in used.items])
-        for place, (source, values) in enumerate(zip(self.columns, scores.values.T, strict=True)):
+        for index, (source, values) in enumerate(zip(self.columns, scores.values.T, strict=True)):
             others = [values[made_by == ""], values[(made_by != "") & (made_by != source)]]
             threshold = calibrated_threshold(others, most_false)
-            self.parts[place] = self.parts[place].with_description(threshold=threshold)
+            self.parts[index] = self.parts[index].with_description(threshold=threshold)
 
 
 def attribute(run: RunOptions, options: Attributing, training: AttributionTraining) -> list[Path]:
@@ -192,14 +192,14 @@ class _Job:
         """The training images; their sources are as many as the user expects."""
         options = self.options
         images = find_sources(options.first, options, options.train_size, twins=self.training.pairs)
-        found = len(sources_in(images))
-        if options.num_sources not in (None, found):
+        sources = len(sources_in(images))
+        if options.num_sources not in (None, sources):
             raise UserError(
-                f"--num_sources {options.num_sources}: {options.first} has {found} sources: check --folders"
+                f"--num_sources {options.num_sources}: {options.first} has {sources} sources: check --folders"
             )
-        found = len({item.name.split("/")[0] for item in images.items if item.label == REAL})
-        if found < (options.num_real_sources or 0):
-            raise UserError(f"--num_real_sources {options.num_real_sources}: {options.first} has {found}")
+        sources = len({item.name.split("/")[0] for item in images.items if item.label == REAL})
+        if sources < (options.num_real_sources or 0):
+            raise UserError(f"--num_real_sources {options.num_real_sources}: {options.first} has {sources}")
         return images
 
     @cached_property

@@ -74,8 +74,8 @@ class Description:
         try:
             values = json.loads(text)
             description = cls(**{**values, "sources": tuple(values["sources"])})
-            kinds = (PRIMARY, SECONDARY, *get_args(ModelClass)[1:])
-            known = description.kind in kinds and description.input in get_args(Input)
+            known_kinds = (PRIMARY, SECONDARY, *get_args(ModelClass)[1:])
+            known = description.kind in known_kinds and description.input in get_args(Input)
             if not known or not 8 <= description.side <= 4096 or not 0.0 < description.threshold < 1.0:
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -168,11 +168,11 @@ def write_stored(path: Path, stored: Stored) -> None:
 
 def digest(network: nn.Module) -> str:
     """SHA-256 of names and values of the weights, whatever file they are in."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, value in sorted(_weights(network).items()):
-        found.update(f"{name} {tuple(value.shape)}\n".encode())
-        found.update(value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(f"{name} {tuple(value.shape)}\n".encode())
+        sha256.update(value.cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def check_belongs(secondary: Stored, primary: Stored, path: Path) -> None:

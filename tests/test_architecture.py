@@ -104,6 +104,17 @@ def test_names_that_recur_are_explained() -> None:
     assert recurring <= set(explained.group().split("`"))
 
 
+def test_no_name_fits_everything() -> None:
+    vague = {"made", "found", "kinds", "own", "place"}
+    bound = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in [*MODULES, *sorted((ROOT / "benchmarks").glob("*.py"))]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Name) and node.id in vague) or (isinstance(node, ast.arg) and node.arg in vague)
+    ]
+    assert not bound, "a variable is to be called by what it holds"
+
+
 def test_every_module_has_its_line() -> None:
     page = PAGE.read_text(encoding="utf-8")
     names = [path.relative_to(ROOT).as_posix() for path in MODULES if path.parent.name != "src"]
