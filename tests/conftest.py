@@ -18,6 +18,14 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def never_waiting_for_the_disk() -> Iterator[None]:
+    """What is forced to the disk outlives a crash of the machine, which no test can see."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def png_only() -> Iterator[None]:
     """PDFs take longer than all else about a figure: in this process only tests with `pdf_too` draw them."""
     with figure_formats("png"):
