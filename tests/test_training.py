@@ -464,9 +464,10 @@ def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_trackers_are_not_imported_unasked(data: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from ranking_runs import run_main; from training_helpers import register_tiny; register_tiny(); "
-        "run_main('train_cr_ud', *sys.argv[1:]); "
-        "assert not {'wandb', 'tensorboard'} & set(sys.modules), 'imported'"
+        "import sys\nfrom ranking_runs import run_main\nfrom training_helpers import register_tiny\n"
+        "from utils.figures import figure_formats\nregister_tiny()\n"
+        "with figure_formats():\n    run_main('train_cr_ud', *sys.argv[1:])\n"
+        "assert not {'wandb', 'tensorboard'} & set(sys.modules), 'imported'\n"
     )
     given = arguments(data, tmp_path, "--max_steps", "1")
     done = subprocess.run(
