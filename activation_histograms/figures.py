@@ -109,7 +109,7 @@ def _draw(axes: Axes, pairs: ActivationPairs, index: int) -> None:
     bins = min(_LARGEST_BINS, max(8, len(np.histogram_bin_edges(both, "sturges")) * 2)) if high > low else 1
     edges = (np.linspace(low, high, bins + 1) if high > low else np.array([low - 0.5, high + 0.5])).tolist()
     for sample, colour, name in samples:
-        axes.hist(sample, edges, color=colour, alpha=0.35, label=name)
+        axes.hist(sample, edges, color=colour, alpha=0.35, label=name, histtype="stepfilled")
         axes.hist(sample, edges, color=colour, histtype="step", linewidth=1.2)
     for (sample, colour, name), style in zip(samples, ("-", "--"), strict=True):
         axes.axvline(float(np.median(sample)), color=colour, linewidth=2, linestyle=style, label=f"median {name}")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from detectors.networks import Architecture, architectures, get_architecture
 from utils.errors import UserError
@@ -31,6 +32,8 @@ _EXPECTED = f"expected a dictionary of tensors, bare or under one of the keys {'
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 # Old checkpoints lack the batch counters of batch norms, which inference does not read.
 _OPTIONAL = ".num_batches_tracked"
+# what PyTorch and timm fill parameters with; the last four make a truncated normal of what was drawn
+_FILLING = {"uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "erfinv_", "mul_", "add_", "clamp_"}
 _SQUEEZE_EXCITE = re.compile(r"\._se_(reduce|expand)\.(weight|bias)$")
 _LONGEST_HEADER = 100_000_000
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -180,8 +183,8 @@ def load_state(
             f"warning: weights {path} fit {architecture.name} and {', '.join(others)} alike (a file tells neither "
             f"strides nor preprocessing): taken as {architecture.name}; --arch chooses another\n"
         )
-    # the random initialisation is overwritten: the caller's random numbers must not depend on it
-    with torch.random.fork_rng(devices=[]):
+    # the caller's random numbers must not depend on what a network draws beside its weights
+    with torch.random.fork_rng(devices=[]), _Unfilled():
         model = architecture.build(outputs)
     for name, target in model.state_dict().items():
         if name.endswith(_OPTIONAL):
@@ -194,6 +197,19 @@ def load_state(
             value = (value[fake].double() - value[1 - fake].double()).float()[None]
         target.copy_(value)
     return model
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the random initialisation of parameters, which takes longer than reading a file that replaces it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        target = args[0] if args else given.get("tensor")
+        if func.__name__ in _FILLING and isinstance(target, nn.Parameter):
+            return target
+        return func(*args, **given)
 
 
 def _is_settled(path: Path, arch: str) -> bool:

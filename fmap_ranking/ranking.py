@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,7 +262,8 @@ def find_ranking(subject: Subject, choice: RankingChoice) -> FoundRanking:
     """
     path = choice.relevances or _default_path(subject)
     detector, record = subject.detector, read_record(path)
-    ranking = read_ranking(path, detector.feature_maps().layers)
+    digest = sha256_file(path) if path.is_file() else ""
+    ranking = _ranking_of(path, digest, tuple(detector.feature_maps().layers.items()))
     inputs = record.get("inputs")
     weights, warning = inputs.get("weights") if isinstance(inputs, dict) else None, ""
     if weights not in (None, detector.sha256):
@@ -274,7 +275,7 @@ def find_ranking(subject: Subject, choice: RankingChoice) -> FoundRanking:
     elif record and not describes(record, path):
         record = {}
         warning = "is not the file that its record describes, and may be of another checkpoint"
-    elif not record and sha256_file(path) in PUBLISHED:
+    elif not record and digest in PUBLISHED:
         if detector.weights is None or detector.weights.name != _PUBLISHED_WEIGHTS:
             warning = "is the published one, and the detector is not known to be the published one"
     elif weights is None:
@@ -282,6 +283,12 @@ def find_ranking(subject: Subject, choice: RankingChoice) -> FoundRanking:
     k = choice.topk or default_topk(detector.arch, len(ranking))
     ranking.check_k(k)
     return FoundRanking(path, record, warning and f"the ranking {path} {warning}", ranking, k)
+
+
+@lru_cache(maxsize=4)
+def _ranking_of(path: Path, digest: str, layers: tuple[tuple[str, int], ...]) -> Ranking:
+    """The file with that content, read once for all experiments and image sets."""
+    return read_ranking(path, dict(layers))
 
 
 def _default_path(subject: Subject) -> Path:

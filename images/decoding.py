@@ -12,7 +12,6 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms.functional import center_crop
 
 from images.distortions import jpeg, resize, scaled_size
 from utils.errors import UserError
@@ -156,7 +155,7 @@ class Crop:
         if self.kind == "none":
             return image
         if self.kind == "center":
-            return np.array(center_crop(Image.fromarray(image), [self.size, self.size]))
+            return _central(image, self.size)
         height, width = image.shape[:2]
         top, left, rows, columns = random_box(height, width, seed=seed, name=name)
         part = Image.fromarray(image[top : top + rows, left : left + columns])
@@ -194,6 +193,15 @@ class Equalization:
         """Cut and compress uint8 (H, W, 3) to (side, side, 3)."""
         top, left = ((extent - self.side) // 2 // _BLOCK * _BLOCK for extent in image.shape[:2])
         return jpeg(np.ascontiguousarray(image[top : top + self.side, left : left + self.side]), self.quality, "pil")
+
+
+def _central(image: np.ndarray, side: int) -> np.ndarray:
+    """The square in the middle, black where an image is smaller, to the pixel as torchvision, which imports slowly."""
+    lacks = [max(side - extent, 0) for extent in image.shape[:2]]
+    top, left = (round(max(extent - side, 0) / 2) for extent in image.shape[:2])
+    return np.pad(
+        image[top : top + side, left : left + side], [*((lack // 2, lack - lack // 2) for lack in lacks), (0, 0)]
+    )
 
 
 def random_box(height: int, width: int, *, seed: int, name: str) -> tuple[int, int, int, int]:

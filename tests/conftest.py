@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from hypothesis import settings
 from ranking_runs import Scripts, tuned_model, write_images
 
+from detectors.choice import DetectorChoice
+from detectors.detector import Detector, load_detector
 from utils.figures import figure_formats
+from utils.files import sha256_file
 
 # The same examples in every run, and no time limit for one: machines are busy at times.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -18,9 +22,35 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def never_waiting_for_the_disk() -> Iterator[None]:
+    """What is forced to the disk outlives a crash of the machine, which no test can see."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def png_only() -> Iterator[None]:
     """PDFs take longer than all else about a figure: in this process only tests with `pdf_too` draw them."""
     with figure_formats("png"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """Runs of scripts in this process share the networks of a checkpoint, read and traced once for the module."""
+
+    @lru_cache(maxsize=2)
+    def read(choice: DetectorChoice, digest: str) -> Detector:
+        return load_detector(choice)
+
+    def shared(choice: DetectorChoice) -> Detector:
+        path = choice.checkpoint
+        return read(choice, sha256_file(path)) if path.is_file() else load_detector(choice)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("passes.analysis", "reproduction.plan"):
+            patch.setattr(f"{module}.load_detector", shared)
         yield
 
 

@@ -26,6 +26,8 @@ from passes.analysis import Analysis
 from passes.processes import Ranks
 from utils.files import read_npz, write_npz
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 @dataclass(frozen=True)
 class Case:

@@ -24,6 +24,8 @@ from detectors.networks import build_model
 from fmap_ranking.ranking import Ranking
 from images.decoding import decode_image
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 Damage = Callable[[Path, Path], None]
 STATE = Path("out") / ".states" / "ranking-resnet18_0.5-gan.npz"
 FOLDER = Path("out") / "fmap_relevances" / "resnet18" / "gan_0.5"

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ranking_runs import SOURCES
 
 from passes.interrupts import GracefulInterrupt
@@ -105,13 +107,21 @@ def test_anything_else_is_a_fault_with_a_traceback() -> None:
     assert "ValueError: why" in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["torch.OutOfMemoryError('CUDA out of memory. Tried to')", "oom"])
-def test_torch_out_of_memory(kind: str) -> None:
-    body = "import torch; " + (f"raise {kind}" if kind != "oom" else "torch.empty(1 << 55)")
-    done = run(body)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: out of memory: use a smaller --bsize (")
-    assert done.stderr.count("\n") == 1
+def out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to")
+
+
+@pytest.mark.parametrize("main", [out_of_memory, lambda: torch.empty(1 << 55)], ids=["gpu", "cpu"])
+def test_torch_out_of_memory(
+    main: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    with pytest.raises(SystemExit) as end:
+        cli.run_script(main)
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.startswith("error: out of memory: use a smaller --bsize (")
+    assert said.count("\n") == 1
 
 
 def test_reader_of_the_output_has_gone() -> None:

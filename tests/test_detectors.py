@@ -282,6 +282,19 @@ def test_loading_leaves_random_numbers_alone(tiny: str, tmp_path: Path) -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
+@pytest.mark.parametrize("arch", ["resnet18", "efb0", "safe", "timm:vit_tiny_patch16_224"])
+def test_a_loaded_network_is_one_whose_random_weights_were_replaced(arch: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state, expected = build_model(arch).state_dict(), build_model(arch)
+    expected.load_state_dict(state)
+    loaded = load_detector(arch, save(tmp_path / "w.pth", state), "cpu").model
+    # buffers that no file holds, too
+    found, wanted = ({**dict(net.named_parameters()), **dict(net.named_buffers())} for net in (loaded, expected))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
 def test_loaded_weights_do_not_depend_on_the_file_any_more(tiny: str, tmp_path: Path) -> None:
     path = save(tmp_path / "w.pth", TinyNet(1).state_dict())
     detector = load_detector(tiny, path, "cpu")

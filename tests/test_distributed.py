@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranking_runs import LOGITS, SOURCES, Scripts, at_batch, contents, stop
+from ranking_runs import LOGITS, SOURCES, Scripts, at_batch, contents, run_main, stop
 from test_attribution_networks import made
 from test_attribution_scripts import SIDE, TRAIN, write_images
 
@@ -25,11 +25,19 @@ RANKING = ("rank_fmaps", "--crop", "none", "--bsize", "1", "--figures", "False")
 STATES = ".states/*.npz"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def common(small_images: Path, small_weights: Path) -> list[str]:
     """Flags of a run on the small images."""
     flags = ["--arch", "resnet18", "--weights", small_weights, "--dataset_dir", small_images, "--gan_name", "gan"]
     return [*map(str, flags), "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def whole(common: list[str], loaded_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one uninterrupted process without workers; not to be written to."""
+    output = tmp_path_factory.mktemp("whole")
+    run_main(*RANKING, *common, "--num_workers", "0", "--output_dir", output)
+    return output
 
 
 def start(launcher: tuple[str, ...], script: str, *flags: object) -> subprocess.Popen[str]:
@@ -115,7 +123,7 @@ def assert_alike(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("under", [(), ("timeout", "100")], ids=["alone", "timeout"])
 def test_terminated_with_loading_workers_and_resumed(
-    under: tuple[str, ...], slowly: Path, common: list[str], scripts: Scripts, tmp_path: Path
+    under: tuple[str, ...], slowly: Path, common: list[str], whole: Path, scripts: Scripts
 ) -> None:
     """SIGTERM reaches the whole group, workers included, as batch systems send it; under `timeout` twice."""
     script, *flags = [*RANKING, *common, "--num_workers", "2", "--output_dir", "out"]
@@ -132,14 +140,13 @@ def test_terminated_with_loading_workers_and_resumed(
     assert "Traceback" not in messages
     assert len(list(Path("out").glob(STATES))) == 1
     assert scripts(script, *flags, "--resume").code == 0
-    assert scripts(script, *flags[:-1], "whole").code == 0
-    assert tables(Path("out")) == tables(Path("whole"))
+    assert tables(Path("out")) == tables(whole)
     assert not list(Path("out").glob(STATES))
 
 
 @pytest.mark.slow
 def test_two_processes_terminated_and_gone_on_with_by_one(
-    slowly: Path, common: list[str], scripts: Scripts, tmp_path: Path
+    slowly: Path, common: list[str], whole: Path, scripts: Scripts
 ) -> None:
     """And one by two; the numbers are those of one uninterrupted process."""
     script, *flags = [*RANKING, *common, "--num_workers", "0", "--output_dir", "out"]
@@ -162,8 +169,7 @@ def test_two_processes_terminated_and_gone_on_with_by_one(
     assert run.returncode == 0, messages
     # The first process alone says what came out.
     assert said.count("images used") == 2
-    assert scripts(script, *flags[:-1], "whole").code == 0
-    assert_alike(Path("out"), Path("whole"))
+    assert_alike(Path("out"), whole)
     assert not list(Path("out").glob(STATES))
 
 

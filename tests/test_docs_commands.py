@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from ranking_runs import Run, Scripts
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md")))]
 MINI, DEMO_DATA = "output/mini_forensynths", "output/demo/mini_forensynths"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,18 @@ def test_a_ranking_of_the_same_checkpoint_is_used_without_a_word(subject: Subjec
     # Layers are in the order of the detector, which has more of them.
     assert list(found.ranking.layers)[:2] == ["conv1", "layer1.0.conv1"]
     assert len(found.ranking.layers) > 2
+
+
+def test_a_file_is_read_once_for_all_experiments_and_again_when_it_has_changed(
+    subject: Subject, tmp_path: Path
+) -> None:
+    path = put(subject.layout.ranking("gan", "fake"))
+    first = find_ranking(subject, CHOICE).ranking
+    assert find_ranking(replace(subject, gan_name="another"), replace(CHOICE, relevances=path)).ranking is first
+    time = path.stat()
+    put(path, seed=1)
+    os.utime(path, ns=(time.st_atime_ns, time.st_mtime_ns))
+    assert find_ranking(subject, CHOICE).ranking.maps == read_ranking(path).maps != first.maps
 
 
 def test_a_ranking_of_another_checkpoint_is_refused_unless_named(subject: Subject) -> None:

@@ -19,7 +19,6 @@ from PIL import Image
 from ranking_runs import Scripts, contents
 from torch import nn
 
-import utils.files
 from images.decoding import decode_image
 from images.distortions import blur, grayscale, jpeg
 from mini_forensynths import build as building
@@ -614,9 +613,8 @@ def plain_montage(root: Path, path: Path, part: str, generators: list[str]) -> N
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that costs nothing, and nothing forced to the disk."""
+    """A picture that costs nothing."""
     monkeypatch.setattr(building, "draw_montage", plain_montage)
-    monkeypatch.setattr(utils.files, "_flush_to_disk", lambda path: None)
 
 
 @dataclass(frozen=True)
@@ -647,7 +645,6 @@ def made(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     root = tmp_path_factory.mktemp("made") / "set"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "draw_montage", plain_montage)
-        patch.setattr(utils.files, "_flush_to_disk", lambda path: None)
         recipe(root)
     before = times(root)
     yield root

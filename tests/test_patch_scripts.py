@@ -18,6 +18,8 @@ from passes.one_pass import PassBatch
 from utils.files import sha256_file
 from utils.provenance import read_record, record_path
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 KEYS = ("layer1.0.conv1.#7(T=64)", "conv1.#3(T=64)", "layer2.0.conv2.#100(T=128)")
 Run = Callable[..., tuple[int, str, str]]

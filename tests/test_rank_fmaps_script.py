@@ -31,6 +31,8 @@ from utils.files import sha256_file
 from utils.heatmaps import overlay, render_heatmap
 from utils.provenance import describes
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 RANKINGS = Path("fmap_relevances") / "resnet18" / "gan_0.5"
 TABLES = [f"{table}{record}" for table in ("-layers.csv", "-standard_errors.csv", ".csv") for record in ("", ".json")]
 SAMPLES = ["gan-samples.csv", "gan-samples.csv.json"]

@@ -22,6 +22,8 @@ from reproduction.options import Detectors, by_architecture
 from utils.errors import UserError
 from utils.files import sha256_file
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 K = 3
 OTHER = "a &b#'%"
 HOSTILE = "<img src=x onerror=alert(1)>&\"'$%#.png"

@@ -10,6 +10,8 @@ import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NUMBERED = sorted(SCRIPTS.glob("0*.sh"))
+# What keeps a run short.
+SHORT = ("--pdf", "False", "--bootstrap", "10")
 
 
 def run(script: str, folder: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -96,10 +98,10 @@ def settings(small_images: Path, small_weights: Path, tmp_path_factory: pytest.T
 
 
 def test_they_write_what_they_are_for_and_skip_what_is_done(settings: dict[str, object], tmp_path: Path) -> None:
-    answer = run("06_colour_conditional.sh", tmp_path, OUT="o u t", **settings)
+    answer = run("06_colour_conditional.sh", tmp_path, *SHORT, OUT="o u t", **settings)
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "o u t" / "median_test" / "resnet18_0.5" / "color_conditional.md").read_text() in answer.stdout
-    again = run("05_median_test.sh", tmp_path, OUT="o u t", **settings)
+    again = run("05_median_test.sh", tmp_path, *SHORT, OUT="o u t", **settings)
     assert again.returncode == 0, again.stderr
     assert "gan: median_test: done before, nothing to compute" in again.stdout
 
@@ -108,6 +110,6 @@ def test_colour_robust_detectors(settings: dict[str, object], small_weights: Pat
     refused = run("07_colour_robust.sh", tmp_path, **settings)
     assert refused.returncode == 2
     assert "WEIGHTS_CR_resnet18 is not set" in refused.stderr
-    answer = run("07_colour_robust.sh", tmp_path, WEIGHTS_CR_resnet18=small_weights, **settings)
+    answer = run("07_colour_robust.sh", tmp_path, *SHORT, WEIGHTS_CR_resnet18=small_weights, **settings)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("# Colour ablation") == 2

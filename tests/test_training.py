@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from images.sets import ImageItem
 from passes.options import RunOptions
 from passes.processes import Ranks
 from utils.errors import Interrupted, UserError
+from utils.figures import figure_formats
 
 HELPERS = Path(__file__).with_name("training_helpers.py")
 TINY = ["--init", "scratch", "--load_size", "24", "--crop_size", "16", "--bsize", "8", "--device", "cpu"]
@@ -48,6 +49,19 @@ TINY = ["--init", "scratch", "--load_size", "24", "--crop_size", "16", "--bsize"
 @pytest.fixture(scope="module", autouse=True)
 def _tiny() -> None:
     register_tiny()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_figures() -> Iterator[None]:
+    """Drawing curves takes longer than all else about these runs: only tests with `png` or `pdf_too` do."""
+    with figure_formats():
+        yield
+
+
+@pytest.fixture
+def png(_no_figures: None) -> Iterator[None]:
+    with figure_formats("png"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -422,6 +436,7 @@ def test_images_that_are_all_bad_are_refused(tmp_path: Path, part: str, message:
     assert not list((tmp_path / "out").rglob("final.pth"))
 
 
+@pytest.mark.usefixtures("png")
 def test_several_subsets_of_classes_are_compared(data: Path, tmp_path: Path) -> None:
     folder = train(data, tmp_path, "--classes", "cat", "cat,dog", "--epochs", "1")
     lines = (folder / "subsets.csv").read_text().splitlines()
@@ -439,6 +454,7 @@ def test_colour_robust_and_greyscale_runs_have_their_own_folders(data: Path, tmp
         assert facts["settings"][flag.removeprefix("--")] is True
 
 
+@pytest.mark.usefixtures("png")
 def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -462,9 +478,10 @@ def test_trackers_get_the_log(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_trackers_are_not_imported_unasked(data: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from ranking_runs import run_main; from training_helpers import register_tiny; register_tiny(); "
-        "run_main('train_cr_ud', *sys.argv[1:]); "
-        "assert not {'wandb', 'tensorboard'} & set(sys.modules), 'imported'"
+        "import sys\nfrom ranking_runs import run_main\nfrom training_helpers import register_tiny\n"
+        "from utils.figures import figure_formats\nregister_tiny()\n"
+        "with figure_formats():\n    run_main('train_cr_ud', *sys.argv[1:])\n"
+        "assert not {'wandb', 'tensorboard'} & set(sys.modules), 'imported'\n"
     )
     given = arguments(data, tmp_path, "--max_steps", "1")
     done = subprocess.run(

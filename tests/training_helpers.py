@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from detectors.networks import Architecture, architectures, register_architecture
+from utils.figures import figure_formats
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -61,4 +62,5 @@ def write_images(root: Path, classes: tuple[str, ...] = ("cat", "dog"), number: 
 
 if __name__ == "__main__":
     register_tiny()
-    runpy.run_path(str(SOURCE / f"{sys.argv.pop(1)}.py"), run_name="__main__")
+    with figure_formats():
+        runpy.run_path(str(SOURCE / f"{sys.argv.pop(1)}.py"), run_name="__main__")

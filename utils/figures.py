@@ -124,9 +124,26 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] | None = None
     for name in chosen_formats() if formats is None else formats:
         path = stem.with_name(f"{stem.name}.{name}")
         with house_style(), atomic_path(path) as temporary:
-            figure.savefig(temporary, format=name, metadata=_METADATA[name])
+            if name == "png":
+                _save_png(figure, temporary)
+            else:
+                figure.savefig(temporary, format=name, metadata=_METADATA[name])
         paths.append(path)
     return paths
+
+
+def _save_png(figure: Figure, path: Path) -> None:
+    """What `Figure.savefig` writes, without its first drawing, which does no more than to start the layout."""
+    layout, dpi = figure.get_layout_engine(), figure.dpi
+    figure.dpi = mpl.rcParams["savefig.dpi"]
+    if layout is not None:
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    try:
+        FigureCanvasAgg(figure).print_png(path, metadata=_METADATA["png"])
+    finally:
+        figure.set_layout_engine(layout)
+        figure.dpi = dpi
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
