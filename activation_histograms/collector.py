@@ -1,7 +1,5 @@
 """Largest activations of feature maps on images as they are and on the same images in greyscale."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures of the median test: activations on RGB and greyscale, map by map, and the shares over generators."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ samples, though they are those of the same images; as these vary in common, chan
 small, and neither does a modest effect. Wilcoxon's signed-rank test and the sign test look at each image's difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

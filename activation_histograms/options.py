@@ -1,7 +1,5 @@
 """Flags of the median test and of the count of colour-conditional maps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

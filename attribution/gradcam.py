@@ -8,8 +8,6 @@ Guided backpropagation alters the gradient of ReLU modules, and of no other acti
 (its activation is swish), so there it is the plain gradient.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from types import ModuleType

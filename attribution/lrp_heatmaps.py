@@ -1,7 +1,5 @@
 """LRP heat maps: relevance of the pixels, and where relevance is lost on its way to them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

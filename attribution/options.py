@@ -1,7 +1,5 @@
 """Flags of the scripts that explain single images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

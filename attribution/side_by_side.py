@@ -1,7 +1,5 @@
 """Heat maps of several detectors on the same images, side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

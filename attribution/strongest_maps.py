@@ -1,7 +1,5 @@
 """The feature maps that decide about a single image, and the patches that they look at."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import astuple
 

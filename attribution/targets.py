@@ -1,7 +1,5 @@
 """Which score of a network is explained: fake or real of a detector, a class of a classifier."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

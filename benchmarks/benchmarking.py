@@ -1,7 +1,5 @@
 """What the benchmarks share: contenders timed in turn, peak memory in processes of their own, results as Markdown."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

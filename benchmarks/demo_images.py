@@ -1,7 +1,5 @@
 """Photographs beside the same ones up-sampled, in the ForenSynths layout: the simplest trace, no generator."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager

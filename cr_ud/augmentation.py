@@ -4,8 +4,6 @@ Order: resize, blur, JPEG, crop, flip, greyscale. Every random choice comes from
 seeds per image, so that neither the number of workers nor a resumed run changes what is drawn.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """The files of a training run: saving and restoring it, and the weights of the trained network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

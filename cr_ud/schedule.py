@@ -1,7 +1,5 @@
 """The learning rate over training, and when training ends."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a network is trained for: targets, loss, and the numbers of a validation."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

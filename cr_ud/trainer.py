@@ -5,8 +5,6 @@ follow from the seed and the counts of `Progress`, so that neither processes nor
 is learnt.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

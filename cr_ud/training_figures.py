@@ -1,7 +1,5 @@
 """Curves of training runs, drawn from their logs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The log of a training run: one CSV, from which the curves are drawn."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

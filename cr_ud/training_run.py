@@ -1,7 +1,5 @@
 """Training runs: one folder each with a lock, a checkpoint, curves and a record; the detectors that settings name."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Which images are trained and validated on, and what is doubtful about them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

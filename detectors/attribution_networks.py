@@ -10,8 +10,6 @@ They are compared with networks that share no layers: `gdaconv`, the small convo
 Yu et al. (Attributing Fake Images to GANs, ICCV 2019), a quarter as wide.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Which detector: flags of the command line and fields for Python alike. Imports nothing slow before it is needed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Built from torchvision's parts under the names of the published files. What is k
 in the authors' code (docs/detectors.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torchvision

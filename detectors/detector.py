@@ -1,7 +1,5 @@
 """The detector: a network with its weights, what goes into it, and what comes out of it."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path

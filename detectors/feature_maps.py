@@ -5,8 +5,6 @@ comes from. Its values are the raw output of the convolution, before batch norm,
 hidden units of an MLP of tokens count as well (ours), before their activation; a token then is a pixel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ Classes are numbered. Of a detector 1 is fake and 0 real, as the labels of image
 of its output. Nothing here waits for the device.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal

@@ -5,8 +5,6 @@ squeeze-and-excitation and with ReLU6 for swish; all its tensors have the names 
 they are, the gates are opened, and the batch norms, which saw other activations, average anew over photographs.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 from collections.abc import Iterator, Sequence

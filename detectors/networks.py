@@ -1,7 +1,5 @@
 """The registry of networks: how to build each of them, and how its input and output are to be read."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

@@ -4,8 +4,6 @@ Chai, Bau, Lim, Isola: What makes fake images detectable? Understanding properti
 The networks and the names of their tensors are those of the published checkpoints, class 0 is fake.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator

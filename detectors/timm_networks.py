@@ -1,7 +1,5 @@
 """Networks of timm (PyTorch Image Models, Apache-2.0) by their names there: `--arch timm:resnet26d`."""
 
-from __future__ import annotations
-
 from functools import cache, partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Input transforms: from decoded images to what a network reads, which is the input that is explained."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Published detectors on networks of timm: vision transformers, CLIP with a linear head, ConvNeXt."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Do detectors look at the same thing? Whether two of them rank the same images alike, and err together."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A condition is one object: what it asks of the forward passes, and the network's
 with these two methods and a name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Detectors on test sets, side by side; and the verdict on loose images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property

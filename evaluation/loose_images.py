@@ -1,7 +1,5 @@
 """The verdict on images without a label, on the console, as a table and as contact sheets."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

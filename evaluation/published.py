@@ -1,7 +1,5 @@
 """Results of the papers, to set beside one's own: percent, as printed, for the published checkpoints."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

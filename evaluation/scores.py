@@ -1,7 +1,5 @@
 """p(fake) of images under several conditions: collected in a pass, kept as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables over test sets and detectors, made for reading: percent, beside the published numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields

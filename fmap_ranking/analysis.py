@@ -1,7 +1,5 @@
 """The ranking of a detector's feature maps by FF-RS on an image set: rankings, what stands behind them, pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """FF-RS inside a pass over images: which samples count, their explanation, and the per-image record."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 

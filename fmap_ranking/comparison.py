@@ -1,7 +1,5 @@
 """Agreement of two rankings: Spearman correlation, top-k overlap and the layers the top maps come from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Source: Chandrasegaran, Tran, Binder, Cheung, "Discovering Transferable Forensic
 Images Detection", ECCV 2022, Algorithm 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

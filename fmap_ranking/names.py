@@ -1,7 +1,5 @@
 """Names of feature maps: one channel of one convolution or MLP, `layer1.0.conv1.#63(T=64)` in ranking files."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ to them, and what is left is linear (CP-LRP: Ali et al., "XAI for Transformers: 
 Propagation", ICML 2022, Sec. 4).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -3,8 +3,6 @@
 Importing this module makes the functions known to `lrp.layers`.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Convolutions by oneDNN on processors, which read weights in blocks: put in order once here, not in every call."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -9,8 +9,6 @@ code of Chandrasegaran et al. 2022 (adaptive beta), Arras et al. 2017 (gates). B
 alpha-beta rules and the z-box; in the epsilon rules they absorb their share.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol

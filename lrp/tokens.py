@@ -5,8 +5,6 @@ an image of one row, a pixel for each token: so its rules, its feature maps and 
 convolutions. In channels-last memory both are the same numbers in the same order, and nothing is copied.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

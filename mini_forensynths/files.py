@@ -1,7 +1,5 @@
 """Weights of generators: float16 safetensors with the generator's name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeVar
 

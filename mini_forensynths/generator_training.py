@@ -1,7 +1,5 @@
 """Training of the simulated generators on photographs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 

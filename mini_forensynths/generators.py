@@ -5,8 +5,6 @@ GAN's decoder leaves in its images is imitated by an autoencoder with the same k
 photographs only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """How far fakes are from their reals: fidelity, sharpness, file sizes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 

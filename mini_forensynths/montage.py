@@ -1,7 +1,5 @@
 """A picture of the data set: a real beside the fake of every generator, whole, in detail, and what differs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

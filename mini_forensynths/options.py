@@ -1,7 +1,5 @@
 """Flags of the data set and of the training of its generators."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

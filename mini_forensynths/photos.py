@@ -1,7 +1,5 @@
 """Photographs as reals: which ones, brought to one scale, split by photograph, cut into tiles."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Real-ESRGAN (Wang, Xie, Dong, Shan: Real-ESRGAN: Training Real-World Blind Super
 ICCV Workshops 2021). Texture and edges of its images are made by the network; their content is a photograph's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The data set: which folders it has, and how each fake is made from a photograph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path

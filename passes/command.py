@@ -1,7 +1,5 @@
 """A script for an experiment: its command line first, so that `--help` is quick, and only then the experiment."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from detectors.choice import DetectorChoice

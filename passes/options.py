@@ -1,7 +1,5 @@
 """How a run behaves, whatever it computes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

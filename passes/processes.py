@@ -1,7 +1,5 @@
 """This process among others: those that `torchrun` started, which meet, or separate jobs, which never do."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

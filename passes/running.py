@@ -1,7 +1,5 @@
 """Running analyses: what is not done yet, in one pass over each image set; then pictures and tables."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """Jobs that never meet: the states of the parts of a run, brought to the place where one run merges them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What several collectors need of a network for the same batch, computed once by whoever asks first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Step 3 of the paper: the images that excite each feature map most, and the patches that do."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

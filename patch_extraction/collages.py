@@ -1,7 +1,5 @@
 """Collages of LRP-max patches, drawn from their files: one for each map, and pages of the top maps (Fig. 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path

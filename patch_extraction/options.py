@@ -1,7 +1,5 @@
 """Flags of the activation rankings, of the patches and of their collages."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """LRP-max patches inside a pass over images: each image is run forwards once, whatever number of maps ask for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """From a decoded image to what patch classifiers are trained and tested on; uint8 (H, W, 3) in and out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """How well a patch classifier tells real from fake, and where: metrics of its averages, heat maps of telling images."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A patch shows the label of which it holds the largest share, so that small parts
 often a group is met by chance is told by one random place of the grid of each image.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The published experiments by their names: `--config gp1-gan-winversion`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

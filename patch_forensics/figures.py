@@ -1,7 +1,5 @@
 """Figures of patch classifiers, drawn from their files."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which pixels each patch of a classifier sees, for images of any size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache

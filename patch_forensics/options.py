@@ -1,7 +1,5 @@
 """Flags of the scripts, spelt as in the published commands. Imports nothing slow, so that `--help` is quick."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal

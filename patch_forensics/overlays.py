@@ -1,7 +1,5 @@
 """Maps of p(class 1) over images as the published code and its notebooks draw them; pictures are uint8 RGB."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter

@@ -1,7 +1,5 @@
 """What a patch classifier says of each patch beside what LRP and Grad-CAM say of the image, drawn from their files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pages: how good a patch classifier is beside others and where it looks; and the pictures of a folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

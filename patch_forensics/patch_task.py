@@ -1,7 +1,5 @@
 """What patch classifiers are trained for, every patch says what its image is; the published learning rate and end."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """A classifier on a group of data sets, and tables over classifiers and data sets, as in the published notebooks."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Below `patches_top<n>/` of a data set's results, as published: `{reals,fakes}_ea
 `..._grid.jpg`, weakest first; and `top_patches.csv`, strongest first, with sheets of the strongest.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """A classifier that was trained, published or ours, by its `opt.yml`; what a script looks at with it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

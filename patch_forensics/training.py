@@ -1,7 +1,5 @@
 """Training a classifier of patches or of whole images, on the trainer of `cr_ud`, into the published files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the report shows of a detector: read from the files of the single steps, with what they allow to be said."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Flags of the whole reproduction: detectors, images, and what is done with them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole plan: rankings, one pass over each generator for all analyses of all detectors, patches, the report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the report shows of source attribution, if it was tested into the same folder: read from the files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

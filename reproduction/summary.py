@@ -1,7 +1,5 @@
 """summary.json: what a run was about and what came out, in numbers; the report starts from it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures of the sensitivity assessment and the choice of k."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

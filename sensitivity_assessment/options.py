@@ -1,7 +1,5 @@
 """Flags of the sensitivity assessment, the colour ablation and the choice of k."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

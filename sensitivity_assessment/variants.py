@@ -1,7 +1,5 @@
 """Which feature maps the variants of the sensitivity assessment drop (Sec. 4, Tab. 1 of the paper)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Box-whisker plots of the colour ablation (Fig. 4 of the paper)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Asking networks of this room about images: probabilities, and where the evidence lies."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Published weights into a registry, and networks of a registry into files that Keras reads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from passes.options import RunOptions

@@ -1,7 +1,5 @@
 """Folders of images made ready as the published tools do: cut, altered, split into arrays, statistics of spectra."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import get_args
 

@@ -3,8 +3,6 @@
 A published attribution file holds a primary of its own beside the secondary module, which is read with it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

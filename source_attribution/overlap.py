@@ -5,8 +5,6 @@ says which: omega is a share of a layer's relevance, so that maps of narrow laye
 multiple of the layer's mean here, and overlaps are judged by those of random maps of the same layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce

@@ -3,8 +3,6 @@
 Khoo, Lim, Phan 2022, section 4; what their code does where it differs is in docs/source_attribution.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

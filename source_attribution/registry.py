@@ -3,8 +3,6 @@
 Files are made one by one, by anybody who has the primary; none is touched when another is added.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

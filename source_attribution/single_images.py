@@ -1,7 +1,5 @@
 """Who made these images: probabilities, class activation maps, pictures, one run into one folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Testing networks of attribution: confusion matrices, numbers of each source, and generators that nobody modelled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

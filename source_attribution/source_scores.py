@@ -1,7 +1,5 @@
 """Probabilities of images, and what they come to: generated or real, and by which source, or by none."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Images with the name of their source: from folders of sources, or from the array folders of the published tools."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from dataclasses import dataclass, replace

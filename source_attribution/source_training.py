@@ -1,7 +1,5 @@
 """Training of primaries, of secondaries on a frozen primary, and of networks that stand alone."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

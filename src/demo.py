@@ -1,7 +1,5 @@
 """The whole story without a download: mini-ForenSynths, the shipped detectors, all analyses, and a report."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shlex

@@ -1,7 +1,5 @@
 """What is there to work with: machine, packages, weights, rankings and data sets, each looked at and none altered."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

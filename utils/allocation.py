@@ -1,7 +1,5 @@
 """Memory of the process: large tensors come and go all the time, and need not be asked of the system each time."""
 
-from __future__ import annotations
-
 import ctypes
 
 # Numbers of glibc's malloc.h.

@@ -1,7 +1,5 @@
 """The box around the strongest relevance of an image, and the patch in it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

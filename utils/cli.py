@@ -1,7 +1,5 @@
 """What all scripts share: lines, progress, a function as a script, exit codes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """From a relevance map to a picture: both signs over a pale image, or as published, positive relevance alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where every file of every analysis lies: one place for the folders that other tools rely on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

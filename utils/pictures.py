@@ -1,7 +1,5 @@
 """Pictures in grids: one figure, or contact sheets of numbered pages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

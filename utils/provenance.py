@@ -4,8 +4,6 @@ A record carries the digest of the table it describes, so that a table that was 
 run is never taken for the one recorded. It holds no time of day: the same run gives the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import subprocess

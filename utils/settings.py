@@ -5,8 +5,6 @@ a call from Python and a `--config` file are the same thing. Nothing here import
 it is needed, so that `--help` is quick.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

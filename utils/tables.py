@@ -1,7 +1,5 @@
 """Tables: CSVs whose rows are a dataclass, and Markdown for reading."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import math
