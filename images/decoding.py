@@ -199,9 +199,8 @@ def _central(image: np.ndarray, side: int) -> np.ndarray:
     """The square in the middle, black where an image is smaller, to the pixel as torchvision, which imports slowly."""
     lacks = [max(side - extent, 0) for extent in image.shape[:2]]
     top, left = (round(max(extent - side, 0) / 2) for extent in image.shape[:2])
-    return np.pad(
-        image[top : top + side, left : left + side], [*((lack // 2, lack - lack // 2) for lack in lacks), (0, 0)]
-    )
+    margins = [(lack // 2, lack - lack // 2) for lack in lacks] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(image[top : top + side, left : left + side], margins)
 
 
 def random_box(height: int, width: int, *, seed: int, name: str) -> tuple[int, int, int, int]:
