@@ -6,12 +6,12 @@ Weights are random, but for the rows that say otherwise.
 """
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from benchmarking import Contender, compare, make_parser, report, seeded_detector, shipped_detector, table
 from torch import Tensor, nn
 
-from detectors.networks import Architecture
 from lrp import Explainer
 
 Work = Callable[[], object]
@@ -27,14 +27,21 @@ def make_contenders(arch: str, batch: int, device: str) -> dict[str, Contender]:
         "forward-backward step, bf16": lambda: lambda: _step(model, images, autocast=True),
         "forward": lambda: lambda: _forward(model, images),
     }
+
+    @cache
+    def explainer(dtype: torch.dtype, shipped: bool) -> Explainer:
+        explained = shipped_detector(arch, device).model if shipped else model
+        return Explainer(explained, architecture.rules("beta0", architecture.transform.bounds()), dtype=dtype)
+
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        for of_input, what in ((False, "channel statistics"), (True, "channel statistics and input")):
-            prepare[f"ours, {name}, {what}"] = lambda dtype=dtype, of_input=of_input: _ours(
-                model, architecture, dtype, images, of_input
+        for more, of_input, shipped in (
+            ("", False, False),
+            (" and input", True, False),
+            (", shipped weights", False, True),
+        ):
+            prepare[f"ours, {name}, channel statistics{more}"] = partial(
+                _ours, explainer, dtype, shipped, images, of_input
             )
-        prepare[f"ours, {name}, channel statistics, shipped weights"] = lambda dtype=dtype: _ours(
-            shipped_detector(arch, device).model, architecture, dtype, images, False
-        )
     if arch.startswith("resnet"):
         prepare["zennit EpsilonPlus, input"] = lambda: _zennit(model, images)
     prepare["captum LRP (its epsilon rule), input"] = lambda: _captum(model, images)
@@ -53,10 +60,16 @@ def _forward(model: nn.Module, images: Tensor) -> None:
     model(images)
 
 
-def _ours(model: nn.Module, architecture: Architecture, dtype: torch.dtype, images: Tensor, with_input: bool) -> Work:
-    explainer = Explainer(model, architecture.rules("beta0", architecture.transform.bounds()), dtype=dtype)
-    layers = [name for name, _ in explainer.layers]
-    return lambda: explainer.explain(images, layers=layers, input_relevance=with_input)
+def _ours(
+    explainer: Callable[[torch.dtype, bool], Explainer],
+    dtype: torch.dtype,
+    shipped: bool,
+    images: Tensor,
+    with_input: bool,
+) -> Work:
+    prepared = explainer(dtype, shipped)
+    layers = [name for name, _ in prepared.layers]
+    return lambda: prepared.explain(images, layers=layers, input_relevance=with_input)
 
 
 def _zennit(model: nn.Module, images: Tensor) -> Work:
