@@ -30,7 +30,7 @@ class ChannelStatistics:
         """Statistics of a relevance map (N, C, H, W) divided by `scale`, in float64."""
         dtype = torch.promote_types(relevance.dtype, torch.float32)
         # On processors by few samples at a time, so that what was just read or written is still in the cache.
-        few = len(relevance) if relevance.is_cuda else max(1, _CACHED // max(relevance[0].numel(), 1))
+        few = max(1, _CACHED // max(relevance[:1].numel(), 1)) if relevance.device.type == "cpu" else len(relevance)
         sums: list[tuple[Tensor, Tensor]] = []
         for part in relevance.split(few):
             values = part.to(dtype)

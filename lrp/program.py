@@ -145,8 +145,8 @@ class Program:
             if isinstance(step.operation, Activation):
                 (value,) = step.inputs
                 # A tensor in another shape, or part of one, shares its memory with the tensor it comes from.
-                sole = value != 0 and not isinstance(self.steps[value - 1].operation, Reshape | Resample)
-                step.operation.in_place = sole and len(readers[value]) == 1 and value not in needed
+                unshared = value != 0 and not isinstance(self.steps[value - 1].operation, Reshape | Resample)
+                step.operation.in_place = unshared and len(readers[value]) == 1 and value not in needed
 
 
 def without_steps(program: Program, replaced: Mapping[int, int]) -> Program:

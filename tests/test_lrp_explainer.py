@@ -194,6 +194,14 @@ def test_maps_sum_to_channels(network: str) -> None:
         torch.testing.assert_close(relevance.abs().sum((1, 2, 3)), statistics.absolute)
 
 
+def test_statistics_of_many_samples_are_those_of_each() -> None:
+    relevance = torch.randn(7, 16, 256, 256, generator=torch.Generator().manual_seed(0))
+    whole = ChannelStatistics.of(relevance)
+    for number, one in enumerate(relevance.split(1)):
+        torch.testing.assert_close(whole.positive[number], ChannelStatistics.of(one).positive[0], rtol=1e-6, atol=0.0)
+    assert ChannelStatistics.of(relevance[:0]).positive.shape == (0, 16)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_channel_statistics(dtype: torch.dtype) -> None:
     relevance = torch.tensor([[[[1.0, -2.0]], [[-0.5, 0.0]]], [[[0.0, 0.0]], [[4.0, 0.25]]]], dtype=dtype)
